@@ -1,4 +1,4 @@
-"""Fixtures of all tests: settings with an own home, so that no test touches the user's state."""
+"""Fixtures of all tests. Settings have a separate home, so that no test touches the user's state."""
 
 from __future__ import annotations
 
@@ -22,25 +22,24 @@ if TYPE_CHECKING:
 
 pytest_plugins = ["cryptolake_tests.support.part_logs", "cryptolake_tests.support.progress"]
 
-# A busy machine is no fault of a test.
+# A slow machine must not fail a test.
 hypothesis.settings.register_profile("busy", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.register_profile("nightly", hypothesis.settings.get_profile("busy"), max_examples=1_000)
 hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "busy"))
 
-# A test's JVM ends before the optimizing compiler pays off: with the quick one alone Spark starts and answers its first
-# queries in about 60 % of the CPU time. With it Java would keep 48 MB for compiled code, and Spark fills them in ten
-# minutes.
+# A test's JVM ends before the optimizing compiler pays off: with C1 alone, Spark starts and runs its first queries in
+# about 60 % of the CPU time. C1 alone would reserve only 48 MB of code cache, which Spark fills in ten minutes.
 os.environ.setdefault("JAVA_TOOL_OPTIONS", "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m")
 
-# Tests choose their days freely, also later ones than the last of the demo's capture, where partitions would end.
+# Partitions would end with the last day of the demo capture, but tests use later days, too.
 os.environ.setdefault("CRYPTOLAKE_END_DATE", "2100-01-01")
 
-# A shell starts what is to run in the background with this ignored, and Dagster makes SIGTERM's handler the same: the
-# processes that it ends with SIGTERM would inherit that.
+# A shell starts background jobs with SIGINT ignored, and Dagster sets the same handler for SIGTERM: its child processes
+# would ignore SIGTERM.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Python's collector looks at everything that an import of Dagster or of a server made, again and again, in vain.
+# Raise the GC thresholds: full collections would traverse all objects of imported packages repeatedly, for nothing.
 gc.set_threshold(50_000, 20, 100)
 
 PLAIN_LOG: list[Any] = [
@@ -54,7 +53,7 @@ PLAIN_LOG: list[Any] = [
 
 @pytest.fixture(scope="session")
 def start_platform() -> StartPlatform:
-    """Parts of a platform that run until a block ends; who asks for it is an integration test."""
+    """Return a context manager that runs parts of a platform; tests that use it are integration tests."""
     from cryptolake_tests.support.platforms import running
 
     return running
@@ -62,7 +61,7 @@ def start_platform() -> StartPlatform:
 
 @pytest.fixture(scope="session")
 def empty_lakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with the home of an empty lake in it, to be copied and not used."""
+    """Return a directory with the home of an empty lake; copy it, do not use it."""
     from cryptolake_tests.support.lakes import HOME, make_empty
 
     directory = tmp_path_factory.mktemp("empty-lake")
@@ -72,7 +71,7 @@ def empty_lakes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def lake(empty_lakes: Path, tmp_path: Path) -> Settings:
-    """Settings of an empty lake in a directory of its own, with a space in its name."""
+    """Return the settings of an empty lake in a separate directory with a space in its name."""
     from cryptolake_tests.support.lakes import open_copy
 
     return open_copy(empty_lakes, tmp_path)
@@ -80,7 +79,7 @@ def lake(empty_lakes: Path, tmp_path: Path) -> Settings:
 
 @pytest.fixture(scope="session")
 def hostile_capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[HostileFrame]]:
-    """The shipped capture with hostile frames in it, and these frames. Not to be written to."""
+    """Return the shipped capture with hostile frames added, and these frames. Read-only."""
     from cryptolake_tests.support.captures import with_hostile_frames
 
     directory = tmp_path_factory.mktemp("hostile")
@@ -89,7 +88,7 @@ def hostile_capture(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, lis
 
 @pytest.fixture
 def bars(lake: Settings) -> Settings:
-    """A lake with bars of two symbols on three days."""
+    """Return the settings of a lake with bars of two symbols on three days."""
     from cryptolake_tests.support.api import put_days
 
     put_days(lake)
@@ -98,42 +97,42 @@ def bars(lake: Settings) -> Settings:
 
 @pytest.fixture
 def api(bars: Settings) -> Iterator[Api]:
-    """The API on a lake with bars."""
+    """Serve the API on a lake with bars."""
     from cryptolake_tests.support.api import serving
 
-    with serving(bars) as made:
-        yield made
+    with serving(bars) as api:
+        yield api
 
 
 @pytest.fixture(scope="module")
 def shared_api(empty_lakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """The API on a lake with bars, for the tests of a module that only read."""
+    """Serve the API on a lake with bars, for read-only tests of a module."""
     from cryptolake_tests.support.api import put_days, serving
     from cryptolake_tests.support.lakes import open_copy
 
     settings = open_copy(empty_lakes, tmp_path_factory.mktemp("shared"))
     put_days(settings)
-    with serving(settings) as made:
-        yield made
+    with serving(settings) as api:
+        yield api
 
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What asks for the process's settings gets a home in the test's directory."""
+    """Give the process's settings a home in the test's directory."""
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(tmp_path / "home"))
     get_settings.cache_clear()
 
 
 @pytest.fixture(autouse=True)
 def _own_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A test that sets logging up leaves nothing behind: loggers would keep writing to its captured output."""
+    """Reset logging after each test; cached loggers would continue to write to its captured output."""
     configure = structlog.configure
 
     def without_cache(**options: Any) -> None:
         configure(**{**options, "cache_logger_on_first_use": False})
 
     monkeypatch.setattr(structlog, "configure", without_cache)
-    # The default renderer draws tracebacks with the locals of every frame, which takes seconds for a table's.
+    # The default renderer shows the locals of every frame in tracebacks, which takes seconds for tables.
     configure(processors=PLAIN_LOG)
     yield
     structlog.reset_defaults()

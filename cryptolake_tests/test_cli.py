@@ -1,4 +1,4 @@
-"""The `cryptolake` command: help, refusals, and how results are printed."""
+"""The `cryptolake` command: help, errors and printed results."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ COMMANDS = (
 
 
 def test_help_lists_every_command() -> None:
-    answer = RUNNER.invoke(app, ["--help"])
-    assert answer.exit_code == 0
+    result = RUNNER.invoke(app, ["--help"])
+    assert result.exit_code == 0
     for command in COMMANDS:
-        assert command in answer.output
+        assert command in result.output
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(command: str) -> None:
-    answer = RUNNER.invoke(app, [command, "--help"])
-    assert answer.exit_code == 0
-    assert "Usage: cryptolake" in answer.output or f"{command} [OPTIONS]" in answer.output
+def test_every_command_has_help(command: str) -> None:
+    result = RUNNER.invoke(app, [command, "--help"])
+    assert result.exit_code == 0
+    assert "Usage: cryptolake" in result.output or f"{command} [OPTIONS]" in result.output
 
 
-def test_the_command_loads_nothing_heavy() -> None:
+def test_command_imports_no_heavy_package() -> None:
     code = (
         "import sys, cryptolake_assets.cli; "
         "print(*{'pyspark', 'pyiceberg', 'pyarrow', 'dagster', 'duckdb', 'pandas', 'aiokafka'} & set(sys.modules))"
     )
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == []
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.split() == []
 
 
-def test_a_wrong_setting_is_one_red_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_PROFILE", "laptop")
     get_settings.cache_clear()
-    answer = RUNNER.invoke(app, ["status"])
-    assert answer.exit_code == 1
-    assert answer.stderr.startswith("settings: CRYPTOLAKE_PROFILE")
-    assert answer.stderr.count("\n") == 1
-    assert "Traceback" not in answer.output
+    result = RUNNER.invoke(app, ["status"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("settings: CRYPTOLAKE_PROFILE")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.output
 
 
-def test_status_of_an_empty_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = RUNNER.invoke(app, ["status", "--json"])
-    assert answer.exit_code == 0
-    rows = json.loads(answer.stdout)
+def test_status_of_empty_home_shows_stopped_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    result = RUNNER.invoke(app, ["status", "--json"])
+    assert result.exit_code == 0
+    rows = json.loads(result.stdout)
     assert [row["name"] for row in rows] == [
         *("kafka", "spark", "exchange", "producer", "bronze", *DAGSTER_PARTS, "api", "dashboard")
     ]
@@ -77,62 +77,62 @@ def test_status_of_an_empty_home(monkeypatch: pytest.MonkeyPatch) -> None:
         assert row["log"] in table.stdout
 
 
-def test_down_with_nothing_running() -> None:
-    answer = RUNNER.invoke(app, ["down"])
-    assert answer.exit_code == 0
-    assert "nothing was running" in answer.stderr
+def test_down_reports_that_nothing_was_running() -> None:
+    result = RUNNER.invoke(app, ["down"])
+    assert result.exit_code == 0
+    assert "nothing was running" in result.stderr
 
 
-def test_health_names_what_is_wrong() -> None:
-    answer = RUNNER.invoke(app, ["health"])
-    assert answer.exit_code == 1
-    assert "nothing runs. Start it with `cryptolake up`" in answer.stderr
+def test_health_reports_the_problem() -> None:
+    result = RUNNER.invoke(app, ["health"])
+    assert result.exit_code == 1
+    assert "nothing runs. Start it with `cryptolake up`" in result.stderr
 
 
-def test_the_health_script_says_the_same(tmp_path: Path) -> None:
-    answer = subprocess.run(
+def test_health_script_reports_the_same_problem(tmp_path: Path) -> None:
+    result = subprocess.run(
         [sys.executable, str(PROJECT_ROOT / "scripts" / "health_check.py")],
         capture_output=True,
         text=True,
         env={**os.environ, "CRYPTOLAKE_HOME": str(tmp_path)},
         cwd=tmp_path,
     )
-    assert answer.returncode == 1
-    assert "nothing runs" in answer.stderr
+    assert result.returncode == 1
+    assert "nothing runs" in result.stderr
 
 
-def test_up_refuses_an_unknown_part() -> None:
-    answer = RUNNER.invoke(app, ["up", "--only", "zookeeper"])
-    assert answer.exit_code == 1
-    assert "no part is called zookeeper" in answer.stderr
-    assert "dagster-daemon" in answer.stderr
+def test_up_rejects_an_unknown_part() -> None:
+    result = RUNNER.invoke(app, ["up", "--only", "zookeeper"])
+    assert result.exit_code == 1
+    assert "no part is called zookeeper" in result.stderr
+    assert "dagster-daemon" in result.stderr
 
 
-def test_replay_refuses_a_directory_without_captures(tmp_path: Path) -> None:
-    answer = RUNNER.invoke(app, ["replay", str(tmp_path)])
-    assert answer.exit_code == 1
-    assert str(tmp_path) in answer.stderr
+def test_replay_rejects_a_directory_without_captures(tmp_path: Path) -> None:
+    result = RUNNER.invoke(app, ["replay", str(tmp_path)])
+    assert result.exit_code == 1
+    assert str(tmp_path) in result.stderr
 
 
 def test_logs_shows_the_last_lines(tmp_path: Path) -> None:
     log = get_settings().log_dir / "kafka.log"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(100)), encoding="utf-8")
-    answer = RUNNER.invoke(app, ["logs", "kafka", "-n", "2"])
-    assert answer.stdout == "line 98\nline 99\n"
+    result = RUNNER.invoke(app, ["logs", "kafka", "-n", "2"])
+    assert result.stdout == "line 98\nline 99\n"
     assert RUNNER.invoke(app, ["logs", "zookeeper"]).exit_code == 1
 
 
-def test_materialize_without_a_platform_does_not_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")  # a platform may run on the usual one
-    answer = RUNNER.invoke(app, ["materialize", "silver/futures_ohlcv_1m", "--partition", "2024-07-18", "--no-wait"])
-    assert answer.exit_code == 1
-    assert "cryptolake up" in answer.stderr
+def test_materialize_without_a_platform_fails_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")  # a platform may run on the default port
+    result = RUNNER.invoke(app, ["materialize", "silver/futures_ohlcv_1m", "--partition", "2024-07-18", "--no-wait"])
+    assert result.exit_code == 1
+    assert "cryptolake up" in result.stderr
 
 
 @pytest.fixture
 def values() -> pa.Table:
-    """One row with every kind of value that a table of the lake can hold, and one of NULLs."""
+    """Return a row with every type of value in the lake's tables, and a row of NULLs."""
     when = datetime(2024, 7, 18, 23, 58, 0, 1000, tzinfo=UTC)
     columns = {
         "symbol": pa.array(["BTC,USDT", None]),
@@ -181,7 +181,7 @@ def test_json_is_exact(values: pa.Table) -> None:
     assert set(empty.values()) == {None}
 
 
-def test_the_table_cuts_nothing_off(values: pa.Table) -> None:
+def test_table_shows_full_values(values: pa.Table) -> None:
     text = printed(values, OutputFormat.TABLE)
     for value in EXACT.values():
         assert value in text
@@ -189,34 +189,34 @@ def test_the_table_cuts_nothing_off(values: pa.Table) -> None:
     assert "2 rows" in text
 
 
-def test_a_long_table_says_that_it_was_cut() -> None:
+def test_long_table_reports_its_truncation() -> None:
     text = printed(pa.table({"n": list(range(MAX_TABLE_ROWS + 1))}), OutputFormat.TABLE)
     assert f"{MAX_TABLE_ROWS + 1} rows; {MAX_TABLE_ROWS} are shown" in text
 
 
-def test_an_empty_result_keeps_its_columns() -> None:
+def test_empty_result_keeps_its_columns() -> None:
     empty = pa.table({"a": pa.array([], pa.int64())})
     assert printed(empty, OutputFormat.CSV) == "a\n"
     assert json.loads(printed(empty, OutputFormat.JSON)) == []
 
 
-def test_sql_on_an_empty_lake(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_reads_an_empty_lake(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
     get_settings.cache_clear()
-    answer = RUNNER.invoke(app, ["sql", "--format", "csv", "SELECT * FROM cryptolake.gold.futures_daily_stats"])
-    assert answer.exit_code == 0, answer.output
-    assert answer.stdout.startswith("symbol,trade_date,")
-    refused = RUNNER.invoke(app, ["sql", "SELEC 1"])
-    assert refused.exit_code == 1
-    assert "sql:" in refused.stderr
+    result = RUNNER.invoke(app, ["sql", "--format", "csv", "SELECT * FROM cryptolake.gold.futures_daily_stats"])
+    assert result.exit_code == 0, result.output
+    assert result.stdout.startswith("symbol,trade_date,")
+    invalid = RUNNER.invoke(app, ["sql", "SELEC 1"])
+    assert invalid.exit_code == 1
+    assert "sql:" in invalid.stderr
 
 
-def test_ready_asks_one_part_whoever_runs_it(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_checks_one_part(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
     get_settings.cache_clear()
-    silent = RUNNER.invoke(app, ["ready", "producer"])
-    assert silent.exit_code == 1
-    assert "producer does not serve" in silent.stderr
+    stopped = RUNNER.invoke(app, ["ready", "producer"])
+    assert stopped.exit_code == 1
+    assert "producer does not serve" in stopped.stderr
     lake.run_dir.mkdir(parents=True, exist_ok=True)
     (lake.run_dir / "producer.json").write_text("{}")
     assert RUNNER.invoke(app, ["ready", "producer"]).exit_code == 0
@@ -225,7 +225,7 @@ def test_ready_asks_one_part_whoever_runs_it(lake: Settings, monkeypatch: pytest
     assert "no part is called nonsense" in unknown.stderr
 
 
-def test_a_key_is_registered_from_standard_input(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_registered_from_standard_input(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
     get_settings.cache_clear()
     command = ["keys", "register", "prometheus", "--scope", "operate"]

@@ -27,6 +27,7 @@ from cryptolake_assets.quality.bar_checks import (
 from cryptolake_assets.quality.stream_minute_checks import MINUTES_WITHOUT_ROW
 from cryptolake_assets.settings import PROJECT_ROOT
 
+# The project's packages that the graph may load; all others are imported inside the functions that need them.
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
 """Packages of the project that the graph may load; functions import all others."""
 LIGHT_BY_DAGSTER = {"tenacity"}

@@ -26,12 +26,12 @@ def test_every_contract_is_of_a_table() -> None:
 def test_every_table_is_written_by_an_asset_or_a_part() -> None:
     assets = {key.to_user_string() for key in build_definitions().resolve_asset_graph().materializable_asset_keys}
     for spec in tables():
-        if spec.namespace != MARTS_NAMESPACE:  # whose assets are another code location's
+        if spec.namespace != MARTS_NAMESPACE:  # the marts' assets are in another code location
             assert set(spec.owners) <= assets | PARTS, spec.full_name
 
 
 @pytest.mark.parametrize("spec", tables(), ids=lambda spec: spec.full_name)
-def test_contract_has_what_the_standard_asks_for(spec: TableSpec) -> None:
+def test_contract_has_the_fields_required_by_the_standard(spec: TableSpec) -> None:
     document = yaml.safe_load(contract(spec))
     assert document["apiVersion"].startswith("v3.")
     assert document["kind"] == "DataContract"

@@ -1,4 +1,4 @@
-"""What a process writes into its log."""
+"""Log output of a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptolake_assets.log import configure_logging
 
 
 @pytest.mark.parametrize("interactive", [True, False], ids=["terminal", "file"])
-def test_a_logged_exception_shows_its_traceback_and_no_local_variable(
+def test_logged_exception_has_a_traceback_without_local_variables(
     interactive: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: interactive)
@@ -25,9 +25,9 @@ def test_a_logged_exception_shows_its_traceback_and_no_local_variable(
     try:
         fail()
     except RuntimeError:
-        structlog.get_logger().exception("it_failed")
+        structlog.get_logger().exception("request_failed")
     logged = capsys.readouterr().err
-    for expected in ("it_failed", "7 characters", "fail", "test_log.py"):
+    for expected in ("request_failed", "7 characters", "fail", "test_log.py"):
         assert expected in logged
     assert "hunter2" not in logged
     if not interactive:

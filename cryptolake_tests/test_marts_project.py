@@ -1,4 +1,4 @@
-"""What the dbt project says of its tables agrees with what the rest of the lake says."""
+"""The dbt project agrees with the table specs of the lake."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def manifest() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def marts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The marts by name."""
+    """Return the marts by name."""
     return {
         node["name"]: node
         for node in manifest["nodes"].values()
@@ -42,16 +42,16 @@ def marts(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
     }
 
 
-def test_the_marts_are_those_of_the_model(marts: dict[str, Any]) -> None:
+def test_dbt_models_are_the_marts_of_the_table_specs(marts: dict[str, Any]) -> None:
     assert set(marts) == {spec.name for spec in MARTS}
     assert {f"ohlcv_{timeframe}" for timeframe in TIMEFRAMES} == {spec.name for spec in BARS_OF_TIMEFRAMES}
 
 
 @pytest.mark.parametrize("spec", MARTS, ids=lambda spec: spec.name)
-def test_marts_yml_says_what_the_model_says(marts: dict[str, Any], spec: TableSpec) -> None:
+def test_marts_yml_equals_the_table_spec(marts: dict[str, Any], spec: TableSpec) -> None:
     mart = marts[spec.name]
-    said = [(column["name"], column["data_type"], column["description"]) for column in mart["columns"].values()]
-    assert said == [(column.name, spark_type(column.type), column.doc) for column in spec.columns]
+    columns = [(column["name"], column["data_type"], column["description"]) for column in mart["columns"].values()]
+    assert columns == [(column.name, spark_type(column.type), column.doc) for column in spec.columns]
     assert mart["description"].strip() == spec.doc
     assert tuple(mart["config"]["unique_key"]) == spec.key
     expected = [f"{spec.partition[1]}s({spec.partition[0]})"] if spec.partition else None
@@ -65,7 +65,7 @@ def test_bars_of_every_timeframe_have_silvers_columns(spec: TableSpec) -> None:
     ]
 
 
-def test_every_mart_has_a_contract_and_says_what_its_columns_are_made_of(marts: dict[str, Any]) -> None:
+def test_every_mart_has_a_contract_and_column_lineage(marts: dict[str, Any]) -> None:
     known = {f"{table.namespace}.{name}" for table in (SILVER_OHLCV, GOLD_DAILY) for name in table.column_names}
     batch = (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)
     known |= {f"{table.name}.{name}" for table in batch for name in table.column_names}
@@ -75,12 +75,12 @@ def test_every_mart_has_a_contract_and_says_what_its_columns_are_made_of(marts: 
         assert node["description"], name
         for column in node["columns"].values():
             assert column["description"], (name, column["name"])
-            made_of = set(column["config"]["meta"].get("of", ()))
-            assert made_of <= known
-            assert bool(made_of) == (column["name"] != "updated_at"), (name, column["name"])
+            sources = set(column["config"]["meta"].get("of", ()))
+            assert sources <= known
+            assert bool(sources) == (column["name"] != "updated_at"), (name, column["name"])
 
 
-def test_marts_are_stored_as_the_lakes_other_tables(marts: dict[str, Any]) -> None:
+def test_marts_have_the_common_table_properties(marts: dict[str, Any]) -> None:
     for node in marts.values():
         assert node["config"]["tblproperties"] == COMMON_PROPERTIES
 
@@ -93,7 +93,7 @@ def test_every_mart_is_tested_and_exposed(manifest: dict[str, Any], marts: dict[
     assert manifest["unit_tests"]
 
 
-def test_sources_are_known_to_be_fresh_by_their_last_change(manifest: dict[str, Any]) -> None:
+def test_source_freshness_uses_updated_at(manifest: dict[str, Any]) -> None:
     tables = (SILVER_OHLCV, GOLD_DAILY, SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)
     assert {f"{source['schema']}.{source['name']}" for source in manifest["sources"].values()} == {
         f"{table.namespace}.{table.name}" for table in tables
@@ -104,24 +104,25 @@ def test_sources_are_known_to_be_fresh_by_their_last_change(manifest: dict[str, 
 
 
 @pytest.mark.parametrize(
-    ("day", "sound"), [("2024-07-18", True), ("", True), ("2024-07-18 12:00", False), ("2024-07-18' or true --", False)]
+    ("day", "is_valid"),
+    [("2024-07-18", True), ("", True), ("2024-07-18 12:00", False), ("2024-07-18' or true --", False)],
 )
-def test_a_window_is_of_whole_days(day: str, sound: bool) -> None:
+def test_window_bound_is_a_day(day: str, is_valid: bool) -> None:
     import re
 
-    said: list[str] = []
+    errors: list[str] = []
 
-    def refuse(message: str) -> None:
-        said.append(message)
+    def raise_compiler_error(message: str) -> None:
+        errors.append(message)
 
     environment = Environment(extensions=["jinja2.ext.do"])  # noqa: S701  SQL, not HTML
     environment.globals |= {
         "var": lambda _: day,
         "modules": {"re": re},
-        "exceptions": {"raise_compiler_error": refuse},
+        "exceptions": {"raise_compiler_error": raise_compiler_error},
         "return": lambda value: value,
         "env_var": lambda *_: "",
     }
     module: Any = environment.from_string((PROJECT_DIR / "macros/window.sql").read_text()).module
-    assert module.window_day("window_start").strip() == day or not sound
-    assert bool(said) is not sound
+    assert module.window_day("window_start").strip() == day or not is_valid
+    assert bool(errors) is not is_valid

@@ -1,4 +1,4 @@
-"""What the repository says about itself: documents are true, locks are whole, rooms keep to their walls."""
+"""The repository: documents match the code, lock files are complete, modules and workflows follow the rules."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def relative(path: Path) -> str:
 
 
 def cryptolake_commands() -> list[tuple[str, list[str]]]:
-    """Each command once, with the first document that shows it."""
+    """Return each command once, with the first document that shows it."""
     found = {
         tuple(words[1:]): relative(path)
         for path in reversed(DOCUMENTS)
@@ -63,8 +63,8 @@ def makefile_targets() -> set[str]:
     return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
-def test_what_is_checked_below_is_found() -> None:
-    """A pattern that matches nothing any more would let every document and module pass."""
+def test_patterns_of_these_tests_match_existing_text() -> None:
+    """A pattern without any match would let every document and module pass."""
     assert {"README.md", "docs/api.md", "cryptolake_assets/captures/demo_capture/README.md"} <= set(
         map(relative, DOCUMENTS)
     )
@@ -80,34 +80,34 @@ def test_what_is_checked_below_is_found() -> None:
     assert _imported(statement) == ["cryptolake_tests.api"]
 
 
-def test_the_documents_show_commands() -> None:
+def test_documents_show_commands() -> None:
     assert {"demo", "test"} <= {target for document, target in make_targets() if document == "README.md"}
     assert {"up", "sql", "materialize"} <= {words[0] for _, words in cryptolake_commands()}
 
 
 @pytest.mark.parametrize(("document", "target"), make_targets())
-def test_every_make_target_of_the_documents_exists(document: str, target: str) -> None:
+def test_make_target_in_document_exists(document: str, target: str) -> None:
     assert target in makefile_targets(), f"{document}: make {target}"
 
 
 @pytest.mark.parametrize(
     ("document", "words"), [pytest.param(*item, id=" ".join([item[0], *item[1][:2]])) for item in cryptolake_commands()]
 )
-def test_every_cryptolake_command_of_the_documents_is_understood(document: str, words: list[str]) -> None:
-    # The parser refuses unknown commands and options before it answers `--help`; nothing is run.
+def test_cryptolake_command_in_document_is_valid(document: str, words: list[str]) -> None:
+    # The parser rejects unknown commands and options before it handles `--help`; no command runs.
     result = CliRunner().invoke(cli.app, [*words, "--help"])
     assert result.exit_code == 0, f"{document}: cryptolake {' '.join(words)}: {result.output}"
 
 
-def test_an_unknown_command_or_option_would_be_noticed() -> None:
+def test_unknown_command_or_option_is_detected() -> None:
     for words in (["nonsense"], ["status", "--nonsense"]):
         assert CliRunner().invoke(cli.app, [*words, "--help"]).exit_code != 0
 
 
-def test_the_makefile_explains_every_target_that_people_call() -> None:
+def test_makefile_describes_every_public_target() -> None:
     text = (ROOT / "Makefile").read_text(encoding="utf-8")
-    explained = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
-    assert makefile_targets() - explained == {"need-docker", "need-partition"}
+    described = set(re.findall(r"^([a-z-]+):.*## ", text, re.MULTILINE))
+    assert makefile_targets() - described == {"need-docker", "need-partition"}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
@@ -123,13 +123,13 @@ def test_links_between_documents_resolve(path: Path) -> None:
 
 
 def anchors(path: Path) -> set[str]:
-    """The anchors that a Markdown file's headings get."""
+    """Return the anchors of a Markdown file's headings."""
     headings = _HEADING.findall(path.read_text(encoding="utf-8"))
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
-def test_tables_and_settings_that_a_document_names_exist(path: Path) -> None:
+def test_tables_and_settings_in_document_exist(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     tables = {f"{table.namespace}.{table.name}" for table in TABLES}
     assert set(_TABLE_NAME.findall(text)) <= tables
@@ -137,7 +137,7 @@ def test_tables_and_settings_that_a_document_names_exist(path: Path) -> None:
     assert set(_VARIABLE.findall(text)) <= variables
 
 
-def test_the_walk_of_a_trade_visits_files_that_are_there_and_few() -> None:
+def test_path_of_a_trade_names_at_most_25_existing_files() -> None:
     rows = re.findall(
         r"^\| (\d+) \| `([a-z_/]+\.py)` \|", (ROOT / "docs" / "architecture.md").read_text(), re.MULTILINE
     )
@@ -147,7 +147,7 @@ def test_the_walk_of_a_trade_visits_files_that_are_there_and_few() -> None:
         assert (PACKAGE / path).is_file(), path
 
 
-def test_private_api_of_dagster_is_used_only_where_decision_39_says() -> None:
+def test_private_dagster_api_is_used_only_as_decision_39_allows() -> None:
     found = {
         relative(path) for path in MODULES if re.search(r"(?:from|import) dagster\._", path.read_text(encoding="utf-8"))
     }
@@ -163,26 +163,26 @@ def test_readme_is_short_and_names_the_main_tables() -> None:
     )
 
 
-def test_every_decision_is_linked_from_somewhere() -> None:
+def test_every_decision_is_linked() -> None:
     texts = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
     decisions = {path.name for path in (ROOT / "docs/decisions").glob("*.md")}
     assert decisions
     assert {name for name in decisions if f"decisions/{name})" not in texts} == set()
 
 
-def test_the_picture_of_the_demo_asks_for_nothing_and_shows_equal_bars() -> None:
+def test_demo_picture_loads_no_external_resource_and_shows_equal_bars() -> None:
     picture = (ROOT / "docs/images/demo.svg").read_text(encoding="utf-8")
     assert not re.search(r"url\(\s*[\"']?https?:|<image|<script", picture)
     assert picture.count(">equal<") == 14
 
 
-def test_every_lock_file_that_make_writes_is_there() -> None:
+def test_every_lock_file_written_by_make_exists() -> None:
     written = set(re.findall(r"-o requirements/(\S+\.lock)", (ROOT / "Makefile").read_text(encoding="utf-8")))
     assert written == {path.name for path in (ROOT / "requirements").glob("*.lock")}
 
 
 @pytest.mark.parametrize("name", [path.name for path in sorted((ROOT / "requirements").glob("*.lock"))])
-def test_lock_files_pin_every_package_by_hash_and_name_no_address(name: str) -> None:
+def test_lock_file_pins_every_package_by_hash_without_urls(name: str) -> None:
     text = (ROOT / "requirements" / name).read_text(encoding="utf-8")
     assert "://" not in text
     lines = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
@@ -201,15 +201,15 @@ def test_every_dependency_of_the_project_is_locked() -> None:
     extras = project["optional-dependencies"]
     locks["requirements/fast.lock"] = project["dependencies"] + extras["fast"]
     locks["requirements/cluster.lock"] = project["dependencies"] + extras["cluster"]
-    # What users may install is tested.
+    # Tests run with all packages that users may install.
     locks["requirements/dev.lock"] = project["dependencies"] + extras["dev"] + extras["fast"]
     for lock, requirements in locks.items():
         locked = set(re.findall(r"^([a-z0-9._-]+)==", (ROOT / lock).read_text(encoding="utf-8"), re.MULTILINE))
-        wanted = {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in requirements}
-        assert wanted <= locked
+        required = {re.split(r"[\[=<>~! ;]", requirement)[0].lower() for requirement in requirements}
+        assert required <= locked
 
 
-def test_jars_are_pinned_by_checksum_and_without_address() -> None:
+def test_jars_are_pinned_by_checksum_without_urls() -> None:
     assert "://" not in LOCK_FILE.read_text(encoding="utf-8")
     assert locked_jars()
     for jar in locked_jars():
@@ -228,18 +228,18 @@ def test_no_test_module_imports_another() -> None:
         for name in _imported(node)
         if name.startswith(".") or (name.startswith("cryptolake_tests") and name.split(".")[1:2] != ["support"])
     ]
-    assert offenders == [], "what two test modules use belongs into cryptolake_tests/support"
+    assert offenders == [], "move code shared by test modules to cryptolake_tests/support"
 
 
 def _imported(node: ast.Import | ast.ImportFrom) -> list[str]:
-    """The modules that a statement names; a relative one begins with a dot."""
+    """Return the modules that a statement imports; relative ones start with a dot."""
     if isinstance(node, ast.Import):
         return [alias.name for alias in node.names]
     module = "." * node.level + (node.module or "")
     return [f"{module}.{alias.name}" if module == "cryptolake_tests" else module for alias in node.names]
 
 
-def test_every_module_says_its_purpose() -> None:
+def test_every_module_has_a_docstring() -> None:
     assert [
         relative(path)
         for path in MODULES
@@ -247,7 +247,7 @@ def test_every_module_says_its_purpose() -> None:
     ] == []
 
 
-def test_no_module_is_too_long_to_read() -> None:
+def test_no_module_is_too_long() -> None:
     lengths = {
         relative(path): len(path.read_text(encoding="utf-8").splitlines())
         for path in MODULES
@@ -265,10 +265,10 @@ def make_calls(steps: list[dict[str, str]]) -> set[str]:
     return {step["run"].removeprefix("make ") for step in steps if step.get("run", "").startswith("make ")}
 
 
-def test_the_workflows_run_what_the_makefile_has_and_pin_their_actions() -> None:
+def test_workflows_call_existing_make_targets_and_pin_their_actions() -> None:
     in_ci, nightly = workflow_steps("ci.yml"), workflow_steps("nightly.yml")
-    needed = {"setup", "lint", "types", "validate", "test-unit", "test-integration", "test-cluster", "demo", "down"}
-    assert needed <= make_calls(in_ci) <= makefile_targets()
+    required = {"setup", "lint", "types", "validate", "test-unit", "test-integration", "test-cluster", "demo", "down"}
+    assert required <= make_calls(in_ci) <= makefile_targets()
     assert {"nightly"} <= make_calls(nightly) <= makefile_targets()
     actions = [step["uses"] for step in [*in_ci, *nightly] if "uses" in step]
     assert len(actions) >= 4
@@ -276,13 +276,13 @@ def test_the_workflows_run_what_the_makefile_has_and_pin_their_actions() -> None
         assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+(\.\d+)*", action), action
 
 
-def test_the_ci_script_calls_targets_that_exist() -> None:
+def test_ci_script_calls_existing_make_targets() -> None:
     script = (ROOT / ".ci/run").read_text(encoding="utf-8")
     called = set(re.findall(r"\bmake ([a-z-]+)", script))
     assert {"setup", "lint", "types", "test", "demo", "down"} <= called <= makefile_targets()
 
 
-def test_pre_commit_calls_the_environment_and_no_network() -> None:
+def test_pre_commit_uses_local_hooks_only() -> None:
     config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))
     assert [repo["repo"] for repo in config["repos"]] == ["local"]
     hooks = config["repos"][0]["hooks"]

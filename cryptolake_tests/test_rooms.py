@@ -1,4 +1,4 @@
-"""The rooms of the package: imports go one way, without a cycle, and a name is found once."""
+"""The packages (rooms) of the project: imports go one way, without cycles, and module names are unique."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import pytest
 from cryptolake_assets.settings import PACKAGE_DIR
 
 PACKAGE = PACKAGE_DIR.name
+# A room imports only itself and rooms before it.
 ORDER = (
     "errors",
     "log",
@@ -38,14 +39,12 @@ ORDER = (
     "api",
     "cli",
 )
-"""A room imports those before it, and its own."""
-BELOW_THE_GRAPH = ORDER[: ORDER.index("defs")]
-"""`platform` runs Dagster's processes by their commands."""
-NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "views")
-"""Rooms whose files repeat the names of what they set, assemble or show."""
-REPEATED = ("__init__.py", "__main__.py", "app.py")
-"""Base names with one meaning in every room that has them."""
+BELOW_THE_GRAPH = ORDER[: ORDER.index("defs")]  # `platform` starts Dagster by command, without importing it
+NAMED_AFTER_ROOMS = ("settings", "defs", "cli", "views")  # rooms with modules named after other rooms
+REPEATED = ("__init__.py", "__main__.py", "app.py")  # base names with the same meaning in every room
 
+# Modules that `quality` may import in addition to itself and `model`. An allow list: new access to disk, network
+# or clock requires an entry here.
 PURE_MODULES = frozenset(
     (
         "__future__",
@@ -62,8 +61,7 @@ PURE_MODULES = frozenset(
         "typing",
     )
 )
-"""What `quality` imports besides itself and `model`: a list of what is allowed, so that a new way to the disk, the
-network or the clock needs a line here."""
+# Names that `quality` may import from modules with I/O.
 PURE_NAMES = frozenset(
     (
         "cryptolake_assets.lake.coverage.CoverageRow",
@@ -72,7 +70,6 @@ PURE_NAMES = frozenset(
         "cryptolake_assets.lake.gap_ledger.TradeGap",
     )
 )
-"""Values that it takes from modules which also read and write."""
 IO_NAMES = frozenset(("__import__", "compile", "eval", "exec", "globals", "input", "open", "print", "vars"))
 IO_ATTRIBUTES = frozenset(
     ("OSFile", "connect", "input_stream", "memory_map", "now", "open", "output_stream", "today", "utcnow")
@@ -85,7 +82,7 @@ MODULES = {
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Return every module that a file imports, at its top or inside a function."""
+    """Yield every module that a file imports, at the top level or inside a function."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -99,11 +96,11 @@ def room_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def ours(module: str) -> set[str]:
+def own_imports(module: str) -> set[str]:
     return {name for name in imports(MODULES[module]) if name.startswith(f"{PACKAGE}.") and name != module}
 
 
-def test_every_room_has_its_place_in_the_order() -> None:
+def test_order_contains_every_room() -> None:
     assert {room_of(module) for module in MODULES} - {""} == set(ORDER)
 
 
@@ -112,23 +109,23 @@ def test_imports_go_one_way() -> None:
         f"{module} imports {name}"
         for module in MODULES
         if "." in module
-        for name in ours(module)
+        for name in own_imports(module)
         if ORDER.index(room_of(name)) > ORDER.index(room_of(module))
     ]
     assert upward == []
 
 
-def test_no_module_imports_itself_by_way_of_others() -> None:
+def test_imports_have_no_cycle() -> None:
     try:
-        TopologicalSorter({module: ours(module) for module in MODULES}).prepare()
+        TopologicalSorter({module: own_imports(module) for module in MODULES}).prepare()
     except CycleError as error:
-        pytest.fail(f"a cycle: {' -> '.join(error.args[1])}")
+        pytest.fail(f"import cycle: {' -> '.join(error.args[1])}")
 
 
-def test_model_imports_errors_alone_and_the_dashboard_the_client() -> None:
-    of_model = {room_of(name) for module in MODULES if room_of(module) == "model" for name in ours(module)}
+def test_model_imports_only_errors_and_dashboard_only_the_client() -> None:
+    of_model = {room_of(name) for module in MODULES if room_of(module) == "model" for name in own_imports(module)}
     assert of_model <= {"model", "errors"}
-    of_pages = {room_of(name) for module in MODULES if room_of(module) == "dashboard" for name in ours(module)}
+    of_pages = {room_of(name) for module in MODULES if room_of(module) == "dashboard" for name in own_imports(module)}
     assert of_pages <= {"dashboard", "client", "model", "settings", "errors", "log"}
 
 
@@ -140,14 +137,14 @@ def test_rooms_below_the_graph_do_not_import_dagster(room: str) -> None:
 
 
 def impurities(source: str) -> Iterator[str]:
-    """Return what a module does that is not computation on what it is given. Annotations may name anything."""
-    waiting: list[ast.AST] = [ast.parse(source)]
-    while waiting:
-        node = waiting.pop()
+    """Yield the imports, names and attributes of a module that allow I/O; annotations are ignored."""
+    pending: list[ast.AST] = [ast.parse(source)]
+    while pending:
+        node = pending.pop()
         if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            waiting += node.orelse
+            pending += node.orelse
             continue
-        waiting += ast.iter_child_nodes(node)
+        pending += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name not in PURE_MODULES | {"pyarrow"})
         elif isinstance(node, ast.ImportFrom):
@@ -185,11 +182,11 @@ def test_quality_reads_no_file_table_network_or_clock(module: str) -> None:
         "datetime.now()",
     ],
 )
-def test_every_way_out_of_quality_is_found(source: str) -> None:
+def test_impurities_are_detected(source: str) -> None:
     assert list(impurities(source))
 
 
-def test_base_name_is_used_once() -> None:
+def test_module_base_names_are_unique() -> None:
     found = defaultdict(list)
     for path in MODULES.values():
         if path.name not in REPEATED and path.parent.name not in NAMED_AFTER_ROOMS:
@@ -197,7 +194,7 @@ def test_base_name_is_used_once() -> None:
     assert {name: paths for name, paths in found.items() if len(paths) > 1} == {}
 
 
-def test_class_name_is_used_once() -> None:
+def test_class_names_are_unique() -> None:
     found = defaultdict(list)
     for module, path in MODULES.items():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:

@@ -1,4 +1,4 @@
-"""The settings class: what it refuses and how it says so, and `.env.example` held against it."""
+"""The settings class: rejected values and their messages, and `.env.example`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ EXAMPLE = PROJECT_ROOT / ".env.example"
 
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No setting of the developer's shell or .env counts here."""
+    """Ignore the settings of the developer's shell and .env."""
     for field in Settings.model_fields:
         monkeypatch.delenv(env_name(field), raising=False)
     monkeypatch.setitem(Settings.model_config, "env_file", None)
@@ -48,25 +48,25 @@ def _bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("CRYPTOLAKE_DROP_RATIO_LIMIT", "1.5", "less than or equal to 1"),
     ],
 )
-def test_a_wrong_value_is_rejected_by_name(
+def test_invalid_value_is_rejected_with_its_variable(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, expected: str
 ) -> None:
     monkeypatch.setenv(variable, value)
-    with pytest.raises(SettingsError) as refusal:
+    with pytest.raises(SettingsError) as error:
         load_settings()
-    assert variable in str(refusal.value)
-    assert expected in str(refusal.value)
-    assert repr(value) in str(refusal.value)
+    assert variable in str(error.value)
+    assert expected in str(error.value)
+    assert repr(value) in str(error.value)
 
 
-def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_invalid_values_are_reported_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_PROFILE", "laptop")
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "0")
     with pytest.raises(SettingsError, match=r"CRYPTOLAKE_DAGSTER_PORT.*CRYPTOLAKE_PROFILE"):
         load_settings()
 
 
-def test_two_parts_on_one_port_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_parts_on_the_same_port_are_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9092")
     with pytest.raises(SettingsError, match=r"CRYPTOLAKE_KAFKA_PORT and CRYPTOLAKE_DAGSTER_PORT are both 9092"):
         load_settings()
@@ -81,11 +81,11 @@ def test_relative_paths_start_at_the_project_root(monkeypatch: pytest.MonkeyPatc
     assert settings.replay_dir == PROJECT_ROOT / "captures" / "july"
 
 
-def test_symbols_are_upper_case_and_once() -> None:
+def test_symbols_are_upper_case_and_unique() -> None:
     assert load_settings(symbols="btcusdt, ETHUSDT ,btcusdt,").symbols == ("BTCUSDT", "ETHUSDT")
 
 
-def test_what_follows_from_the_source() -> None:
+def test_addresses_follow_the_source() -> None:
     replay = load_settings(exchange_port=18090)
     live = load_settings(source="binance")
     assert (replay.ws_url, replay.rest_url) == ("ws://127.0.0.1:18090", "http://127.0.0.1:18090")
@@ -93,12 +93,12 @@ def test_what_follows_from_the_source() -> None:
     assert live.rest_url.startswith("https://")
 
 
-def test_the_dead_letter_topic_follows_from_the_topic() -> None:
+def test_dead_letter_topic_follows_the_trades_topic() -> None:
     assert load_settings().kafka_topic_futures == "binance_futures_realtime"
     assert load_settings(kafka_topic_futures="t").topic_rejected == "t_rejected"
 
 
-def test_a_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_child_process_reads_the_same_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     values = {
         "home": tmp_path / "a home; with # signs",
         "source": Source.REPLAY,
@@ -121,7 +121,7 @@ def test_no_secret_is_printed() -> None:
 
 
 @pytest.mark.parametrize("field", PORT_FIELDS)
-def test_every_port_is_a_number_of_its_own(field: str) -> None:
+def test_ports_are_different(field: str) -> None:
     ports = {name: getattr(load_settings(), name) for name in PORT_FIELDS}
     assert ports.keys() >= {"kafka_port", "spark_connect_port", "exchange_port", "dagster_port", "api_port"}
     other = next(name for name in PORT_FIELDS if name != field)
@@ -130,7 +130,7 @@ def test_every_port_is_a_number_of_its_own(field: str) -> None:
 
 
 def example_entries() -> dict[str, tuple[str, str]]:
-    """Of `.env.example`: the text above each variable and the value behind it."""
+    """Return the comment and the value of each variable in `.env.example`."""
     entries: dict[str, tuple[str, str]] = {}
     comment: list[str] = []
     for line in EXAMPLE.read_text(encoding="utf-8").splitlines():
@@ -141,17 +141,17 @@ def example_entries() -> dict[str, tuple[str, str]]:
             assert name not in entries
             entries[name] = (" ".join(comment), value)
         else:
-            assert line == "", f"neither a comment nor empty: {line!r}"
+            assert line == "", f"unexpected line: {line!r}"
             comment = []
     return entries
 
 
-def test_the_example_has_every_setting_and_nothing_else_but_the_clusters_variables() -> None:
+def test_example_has_exactly_the_settings_and_the_cluster_variables() -> None:
     expected = {*map(env_name, Settings.model_fields), *CHOICES, *SECRETS}
     assert sorted(example_entries()) == sorted(expected), "run `make env-example`"
 
 
-def test_the_example_describes_every_setting() -> None:
+def test_example_describes_every_setting() -> None:
     described = {name: comment for name, (comment, _) in example_entries().items()}
     of_the_cluster = {name: text for name, (_, text) in CHOICES.items() if text}
     of_the_cluster |= {name: text for name, text in SECRETS.items() if text}
@@ -159,7 +159,7 @@ def test_the_example_describes_every_setting() -> None:
     assert described == settings | of_the_cluster
 
 
-def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_example_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -> None:
     defaults = load_settings()
     for name, (_, value) in example_entries().items():
         monkeypatch.setenv(name, value)
@@ -167,15 +167,15 @@ def test_the_examples_values_are_the_defaults(monkeypatch: pytest.MonkeyPatch) -
     assert defaults.replay_dir == DEMO_CAPTURE_DIR
 
 
-def test_parts_on_other_machines_are_found_by_their_hosts() -> None:
-    here = load_settings()
-    assert here.dagster_address == f"http://127.0.0.1:{here.dagster_port}"
-    assert here.ws_url == f"ws://127.0.0.1:{here.exchange_port}"
-    assert here.exchange_bind_host == "127.0.0.1"
-    there = load_settings(dagster_url="http://dagster:3000/", exchange_host="exchange")
-    assert there.dagster_address == "http://dagster:3000"
-    assert there.ws_url == f"ws://exchange:{there.exchange_port}"
-    assert there.rest_url == there.archive_url == f"http://exchange:{there.exchange_port}"
-    assert there.exchange_bind_host == "0.0.0.0"
+def test_addresses_use_the_hosts_of_parts_on_other_machines() -> None:
+    local = load_settings()
+    assert local.dagster_address == f"http://127.0.0.1:{local.dagster_port}"
+    assert local.ws_url == f"ws://127.0.0.1:{local.exchange_port}"
+    assert local.exchange_bind_host == "127.0.0.1"
+    remote = load_settings(dagster_url="http://dagster:3000/", exchange_host="exchange")
+    assert remote.dagster_address == "http://dagster:3000"
+    assert remote.ws_url == f"ws://exchange:{remote.exchange_port}"
+    assert remote.rest_url == remote.archive_url == f"http://exchange:{remote.exchange_port}"
+    assert remote.exchange_bind_host == "0.0.0.0"
     live = load_settings(source="binance", exchange_host="exchange")
     assert "exchange:" not in live.ws_url + live.rest_url + live.archive_url

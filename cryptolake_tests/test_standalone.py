@@ -1,4 +1,4 @@
-"""Servers that end with a test or a measurement, and what a Spark cluster of this machine asks of Java."""
+"""Servers that stop with a test or a measurement, and Java requirements of a local Spark cluster."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptolake_assets.platform.probes import port_open
 from cryptolake_tests.support import servers, standalone
 
 
-def test_a_server_is_there_once_it_listens_and_gone_after_its_block(tmp_path: Path) -> None:
+def test_server_listens_inside_its_context_only(tmp_path: Path) -> None:
     port = servers.free_port()
     command = (sys.executable, "-m", "http.server", str(port), "--bind", servers.LOOPBACK)
     with servers.running(servers.start("files", command, port, tmp_path)) as server:
@@ -23,16 +23,14 @@ def test_a_server_is_there_once_it_listens_and_gone_after_its_block(tmp_path: Pa
     assert not port_open(port)
 
 
-def test_one_that_ends_at_once_is_told_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_server_that_exits_is_reported_with_its_log_tail(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "raise SystemExit('no such table')")
     with pytest.raises(PartError, match=r"exit code 1(?s:.*)no such table"):
         servers.start("files", command, servers.free_port(), tmp_path)
 
 
 @pytest.mark.parametrize("modules", ["java.base@17.0.15\njdk.incubator.vector@17.0.15", "java.base@17.0.15"])
-def test_a_trimmed_java_is_rejected_before_anything_starts(
-    modules: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_trimmed_java_is_rejected_before_a_start(modules: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     executable = tmp_path / "java"
     executable.write_text(f"#!/bin/sh\necho '{modules}'\n")
     executable.chmod(0o755)

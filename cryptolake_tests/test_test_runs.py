@@ -1,4 +1,4 @@
-"""How the test run itself works: lanes by fixture, order, and what a failing test shows."""
+"""The test run: lanes by fixture, order of modules, and output of failing tests."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _plugins_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
 
 
-def test_a_failing_test_shows_what_the_parts_logged_meanwhile_and_no_more(pytester: pytest.Pytester) -> None:
+def test_failing_test_shows_logs_of_the_parts_during_the_test_only(pytester: pytest.Pytester) -> None:
     directory = pytester.mkdir("logs")
     text = "from pathlib import PosixPath\n" + LOGGING_TEST.format(directory=directory)
     pytester.makepyfile(text)
@@ -56,18 +56,18 @@ def test_a_failing_test_shows_what_the_parts_logged_meanwhile_and_no_more(pytest
     _, _, section = result.stdout.str().partition("kafka: 102 lines logged during the test")
     assert section.count("ERROR broken pipe") == 1
     assert section.count("INFO more") == part_logs.LAST_LINES
-    for of_no_interest in ("INFO before the test", "INFO much", "passes=True"):
-        assert of_no_interest not in section
+    for unrelated in ("INFO before the test", "INFO much", "passes=True"):
+        assert unrelated not in section
 
 
-def test_a_log_that_was_rotated_is_read_from_its_begin(tmp_path: Path) -> None:
+def test_rotated_log_is_read_from_its_start(tmp_path: Path) -> None:
     path = tmp_path / "part.log"
     path.write_text("new\n")
     assert part_logs.new_lines(path, from_byte=1_000) == ["new"]
     assert part_logs.new_lines(path, from_byte=4) == []
 
 
-def test_who_asks_for_a_platform_is_an_integration_test(pytester: pytest.Pytester) -> None:
+def test_tests_that_use_a_platform_are_integration_tests(pytester: pytest.Pytester) -> None:
     pytester.makeini("[pytest]\nmarkers =\n  integration\n  component\n  cluster\n  timeout(seconds)\n")
     pytester.makepyfile(LANES_TEST)
     plugin = ("-p", "cryptolake_tests.support.progress", "--collect-only", "-q")
@@ -80,7 +80,7 @@ def test_who_asks_for_a_platform_is_an_integration_test(pytester: pytest.Pyteste
     assert "test_direct" not in unit
 
 
-def test_long_modules_begin_first(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_modules_run_first(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("a", "b", "c"):
         pytester.makepyfile(**{f"test_{name}": "def test_it(): ...\ndef test_again(): ..."})
     durations = pytester.path / "durations.json"

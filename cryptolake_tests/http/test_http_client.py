@@ -1,4 +1,4 @@
-"""Both forms of the HTTP client against a server that fails by script."""
+"""The blocking and the asyncio HTTP client against a scripted server."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_tests.support.scripted_server import ScriptedServer
 
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=2)
-ASKED = HttpRequest("/days", {"limit": 3}, {"X-Key": "secret"}, endpoint="days")
+REQUEST = HttpRequest("/days", {"limit": 3}, {"X-Key": "secret"}, endpoint="days")
 
 
 @pytest.fixture
@@ -27,11 +27,11 @@ async def server() -> AsyncIterator[ScriptedServer]:
 
 
 async def _both(url: str) -> HttpResponse:
-    """The response of both clients: the same, but for the time and how a library words an error."""
+    """Return the response of both clients; they are equal except for the time and the error text of the library."""
     with HttpClient(url, 5, QUICK) as client:
-        blocking = await asyncio.to_thread(client.get, ASKED)
+        blocking = await asyncio.to_thread(client.get, REQUEST)
     async with AsyncHttpClient(url, 5, QUICK) as other:
-        response = await other.get(ASKED)
+        response = await other.get(REQUEST)
     kinds = [(found.failure or "").split()[:3] for found in (blocking, response)]
     assert kinds[0] == kinds[1]
     now, headers, failure = response.fetched_at, response.headers, response.failure
@@ -42,13 +42,13 @@ async def _both(url: str) -> HttpResponse:
 async def test_success_is_a_response_without_failure(server: ScriptedServer) -> None:
     server.script = [(200, {"ETag": '"a"'}, "text")]
     response = await _both(server.url + "/v1/")
-    assert (response.request, response.url) == (ASKED, f"{server.url}/v1/days?limit=3")
+    assert (response.request, response.url) == (REQUEST, f"{server.url}/v1/days?limit=3")
     assert (response.status, response.etag, response.body) == (200, '"a"', b"text")
     assert (response.failure, response.is_transient) == (None, False)
 
 
 @pytest.mark.parametrize("status", [408, 418, 429, 500, 503])
-async def test_failure_that_is_transient_is_tried_again(server: ScriptedServer, status: int) -> None:
+async def test_transient_failure_is_retried(server: ScriptedServer, status: int) -> None:
     server.script = [(status, {"Retry-After": "0"}, "wait"), (200, {}, "text")]
     with capture_logs() as logs:
         assert (await _both(server.url)).failure is None
@@ -58,7 +58,7 @@ async def test_failure_that_is_transient_is_tried_again(server: ScriptedServer, 
     assert (retried["cause"], retried["body"]) == (f"status {status}", "wait")
 
 
-async def test_last_attempt_is_the_response(server: ScriptedServer) -> None:
+async def test_response_is_that_of_the_last_attempt(server: ScriptedServer) -> None:
     server.script = [(502, {}, "down")]
     response = await _both(server.url)
     assert (response.status, response.failure, response.is_transient) == (502, "status 502", True)
@@ -67,33 +67,33 @@ async def test_last_attempt_is_the_response(server: ScriptedServer) -> None:
 
 
 @pytest.mark.parametrize("status", [204, 302, 400, 404])
-async def test_lasting_failure_is_not_tried_again(server: ScriptedServer, status: int) -> None:
+async def test_permanent_failure_is_not_retried(server: ScriptedServer, status: int) -> None:
     server.script = [(status, {"Location": "/elsewhere"}, "")]
     response = await _both(server.url)
     assert (response.status, response.failure, response.is_transient) == (status, f"status {status}", False)
     assert server.requests == 1 + 1
 
 
-async def test_pause_longer_than_the_policy_allows_ends_it(server: ScriptedServer) -> None:
+async def test_requested_pause_above_the_limit_ends_the_retries(server: ScriptedServer) -> None:
     server.script = [(503, {"Retry-After": "3"}, "")]
     assert (await _both(server.url)).retry_after_s == 3
     assert server.requests == 1 + 1
 
 
-def test_retry_after_is_read_in_both_forms() -> None:
-    response = HttpResponse(ASKED, "http://x/", datetime.now(UTC), status=429)
+def test_retry_after_is_seconds_or_a_date() -> None:
+    response = HttpResponse(REQUEST, "http://x/", datetime.now(UTC), status=429)
 
-    def asked_s(text: str, status: int = 429) -> float:
+    def pause_s(text: str, status: int = 429) -> float:
         return replace(response, status=status, headers={"Retry-After": text}).retry_after_s
 
-    assert asked_s(" 120 ") == 120
-    assert 50 < asked_s(format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)) <= 60
-    assert asked_s("Thu, 01 Jan 1970 00:00:00 GMT") == 0
+    assert pause_s(" 120 ") == 120
+    assert 50 < pause_s(format_datetime(datetime.now(UTC) + timedelta(minutes=1), usegmt=True)) <= 60
+    assert pause_s("Thu, 01 Jan 1970 00:00:00 GMT") == 0
     for text in ("", "soon", "-5", "1.5", "٣", "Thu, 01 Jan 1970 00:00:00 -0000"):
-        assert (asked_s(text), asked_s(text, 503)) == (1, 0), text
+        assert (pause_s(text), pause_s(text, 503)) == (1, 0), text
 
 
-async def test_body_is_bounded(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_body_size_is_limited(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_client, "MAX_BYTES", 2_000)
     server.script = [(200, {}, "x" * 2_000)]
     assert (await _both(server.url)).failure is None
@@ -103,7 +103,7 @@ async def test_body_is_bounded(server: ScriptedServer, monkeypatch: pytest.Monke
     assert response.body == b"x" * 1_024
 
 
-async def test_server_that_is_away_is_a_response_too() -> None:
+async def test_unreachable_server_returns_a_response() -> None:
     for url, error in (("http://127.0.0.1:9", "ConnectError"), ("nonsense", "UnsupportedProtocol")):
         response = await _both(url)
         assert (response.status, response.body, response.is_transient) == (None, b"", True)

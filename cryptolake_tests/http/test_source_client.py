@@ -1,4 +1,4 @@
-"""The client of batch sources against the replay exchange's double, over real sockets."""
+"""The client of batch sources against the replay exchange, over real sockets."""
 
 from __future__ import annotations
 
@@ -29,70 +29,68 @@ def exchange() -> Iterator[ExchangeThread]:
 
 @pytest.fixture
 def client(exchange: ExchangeThread) -> Iterator[SourceClient]:
-    with SourceClient(exchange.url, {"x-cg-demo-api-key": "demo-key"}, 1_000, QUICK) as made:
-        yield made
+    with SourceClient(exchange.url, {"x-cg-demo-api-key": "demo-key"}, 1_000, QUICK) as client:
+        yield client
 
 
-def fault(exchange: ExchangeThread, kind: SourceFaultKind, times: int = 1, seconds: int = 1) -> None:
-    """Switched over HTTP, as a user would."""
+def switch_on_fault(exchange: ExchangeThread, kind: SourceFaultKind, times: int = 1, seconds: int = 1) -> None:
+    """Switch on a fault of the index over HTTP, like a user."""
     body = {"source": "fear_greed", "kind": kind.value, "times": times, "seconds": seconds}
     httpx.post(f"{exchange.url}/replay/faults", json=body, trust_env=False).raise_for_status()
 
 
-def test_the_index_is_told_as_of_the_replayed_clock(client: SourceClient, exchange: ExchangeThread) -> None:
-    answer = client.get(INDEX)
-    assert (answer.status, answer.failure) == (200, None)
-    days = json.loads(answer.body)["data"]
+def test_index_ends_at_the_replayed_clock(client: SourceClient, exchange: ExchangeThread) -> None:
+    response = client.get(INDEX)
+    assert (response.status, response.failure) == (200, None)
+    days = json.loads(response.body)["data"]
     assert [day["timestamp"] for day in days] == ["1721347200", "1721260800", "1721174400"]
     assert exchange.replay.batch.requests == ["/fng/?limit=3 key=demo-key"]
-    assert "demo-key" not in answer.url
+    assert "demo-key" not in response.url
 
 
-def test_a_rate_limit_is_waited_for_and_then_answered(client: SourceClient, exchange: ExchangeThread) -> None:
-    fault(exchange, SourceFaultKind.RATE_LIMIT, seconds=1)
+def test_rate_limited_request_waits_and_succeeds(client: SourceClient, exchange: ExchangeThread) -> None:
+    switch_on_fault(exchange, SourceFaultKind.RATE_LIMIT, seconds=1)
     began = time.monotonic()
     assert client.get(INDEX).failure is None
     assert time.monotonic() - began >= 1.0
     assert len(exchange.replay.batch.requests) == 2
 
 
-def test_a_rate_limit_that_is_too_long_is_left_alone(client: SourceClient, exchange: ExchangeThread) -> None:
-    fault(exchange, SourceFaultKind.RATE_LIMIT, times=5, seconds=3_600)
-    answer = client.get(INDEX)
-    assert (answer.status, answer.failure, answer.retry_after_s) == (429, "status 429", 3_600)
+def test_long_rate_limit_ends_the_retries(client: SourceClient, exchange: ExchangeThread) -> None:
+    switch_on_fault(exchange, SourceFaultKind.RATE_LIMIT, times=5, seconds=3_600)
+    response = client.get(INDEX)
+    assert (response.status, response.failure, response.retry_after_s) == (429, "status 429", 3_600)
     assert len(exchange.replay.batch.requests) == 1
 
 
-def test_an_error_of_the_server_is_tried_again_and_an_html_page_is_not(
-    client: SourceClient, exchange: ExchangeThread
-) -> None:
-    fault(exchange, SourceFaultKind.SERVER_ERROR, times=2)
+def test_server_error_is_retried_and_html_page_is_not(client: SourceClient, exchange: ExchangeThread) -> None:
+    switch_on_fault(exchange, SourceFaultKind.SERVER_ERROR, times=2)
     assert client.get(INDEX).failure is None
-    fault(exchange, SourceFaultKind.SERVER_ERROR, times=3)
+    switch_on_fault(exchange, SourceFaultKind.SERVER_ERROR, times=3)
     assert client.get(INDEX).failure == "status 502"
     before = len(exchange.replay.batch.requests)
-    fault(exchange, SourceFaultKind.HTML)
+    switch_on_fault(exchange, SourceFaultKind.HTML)
     assert client.get(INDEX).body.startswith(b"<!DOCTYPE html>")
     assert len(exchange.replay.batch.requests) == before + 1
 
 
-def test_a_slow_source_is_given_up(exchange: ExchangeThread) -> None:
+def test_slow_source_times_out(exchange: ExchangeThread) -> None:
     exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.SLOW, times=2, seconds=5))
     policy = RetryPolicy(attempts=2, max_backoff_s=0.01)
     with SourceClient(exchange.url, {}, 1_000, policy, timeout_s=0.2) as client:
-        answer = client.get(INDEX)
-    assert answer.status is None
-    assert "ReadTimeout" in (answer.failure or "")
+        response = client.get(INDEX)
+    assert response.status is None
+    assert "ReadTimeout" in (response.failure or "")
 
 
-def test_a_source_that_is_away_is_an_answer_too() -> None:
+def test_unreachable_source_returns_a_response() -> None:
     with SourceClient("http://127.0.0.1:9", {}, 1_000, QUICK) as client:
-        answer = client.get(INDEX)
-    assert answer.status is None
-    assert (answer.failure or "").startswith("no response: ConnectError")
+        response = client.get(INDEX)
+    assert response.status is None
+    assert (response.failure or "").startswith("no response: ConnectError")
 
 
-def test_calls_of_a_minute_are_bounded(exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calls_per_minute_are_limited(exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
 
     class MinuteIsOverError(Exception):

@@ -80,7 +80,7 @@ def test_coin_needs_an_id_but_no_numbers() -> None:
         (b"{}", "expected an array"),
         (b'{"status":{"error_code":429}}', "expected an array"),
         (coins(current_price="77671"), "expected a number"),
-        (coins(market_cap_rank=1.5), "expected a whole number"),
+        (coins(market_cap_rank=1.5), "expected an integer"),
         (coins(last_updated="yesterday"), "expected a time"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Names of this machine in a request's Host."""
+"""Loopback names in the Host header."""
 
 from __future__ import annotations
 
@@ -23,6 +23,6 @@ from cryptolake_assets.model.hosts import host_name, is_loopback
         ("", "", False),
     ],
 )
-def test_only_names_of_loopback_are_this_machines(host: str, name: str, expected: bool) -> None:
+def test_only_loopback_names_are_accepted(host: str, name: str, expected: bool) -> None:
     assert host_name(host) == name
     assert is_loopback(host_name(host)) is expected

@@ -1,4 +1,4 @@
-"""The three markets: what the table says, and both REST clients and the sockets on a capture of each."""
+"""The three markets: their table, and REST clients and WebSockets on a capture of each."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_cap
 from cryptolake_tests.support.served import ServedExchange
 from cryptolake_tests.support.sockets import open_socket
 
-HISTORY_MS = 1_800_000_000_000
-"""Past every capture of these tests."""
+HISTORY_MS = 1_800_000_000_000  # after all captures of these tests
 
 
 @pytest.mark.parametrize(
@@ -39,12 +38,12 @@ HISTORY_MS = 1_800_000_000_000
         ("ADAUSD_250926", COIN_M),
     ],
 )
-def test_a_future_says_its_market(symbol: str, venue: Venue) -> None:
+def test_futures_symbol_implies_its_market(symbol: str, venue: Venue) -> None:
     assert venue_of(symbol) is venue
     assert venue_of(symbol, Family.SPOT) is SPOT
 
 
-def test_markets_differ_in_all_that_names_them_and_only_futures_share_a_lake() -> None:
+def test_markets_have_different_addresses_and_only_futures_share_a_lake() -> None:
     assert set(VENUES) == set(Market)
     for name in ("exchange", "ws_base_url", "rest_base_url", "rest_path", "archive_path"):
         assert len({getattr(venue, name) for venue in VENUES.values()}) == 3, name
@@ -53,12 +52,12 @@ def test_markets_differ_in_all_that_names_them_and_only_futures_share_a_lake() -
     assert exchanges_of(SPOT) == ("binance_spot",)
 
 
-def test_weights_of_klines() -> None:
+def test_weight_of_klines_depends_on_the_limit() -> None:
     assert [USD_M.weights.of_klines(limit) for limit in (99, 100, 499, 500, 1_000, 1_001)] == [1, 2, 2, 5, 5, 10]
     assert SPOT.weights.of_klines(1_000) == 2
 
 
-def test_the_addresses_follow_the_setting() -> None:
+def test_addresses_follow_the_market_setting() -> None:
     live = {market: load_settings(market=market, source="binance") for market in Market}
     assert live[Market.USD_M].ws_url + live[Market.USD_M].venue.ws_path == "wss://fstream.binance.com/market/stream"
     assert live[Market.COIN_M].ws_url + live[Market.COIN_M].venue.ws_path == "wss://dstream.binance.com/stream"
@@ -75,7 +74,7 @@ def test_the_addresses_follow_the_setting() -> None:
         resolve_subscriptions(load_settings(market="coinm", symbols="top:5", source="binance"))
 
 
-def test_a_capture_says_its_market_and_is_followed_as_no_other(tmp_path: Path) -> None:
+def test_capture_is_replayed_only_as_its_own_market(tmp_path: Path) -> None:
     assert venue_of_capture(DEMO_CAPTURE_DIR) is USD_M
     coin_capture(tmp_path, 50)
     assert venue_of_capture(tmp_path) is COIN_M
@@ -89,13 +88,13 @@ def test_a_capture_says_its_market_and_is_followed_as_no_other(tmp_path: Path) -
         check_market(tmp_path, Market.SPOT)
 
 
-def test_a_recording_names_its_market(tmp_path: Path) -> None:
+def test_recording_stores_its_market(tmp_path: Path) -> None:
     write_market(tmp_path, Market.SPOT)
     assert venue_of_capture(tmp_path) is SPOT
     write_market(tmp_path, Market.SPOT)
 
 
-def test_spot_trades_name_no_type_and_count_all_the_same(tmp_path: Path) -> None:
+def test_spot_trades_without_a_type_are_market_trades(tmp_path: Path) -> None:
     events = spot_capture(tmp_path)
     frames = [frame.raw for frame in read_frames(tmp_path)]
     assert len(frames) == len(events)
@@ -106,16 +105,16 @@ def test_spot_trades_name_no_type_and_count_all_the_same(tmp_path: Path) -> None
     future = parse_frame(frames[0], ingest_time_us=1, exchange=USD_M.exchange)
     assert isinstance(future, AcceptedFrame)
     assert future.event.trade_type == "NA"
-    # Asked for with timeUnit=MICROSECOND: such times are refused, not taken for the year 56000.
+    # Times in microseconds (timeUnit=MICROSECOND) are rejected, not read as the year 56000.
     micro = json.loads(frames[0])
     micro["data"]["T"] *= 1_000
-    refused = parse_frame(json.dumps(micro), ingest_time_us=1, exchange=SPOT.exchange)
-    assert isinstance(refused, RejectedFrame)
-    assert refused.reason.startswith("out_of_range")
+    rejected = parse_frame(json.dumps(micro), ingest_time_us=1, exchange=SPOT.exchange)
+    assert isinstance(rejected, RejectedFrame)
+    assert rejected.reason.startswith("out_of_range")
 
 
 @pytest.mark.parametrize("market", [Market.COIN_M, Market.SPOT])
-def test_rest_of_a_market_s_capture(tmp_path: Path, market: Market) -> None:
+def test_rest_client_reads_a_capture_of_the_market(tmp_path: Path, market: Market) -> None:
     venue = VENUES[market]
     made = coin_capture(tmp_path) if market is Market.COIN_M else None
     if made is None:
@@ -130,12 +129,12 @@ def test_rest_of_a_market_s_capture(tmp_path: Path, market: Market) -> None:
         klines = rest.klines(symbol, "1m", first_ms - first_ms % 60_000, first_ms + 600_000)
         if made is not None:
             assert rest.agg_trades(symbol, made[0].agg_id, made[-1].agg_id)[-1].price == made[-1].price
-            whole = list(rest.agg_trades_between(symbol, made[0].time_ms, made[-1].time_ms))
-            assert [row.agg_trade_id for row in whole] == [row.agg_id for row in made]
+            aggregates = list(rest.agg_trades_between(symbol, made[0].time_ms, made[-1].time_ms))
+            assert [row.agg_trade_id for row in aggregates] == [row.agg_id for row in made]
         assert klines
         with pytest.raises(UnknownSymbolError, match="CRYPTOLAKE_MARKET"):
             rest.klines("NOPEUSDT", "1m", 0, 60_000)
-        # Nothing of another market is served.
+        # Paths of other markets are not served.
         for other in VENUES.values():
             status = httpx.get(f"{url}{other.rest_path}/time").status_code
             assert status == (200 if other is venue else 404)
@@ -143,7 +142,7 @@ def test_rest_of_a_market_s_capture(tmp_path: Path, market: Market) -> None:
         assert int(used) >= venue.weights.exchange_info
 
 
-async def test_the_asyncio_client_and_the_sockets(tmp_path: Path) -> None:
+async def test_asyncio_client_and_websocket_read_spot(tmp_path: Path) -> None:
     spot_capture(tmp_path)
     async with ReplayExchange(tmp_path, speed=0).running() as exchange:
         async with AsyncExchangeRest(exchange.url, venue=SPOT) as rest:
@@ -156,7 +155,7 @@ async def test_the_asyncio_client_and_the_sockets(tmp_path: Path) -> None:
             assert json.loads(await socket.recv())["data"]["M"] is True
 
 
-def test_single_trades_of_spot_are_told_by_id(tmp_path: Path) -> None:
+def test_historical_trades_of_spot_are_served_by_id(tmp_path: Path) -> None:
     first = spot_capture(tmp_path)[0]
     query: dict[str, str | int] = {"symbol": first["s"], "fromId": first["t"], "limit": 1}
     with ServedExchange(tmp_path, HISTORY_MS) as url:
@@ -165,14 +164,14 @@ def test_single_trades_of_spot_are_told_by_id(tmp_path: Path) -> None:
     assert (row["id"], row["price"], row["qty"], row["time"]) == (first["t"], first["p"], first["q"], first["T"])
 
 
-def test_windows_of_aggregates_have_no_bound_in_spot_and_one_hour_in_futures(tmp_path: Path) -> None:
+def test_window_of_aggregates_is_limited_to_an_hour_in_futures_only(tmp_path: Path) -> None:
     coin = tmp_path / "coin"
     rows = coin_capture(coin)
     start_ms = rows[0].time_ms
     window: dict[str, str | int] = {"symbol": COIN_SYMBOL, "startTime": start_ms, "endTime": start_ms + 7_200_000}
     with ServedExchange(coin, HISTORY_MS) as url:
-        refused = httpx.get(f"{url}/dapi/v1/aggTrades", params=window)
-        assert (refused.status_code, refused.json()["code"]) == (400, -1127)
+        rejected = httpx.get(f"{url}/dapi/v1/aggTrades", params=window)
+        assert (rejected.status_code, rejected.json()["code"]) == (400, -1127)
     spot = tmp_path / "spot"
     spot_capture(spot)
     with ServedExchange(spot, HISTORY_MS) as url:
@@ -180,7 +179,7 @@ def test_windows_of_aggregates_have_no_bound_in_spot_and_one_hour_in_futures(tmp
         assert found.status_code == 200
 
 
-def test_coin_m_s_klines_are_the_newest_of_a_window_and_paging_finds_all(tmp_path: Path) -> None:
+def test_coin_m_klines_page_from_the_newest_and_paging_finds_all(tmp_path: Path) -> None:
     rows = coin_capture(tmp_path)
     first_ms = rows[0].time_ms - rows[0].time_ms % 60_000
     with ServedExchange(tmp_path, HISTORY_MS) as url:
@@ -193,16 +192,16 @@ def test_coin_m_s_klines_are_the_newest_of_a_window_and_paging_finds_all(tmp_pat
     assert [row[0] for row in page] == [kline.open_time_ms for kline in found[-2:]]
 
 
-def test_a_status_is_found_under_either_name() -> None:
+def test_symbol_status_is_read_from_either_field() -> None:
     info = parse_exchange_info(b'{"symbols":[{"symbol":"BTCUSD_PERP","contractStatus":"TRADING"}]}')
     assert info.symbols[0].status == "TRADING"
 
 
-def test_the_page_on_markets_says_what_the_table_says() -> None:
-    """Each market's column of docs/markets.md."""
+def test_documentation_of_markets_equals_their_table() -> None:
+    """Compare each market's column in docs/markets.md with its `Venue`."""
     lines = (PROJECT_ROOT / "docs/markets.md").read_text().splitlines()
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("| ")]
-    said = {row[0]: row[1:] for row in rows if len(row) == 4}
+    cells_by_row = {row[0]: row[1:] for row in rows if len(row) == 4}
     for number, venue in enumerate(VENUES[market] for market in Market):
         told = {name: cells[number].strip("`") for name, cells in said.items()}
         assert told["market"] == venue.title

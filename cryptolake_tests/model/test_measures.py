@@ -1,4 +1,4 @@
-"""What the lists of measures say beside SQL: what a column is made of, and when its definition has moved."""
+"""Measures: column lineage, definition hash, and daily aggregates."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 
 @pytest.mark.parametrize(("measures", "source"), [(BAR_MEASURES, BRONZE_TRADES), (DAILY_MEASURES, SILVER_OHLCV)])
-def test_every_column_but_those_of_the_refresh_has_its_source(measures: list[Measure], source: TableSpec) -> None:
-    made_of = lineage(measures, source.column_names)
+def test_every_column_not_set_by_the_refresh_has_a_lineage(measures: list[Measure], source: TableSpec) -> None:
+    sources = lineage(measures, source.column_names)
     published = {measure.name for measure in measures if measure.published}
-    assert published - set(made_of) == published & {"is_complete", "updated_at", "evidence"}
+    assert published - set(sources) == published & {"is_complete", "updated_at", "evidence"}
 
 
-def test_lineage_goes_through_derived_and_unpublished_measures() -> None:
+def test_lineage_includes_derived_and_unpublished_measures() -> None:
     bars, days = (
         lineage(BAR_MEASURES, BRONZE_TRADES.column_names),
         lineage(DAILY_MEASURES, SILVER_OHLCV.column_names),
@@ -51,7 +51,7 @@ def test_lineage_goes_through_derived_and_unpublished_measures() -> None:
     assert days["realised_volatility"] == ("window_start", "close")
 
 
-def test_the_hash_moves_with_a_definition_and_not_by_itself() -> None:
+def test_hash_changes_only_with_a_definition() -> None:
     assert definition_hash(BAR_MEASURES) == definition_hash(tuple(BAR_MEASURES))
     high = next(measure for measure in BAR_MEASURES if measure.name == "high")
     other = replace(high, aggregate=Aggregate(Function.LAST, "price"))
@@ -59,7 +59,7 @@ def test_the_hash_moves_with_a_definition_and_not_by_itself() -> None:
     assert definition_hash(changed) != definition_hash(BAR_MEASURES)
 
 
-def test_hash_moves_when_another_function_derives_a_measure() -> None:
+def test_hash_changes_with_the_deriving_function() -> None:
     def another(row: Row) -> object:
         return row["volume"]
 
@@ -67,10 +67,10 @@ def test_hash_moves_when_another_function_derives_a_measure() -> None:
     assert definition_hash(changed) != definition_hash(BAR_MEASURES)
 
 
-def test_table_has_the_published_measures_as_columns() -> None:
+def test_table_columns_are_the_published_measures() -> None:
     measures = (
         Measure("symbol", "string", "the exchange's symbol"),
-        Measure("closes", "list<double>", "derived from only", sql="{closes}", published=False),
+        Measure("closes", "list<double>", "input of other measures", sql="{closes}", published=False),
         Measure("trades", "long", "single trades", sql="sum(trades)"),
     )
     assert columns(measures) == (
@@ -79,7 +79,7 @@ def test_table_has_the_published_measures_as_columns() -> None:
     )
 
 
-def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
+def test_daily_row_aggregates_the_bars_of_the_day() -> None:
     midnight = datetime(2024, 7, 19, tzinfo=UTC)
     names = (
         *("window_start", "open", "high", "low", "close", "volume", "quote_volume"),
@@ -94,8 +94,8 @@ def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
     rows = [dict(zip(names, values, strict=True)) for values in bars]
     with open_duckdb() as duck:
         duck.register("bars", pa.Table.from_pylist(rows, schema))
-        (made,) = duck.sql(f"SELECT {select_list(DAILY_MEASURES, DUCKDB)} FROM bars").to_arrow_table().to_pylist()
-    assert made == {
+        (row,) = duck.sql(f"SELECT {select_list(DAILY_MEASURES, DUCKDB)} FROM bars").to_arrow_table().to_pylist()
+    assert row == {
         "open": 1,
         "high": 9,
         "low": 1,
@@ -110,8 +110,8 @@ def test_daily_row_is_made_of_the_bars_of_the_day() -> None:
         "trades_dropped": 3,
         "bars_complete": False,
     }
-    day = with_derived(DAILY_MEASURES, made)
+    day = with_derived(DAILY_MEASURES, row)
     assert day["vwap"] == Decimal("3.5")
     assert day["taker_buy_ratio"] == Decimal("0.33333333")
     assert day["realised_volatility"] == pytest.approx(math.sqrt(2) * math.log(2), rel=1e-12)
-    assert {name: day[name] for name in made} == made
+    assert {name: day[name] for name in row} == row

@@ -17,26 +17,26 @@ TABLES = tuple(f"cryptolake.{name.replace('/', '.')}" for name in ASSETS)
         *("slver/futures_ohlcv_1m", "cryptolake.silver.futures_ohlcv_1m", "silver/futures_ohlcv_1m/"),
     ],
 )
-def test_the_nearest_name_comes_first(typed: str) -> None:
+def test_nearest_name_is_suggested(typed: str) -> None:
     assert nearest(typed, ASSETS) == ["silver/futures_ohlcv_1m"]
     assert nearest(typed, TABLES) == ["cryptolake.silver.futures_ohlcv_1m"]
 
 
-def test_names_that_contain_what_was_typed_are_named() -> None:
+def test_names_containing_the_typed_text_are_suggested() -> None:
     assert set(nearest("ohlcv", ASSETS)) == {"silver/futures_ohlcv_1m", "marts/ohlcv_1h"}
 
 
 @pytest.mark.parametrize("typed", ["", "/", "zookeeper", "币安人生USDT"])
-def test_nothing_is_suggested_where_nothing_resembles(typed: str) -> None:
+def test_no_name_is_suggested_without_a_similar_one(typed: str) -> None:
     assert nearest(typed, ASSETS) == []
     assert did_you_mean(typed, ASSETS) == ""
 
 
-def test_names_of_any_script_are_compared() -> None:
+def test_names_in_any_script_are_compared() -> None:
     assert did_you_mean("币安人生USD", ["币安人生USDT", "BTCUSDT"]) == "Did you mean 币安人生USDT?"
 
 
-def test_at_most_three_names_are_listed() -> None:
+def test_at_most_three_names_are_suggested() -> None:
     known = [f"ohlcv_{minutes}m" for minutes in (1, 2, 3, 4)]
     assert did_you_mean("ohlcv", known) == "Did you mean ohlcv_1m, ohlcv_2m or ohlcv_3m?"
     assert did_you_mean("ohlcv", known[:2]) == "Did you mean ohlcv_1m or ohlcv_2m?"

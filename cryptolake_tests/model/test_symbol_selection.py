@@ -1,4 +1,4 @@
-"""Choosing symbols by name, pattern and volume."""
+"""Symbol selection by name, pattern and volume rank."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ VOLUMES = {
         (["SOLUSDT", "TOP:1", "*PEPE*"], ("SOLUSDT", "1000PEPEUSDC", "ETHUSDT")),
     ],
 )
-def test_what_is_chosen(items: list[str], expected: tuple[str, ...]) -> None:
+def test_selection_resolves_to_symbols(items: list[str], expected: tuple[str, ...]) -> None:
     assert parse_selection(items).resolve(LISTED, VOLUMES) == expected
 
 
 @pytest.mark.parametrize(
     "item", ["b t c", "BTC/USDT", "TOP:0", "TOP:", "TOP:5:", "top:5:usdt", "BTCUSDT:5", "", ".", "A,*", "TOP:5:U T"]
 )
-def test_what_is_no_selection(item: str) -> None:
+def test_invalid_selection_is_rejected(item: str) -> None:
     with pytest.raises(ValueError, match="is not a symbol"):
         parse_selection([item])
 
 
-def test_names_alone_need_no_listing() -> None:
+def test_names_need_no_listing() -> None:
     assert parse_selection([]) == SymbolSelection()
     assert not parse_selection(["BTCUSDT"]).needs_listing
     assert parse_selection(["BTC*"]).needs_listing
@@ -73,7 +73,7 @@ def test_names_alone_need_no_listing() -> None:
     tracked=st.sets(st.sampled_from([f"S{number}" for number in range(30)])),
     number=st.integers(1, 12),
 )
-def test_the_busiest_are_as_many_as_asked_and_followed_ones_stay_near_the_edge(
+def test_top_n_has_n_symbols_and_keeps_tracked_ones_near_the_edge(
     volumes: dict[str, Decimal], tracked: set[str], number: int
 ) -> None:
     listed = [SymbolInfo(f"S{one}", "TRADING", quote_asset="USDT") for one in range(30)]
@@ -81,10 +81,10 @@ def test_the_busiest_are_as_many_as_asked_and_followed_ones_stay_near_the_edge(
     found = selection.resolve(listed, volumes, tracked)
     assert len(found) == len(set(found)) == min(number, len(volumes))
     ranked = sorted(volumes, key=lambda one: (-volumes[one], one))
-    reach = set(ranked[: number + -(-number // 5)])
-    assert set(found) <= reach
-    # Nobody leaves who is in reach, unless all places are taken by tracked ones.
-    assert not (tracked & reach) - set(found) or set(found) <= tracked
+    within_hysteresis = set(ranked[: number + -(-number // 5)])
+    assert set(found) <= within_hysteresis
+    # A tracked symbol within the hysteresis stays, unless tracked symbols take all places.
+    assert not (tracked & within_hysteresis) - set(found) or set(found) <= tracked
     assert selection.resolve(listed, volumes, found) == tuple(found) or set(
         selection.resolve(listed, volumes, found)
     ) == set(found)

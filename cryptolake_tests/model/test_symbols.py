@@ -1,4 +1,4 @@
-"""Symbols: which names the exchange may list, and how they are spelled in streams and URLs."""
+"""Symbols: valid names, and their spelling in stream names and URLs."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ OTHER_TEXTS = (
 
 
 @pytest.mark.parametrize("name", SYMBOLS)
-def test_names_of_any_script_are_symbols(name: str) -> None:
+def test_names_in_any_script_are_symbols(name: str) -> None:
     assert is_symbol(name)
 
 
 @pytest.mark.parametrize("name", OTHER_TEXTS)
-def test_other_texts_are_no_symbols(name: str) -> None:
+def test_other_texts_are_not_symbols(name: str) -> None:
     assert not is_symbol(name)
 
 
 @given(st.text(max_size=70))
-def test_a_symbol_holds_only_letters_marks_digits_and_three_signs(name: str) -> None:
+def test_symbol_contains_only_letters_marks_digits_and_three_signs(name: str) -> None:
     kinds = {unicodedata.category(char)[0] for char in name if char not in "_-."} - {"L", "M"}
-    is_sound = not kinds - {"N"} and all(unicodedata.category(char) == "Nd" for char in name if char.isnumeric())
+    is_valid = not kinds - {"N"} and all(unicodedata.category(char) == "Nd" for char in name if char.isnumeric())
     if is_symbol(name):
         assert not kinds - {"N"}
         assert len(name.encode()) <= MAX_SYMBOL_BYTES
-    elif name not in ("", ".", "..") and is_sound:
+    elif name not in ("", ".", "..") and is_valid:
         numbers = [char for char in name if unicodedata.category(char) in ("Nl", "No")]
         assert numbers or len(name.encode()) > MAX_SYMBOL_BYTES
 
@@ -46,10 +46,10 @@ def test_a_symbol_holds_only_letters_marks_digits_and_three_signs(name: str) -> 
     ("typed", "spelled"),
     [("btcusdt", "BTCUSDT"), ("币安人生usdt", "币安人生USDT"), ("ßusdt", "ßUSDT"), ("BTCUSDT", "BTCUSDT")],
 )
-def test_only_ascii_letters_are_put_in_capitals(typed: str, spelled: str) -> None:
+def test_only_ascii_letters_are_upper_cased(typed: str, spelled: str) -> None:
     assert in_capitals(typed) == spelled
 
 
-def test_a_streams_name_is_percent_encoded_in_a_url() -> None:
+def test_stream_name_is_percent_encoded_in_a_url() -> None:
     assert in_url(stream_name("币安人生USDT", "aggTrade")) == "%E5%B8%81%E5%AE%89%E4%BA%BA%E7%94%9Fusdt@aggTrade"
     assert in_url(stream_name("BTCUSDT", "markPrice@1s")) == "btcusdt@markPrice@1s"
