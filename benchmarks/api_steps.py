@@ -109,7 +109,7 @@ def warm(home: str, seconds: float) -> dict[str, Any]:
     with _server([sys.executable, "-m", "cryptolake_assets.api"], settings.api_port, home):
         status, headers, body = _get(settings.api_port, path)
         assert status == 200
-        (Path(home) / "answer.json").write_bytes(body)
+        (Path(home) / "response.json").write_bytes(body)
         with _server([*bare, "benchmarks.bare.api:bare"], bare_port, home):
             etag = {"If-None-Match": headers["etag"]}
             return {

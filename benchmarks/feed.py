@@ -1,9 +1,9 @@
 """A WebSocket server that sends recorded frames as fast as the client reads, or at a steady rate, at low CPU cost.
 
-Run as `python -m benchmarks.feed PORT FRAMES`. It repeats the trades of the shipped capture, each as the aggregate of
-one trade: `aggTrade` is the stream used live, and the only one that cryptofeed reads. Ids increase by one per symbol;
-times are the current time. The server answers subscriptions like the exchange and serves its clock at `/fapi/v1/time`.
-`/feed?frames=…&per_s=…` starts sending on the newest connection (per_s 0: as fast as the client reads).
+Run as `python -m benchmarks.feed PORT FRAMES`. It replays the trades of the shipped capture endlessly, each as the
+aggregate of one trade: `aggTrade` is the stream used live, and the only one that cryptofeed reads. Ids increase by one
+per symbol; times are the current time. The server acknowledges subscriptions like the exchange and serves its clock at
+`/fapi/v1/time`. `/feed?frames=…&per_s=…` starts sending on the newest connection (per_s 0: as fast as it reads).
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ def _cryptofeed(runner: Runner) -> str:
         try:
             python = runner.step_of(STEPS, "installing cryptofeed", "make_cryptofeed", directory=directory)
         except BenchmarkError as error:
-            runner.say(f"  skipping cryptofeed: its installation failed (it needs a C compiler): {error}")
+            runner.print(f"  skipping cryptofeed: its installation failed (it needs a C compiler): {error}")
             return ""
         runner.remember(directory, key, python)
     return str(runner.recall(directory))

@@ -69,13 +69,13 @@ class Runner:
         """Return the result recorded by `remember`."""
         return json.loads((directory / "made.json").read_text())["result"]
 
-    def say(self, text: str) -> None:
+    def print(self, text: str) -> None:
         self.console.print(text, soft_wrap=True)
 
     def _child(self, title: str, module: str, *arguments: str) -> Any:
         self.loads.append(load()[0])
         if not self.console.is_terminal:
-            self.say(f"  … {title}")
+            self.print(f"  … {title}")
         with self._log.open("a") as log, self._bar() as progress:
             log.write(f"--- {title}\n")
             log.flush()

@@ -53,7 +53,7 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
         raise BenchmarkError(f"rows are missing: read {read}, expected {made}")
     if two["bars_sha256"] != one["bars_sha256"]:
         raise BenchmarkError("one and two workers built different bars from the same trades")
-    runner.say("  one and two workers built equal bars")
+    runner.print("  one and two workers built equal bars")
     return _figures(scale, made, two, one)
 
 

@@ -136,7 +136,7 @@ class Rebuild:
         bars, trades, differences = compare(sorted(self._out.glob("*.parquet")))
         if differences:
             raise BenchmarkError(f"the bars differ: {'; '.join(differences)}")
-        self._runner.say(f"  all results are equal: {bars:,} bars of {trades:,} trades")
+        self._runner.print(f"  all results are equal: {bars:,} bars of {trades:,} trades")
         return self._figures(bars, trades)
 
     def _take(self, contestant: Contestant, number: int) -> None:
@@ -150,7 +150,7 @@ class Rebuild:
             self._runner.step("emptying Silver", "prepare_rebuild", **lake)
             taken = dict(self._runner.step(title, "rebuild", **lake, engine=contestant.engine, out=out))
         self._taken.setdefault(contestant.name, []).append(taken)
-        self._runner.say(f"  {title:<52} {taken['query_s']:8.2f} s {_cpu(taken):8.2f} CPU-s {_peak(taken):8.0f} MB")
+        self._runner.print(f"  {title:<52} {taken['query_s']:8.2f} s {_cpu(taken):8.2f} CPU-s {_peak(taken):8.0f} MB")
 
     def _figures(self, bars: int, trades: int) -> list[Figure]:
         table = {
@@ -229,7 +229,7 @@ def _refresh(runner: Runner, scale: Scale) -> Figure:
     )
     found = taken["lakes"]
     for name, row in found.items():
-        runner.say(f"  refresh, {name:<6} {row['median_s']:8.3f} s {row['cpu_s']:8.3f} CPU-s")
+        runner.print(f"  refresh, {name:<6} {row['median_s']:8.3f} s {row['cpu_s']:8.3f} CPU-s")
     detail = {
         "rule": f"median of {scale.minutes} refreshes, lakes in turn, in one warm process",
         "peak_mb": taken["rss_mb"],
@@ -266,7 +266,7 @@ def _history(runner: Runner, name: str, days: int, trades: int) -> Path:
         )
         runner.step(f"sealing history {name}", "seal", home=home)
         runner.remember(directory, key, {**made, "silver": silver})
-        runner.say(f"  history {name}: {silver['query_s']:.1f} s for Silver, {silver['rss_mb']:.0f} MB")
+        runner.print(f"  history {name}: {silver['query_s']:.1f} s for Silver, {silver['rss_mb']:.0f} MB")
     return home
 
 

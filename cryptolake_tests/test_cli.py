@@ -137,7 +137,7 @@ def values() -> pa.Table:
     columns = {
         "symbol": pa.array(["BTC,USDT", None]),
         "tiny": pa.array([Decimal("0.0000000001"), None], pa.decimal128(38, 16)),
-        "whole": pa.array([Decimal("64000.00000000"), None], pa.decimal128(18, 8)),
+        "price": pa.array([Decimal("64000.00000000"), None], pa.decimal128(18, 8)),
         "count": pa.array([7, None], pa.int64()),
         "flag": pa.array([True, None]),
         "at": pa.array([when, None], pa.timestamp("us", "UTC")),
@@ -154,7 +154,7 @@ def values() -> pa.Table:
 EXACT = {
     "symbol": "BTC,USDT",
     "tiny": "0.0000000001000000",
-    "whole": "64000.00000000",
+    "price": "64000.00000000",
     "at": "2024-07-18T23:58:00.001000Z",
     "at_ns": "2024-07-18T23:58:00Z",
     "local": "2024-07-18T23:58:00",

@@ -19,7 +19,7 @@ _cached: list[bytes] = []
 @bare.get("/bytes")
 async def from_memory(symbol: str) -> Response:  # noqa: ARG001  (parsed, like the API does)
     if not _cached:
-        _cached.append((HOME / "answer.json").read_bytes())
+        _cached.append((HOME / "response.json").read_bytes())
     return Response(_cached[0], media_type="application/json")
 
 

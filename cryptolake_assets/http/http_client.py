@@ -28,7 +28,7 @@ log = structlog.get_logger(__name__)
 C = TypeVar("C", httpx.Client, httpx.AsyncClient)
 
 MAX_BYTES = 64 * 1024 * 1024  # maximum body; well above the largest, Spot's exchangeInfo
-RATE_LIMITED = (418, 429)  # the exchange answers 418 to clients that keep sending after a 429
+RATE_LIMITED = (418, 429)  # the exchange responds 418 to clients that continue after a 429
 
 
 @dataclass(frozen=True)

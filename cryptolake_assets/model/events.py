@@ -40,7 +40,7 @@ class TradeEvent(Struct, frozen=True, gc=False):
     price: str  # fits `columns.PRICE`
     qty: str  # in the base asset, or contracts on COIN-M; fits `columns.QUANTITY`
     side: Literal["buy", "sell"]  # the taker's side
-    trade_id: int  # id of the trade or aggregate; `stream` says which of the two sequences
+    trade_id: int  # id of the trade or aggregate; `stream` determines the sequence
     exchange: str
     ingest_ts: int  # when this process received the frame; may be before `event_time`, because clocks differ
     first_trade_id: int

@@ -1,6 +1,6 @@
 """Checks of the `Host` header against DNS rebinding. Pure.
 
-Any site can point its name to 127.0.0.1, so a server on loopback answers requests for loopback names only.
+Any site can point its name to 127.0.0.1, so a server on loopback accepts requests for loopback names only.
 """
 
 from __future__ import annotations

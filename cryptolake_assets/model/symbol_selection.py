@@ -67,8 +67,8 @@ class SymbolSelection:
     ) -> tuple[str, ...]:
         """Return the selected symbols: names first, then patterns, then ranks.
 
-        `volumes` are 24-hour quote volumes; `tracked` are the currently tracked symbols. Names are kept even if they
-        are not listed.
+        `volumes` are 24-hour quote volumes; `tracked` are the currently tracked symbols. Names are included even
+        if they are not listed.
         """
         trading = [entry for entry in listed if entry.status == TRADING]
         found = list(self.names)

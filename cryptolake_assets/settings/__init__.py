@@ -242,7 +242,7 @@ class Settings(
 
     @property
     def symbol_items(self) -> tuple[str, ...]:
-        """The items of the symbol selection, from the symbols file if there is one. Raises `SettingsError`."""
+        """The items of the symbol selection, from the symbols file if configured. Raises `SettingsError`."""
         if self.symbols_file is None:
             return self.symbols
         try:

@@ -52,13 +52,13 @@ def test_huge_exponent_is_rejected_cheaply(text: str) -> None:
     ("body", "reason"),
     [
         *((text, "not JSON") for text in (b"", b"<!DOCTYPE html>", b"\xff\xfe", b"[" * 100_000, b"{")),
-        (b"NaN", "answer is NaN"),
+        (b"NaN", "response is NaN"),
         (b'{"a": 1, "a": 2}', "duplicate key"),
     ],
 )
 def test_invalid_json_is_rejected(body: bytes, reason: str) -> None:
     with pytest.raises(ResponseRejectedError, match=reason):
-        Fields(parse_json(body), "answer")
+        Fields(parse_json(body), "response")
 
 
 @pytest.mark.parametrize(
@@ -66,8 +66,8 @@ def test_invalid_json_is_rejected(body: bytes, reason: str) -> None:
 )
 @pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e9999999999999999999", '{"b": 1, "b": 2}', r'"\ud800"'])
 def test_no_field_accepts_an_unreadable_value(read: str, value: str) -> None:
-    fields = Fields(parse_json(f'{{"a": {value}}}'.encode()), "answer")
-    with pytest.raises(ResponseRejectedError, match=r"answer\.a is "):
+    fields = Fields(parse_json(f'{{"a": {value}}}'.encode()), "response")
+    with pytest.raises(ResponseRejectedError, match=r"response\.a is "):
         getattr(fields, read)("a")
 
 
@@ -75,11 +75,11 @@ def test_no_field_accepts_an_unreadable_value(read: str, value: str) -> None:
 def test_any_bytes_are_parsed_or_rejected(body: bytes) -> None:
     # No other exception may be raised.
     with suppress(ResponseRejectedError):
-        Fields(parse_json(body), "answer")
+        Fields(parse_json(body), "response")
 
 
 @pytest.mark.parametrize("value", ["true", '"1"', "null", "[]", "1.5", "1e30"])
 def test_other_values_are_not_integers(value: str) -> None:
-    fields = Fields(parse_json(f'{{"n": {value}}}'.encode()), "answer")
-    with pytest.raises(ResponseRejectedError, match=r"answer\.n"):
+    fields = Fields(parse_json(f'{{"n": {value}}}'.encode()), "response")
+    with pytest.raises(ResponseRejectedError, match=r"response\.n"):
         fields.integer("n")

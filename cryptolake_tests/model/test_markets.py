@@ -203,16 +203,16 @@ def test_documentation_of_markets_equals_their_table() -> None:
     rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in lines if line.startswith("| ")]
     cells_by_row = {row[0]: row[1:] for row in rows if len(row) == 4}
     for number, venue in enumerate(VENUES[market] for market in Market):
-        told = {name: cells[number].strip("`") for name, cells in said.items()}
-        assert told["market"] == venue.title
-        assert told["`exchange` of the rows"] == venue.exchange
-        assert told["default symbols"] == ", ".join(venue.live_symbols)
-        assert told["streams"] == f"{venue.ws_base_url}{venue.ws_path}"
-        assert told["REST"] == f"{venue.rest_base_url}{venue.rest_path}"
-        assert told["weight per minute"] == f"{venue.weights.per_minute:,}"
-        assert told["… of a page of aggregates"] == str(venue.weights.agg_trades)
-        assert told["… of exchangeInfo"] == str(venue.weights.exchange_info)
-        assert told["largest page of klines"].startswith(f"{venue.max_klines:,}")
-        assert told["archive"] == venue.archive_path
-        assert told["quantity and volume"] == venue.qty_unit
-        assert told["quote volume of klines"] == venue.kline_quote_volume
+        cells_of_venue = {name: cells[number].strip("`") for name, cells in cells_by_row.items()}
+        assert cells_of_venue["market"] == venue.title
+        assert cells_of_venue["`exchange` of the rows"] == venue.exchange
+        assert cells_of_venue["default symbols"] == ", ".join(venue.live_symbols)
+        assert cells_of_venue["streams"] == f"{venue.ws_base_url}{venue.ws_path}"
+        assert cells_of_venue["REST"] == f"{venue.rest_base_url}{venue.rest_path}"
+        assert cells_of_venue["weight per minute"] == f"{venue.weights.per_minute:,}"
+        assert cells_of_venue["… of a page of aggregates"] == str(venue.weights.agg_trades)
+        assert cells_of_venue["… of exchangeInfo"] == str(venue.weights.exchange_info)
+        assert cells_of_venue["largest page of klines"].startswith(f"{venue.max_klines:,}")
+        assert cells_of_venue["archive"] == venue.archive_path
+        assert cells_of_venue["quantity and volume"] == venue.qty_unit
+        assert cells_of_venue["quote volume of klines"] == venue.kline_quote_volume
