@@ -1,4 +1,4 @@
-"""The `cryptolake` command: help, errors and printed results."""
+"""The `cryptolake` command: help, rejected arguments, and printed results."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ def test_help_lists_every_command() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command: str) -> None:
+def test_every_command_has_a_help_page(command: str) -> None:
     result = RUNNER.invoke(app, [command, "--help"])
     assert result.exit_code == 0
     assert "Usage: cryptolake" in result.output or f"{command} [OPTIONS]" in result.output
 
 
-def test_command_imports_no_heavy_package() -> None:
+def test_command_line_imports_no_heavy_package() -> None:
     code = (
         "import sys, cryptolake_assets.cli; "
         "print(*{'pyspark', 'pyiceberg', 'pyarrow', 'dagster', 'duckdb', 'pandas', 'aiokafka'} & set(sys.modules))"
@@ -52,7 +52,7 @@ def test_command_imports_no_heavy_package() -> None:
     assert result.stdout.split() == []
 
 
-def test_invalid_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_PROFILE", "laptop")
     get_settings.cache_clear()
     result = RUNNER.invoke(app, ["status"])
@@ -62,7 +62,7 @@ def test_invalid_setting_is_reported_in_one_line(monkeypatch: pytest.MonkeyPatch
     assert "Traceback" not in result.output
 
 
-def test_status_of_empty_home_shows_stopped_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_of_an_empty_home_shows_every_part_as_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     result = RUNNER.invoke(app, ["status", "--json"])
     assert result.exit_code == 0
     rows = json.loads(result.stdout)
@@ -83,13 +83,13 @@ def test_down_reports_that_nothing_was_running() -> None:
     assert "nothing was running" in result.stderr
 
 
-def test_health_reports_the_problem() -> None:
+def test_health_reports_problems() -> None:
     result = RUNNER.invoke(app, ["health"])
     assert result.exit_code == 1
-    assert "nothing runs. Start it with `cryptolake up`" in result.stderr
+    assert "no part is running. Start it with `cryptolake up`" in result.stderr
 
 
-def test_health_script_reports_the_same_problem(tmp_path: Path) -> None:
+def test_health_script_reports_problems(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, str(PROJECT_ROOT / "scripts" / "health_check.py")],
         capture_output=True,
@@ -98,7 +98,7 @@ def test_health_script_reports_the_same_problem(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert result.returncode == 1
-    assert "nothing runs" in result.stderr
+    assert "no part is running" in result.stderr
 
 
 def test_up_rejects_an_unknown_part() -> None:
@@ -114,7 +114,7 @@ def test_replay_rejects_a_directory_without_captures(tmp_path: Path) -> None:
     assert str(tmp_path) in result.stderr
 
 
-def test_logs_shows_the_last_lines(tmp_path: Path) -> None:
+def test_logs_show_the_last_lines(tmp_path: Path) -> None:
     log = get_settings().log_dir / "kafka.log"
     log.parent.mkdir(parents=True)
     log.write_text("".join(f"line {number}\n" for number in range(100)), encoding="utf-8")
@@ -123,7 +123,7 @@ def test_logs_shows_the_last_lines(tmp_path: Path) -> None:
     assert RUNNER.invoke(app, ["logs", "zookeeper"]).exit_code == 1
 
 
-def test_materialize_without_a_platform_fails_immediately(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_materialize_without_a_platform_rejects_no_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")  # a platform may run on the default port
     result = RUNNER.invoke(app, ["materialize", "silver/futures_ohlcv_1m", "--partition", "2024-07-18", "--no-wait"])
     assert result.exit_code == 1
@@ -132,7 +132,7 @@ def test_materialize_without_a_platform_fails_immediately(monkeypatch: pytest.Mo
 
 @pytest.fixture
 def values() -> pa.Table:
-    """Return a row with every type of value in the lake's tables, and a row of NULLs."""
+    """Return a table with one row of every type of value in the lake's tables, and one row of NULLs."""
     when = datetime(2024, 7, 18, 23, 58, 0, 1000, tzinfo=UTC)
     columns = {
         "symbol": pa.array(["BTC,USDT", None]),
@@ -181,7 +181,7 @@ def test_json_is_exact(values: pa.Table) -> None:
     assert set(empty.values()) == {None}
 
 
-def test_table_shows_full_values(values: pa.Table) -> None:
+def test_table_truncates_no_value(values: pa.Table) -> None:
     text = printed(values, OutputFormat.TABLE)
     for value in EXACT.values():
         assert value in text
@@ -189,9 +189,9 @@ def test_table_shows_full_values(values: pa.Table) -> None:
     assert "2 rows" in text
 
 
-def test_long_table_reports_its_truncation() -> None:
+def test_long_table_reports_the_number_of_shown_rows() -> None:
     text = printed(pa.table({"n": list(range(MAX_TABLE_ROWS + 1))}), OutputFormat.TABLE)
-    assert f"{MAX_TABLE_ROWS + 1} rows; {MAX_TABLE_ROWS} are shown" in text
+    assert f"{MAX_TABLE_ROWS + 1} rows; the first {MAX_TABLE_ROWS} are shown" in text
 
 
 def test_empty_result_keeps_its_columns() -> None:
@@ -200,23 +200,23 @@ def test_empty_result_keeps_its_columns() -> None:
     assert json.loads(printed(empty, OutputFormat.JSON)) == []
 
 
-def test_sql_reads_an_empty_lake(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sql_on_an_empty_lake_prints_the_columns(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
     get_settings.cache_clear()
     result = RUNNER.invoke(app, ["sql", "--format", "csv", "SELECT * FROM cryptolake.gold.futures_daily_stats"])
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("symbol,trade_date,")
-    invalid = RUNNER.invoke(app, ["sql", "SELEC 1"])
-    assert invalid.exit_code == 1
-    assert "sql:" in invalid.stderr
+    rejected = RUNNER.invoke(app, ["sql", "SELEC 1"])
+    assert rejected.exit_code == 1
+    assert "sql:" in rejected.stderr
 
 
-def test_ready_checks_one_part(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ready_probes_a_part_of_any_supervisor(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(lake.home))
     get_settings.cache_clear()
     stopped = RUNNER.invoke(app, ["ready", "producer"])
     assert stopped.exit_code == 1
-    assert "producer does not serve" in stopped.stderr
+    assert "producer: not ready" in stopped.stderr
     lake.run_dir.mkdir(parents=True, exist_ok=True)
     (lake.run_dir / "producer.json").write_text("{}")
     assert RUNNER.invoke(app, ["ready", "producer"]).exit_code == 0
@@ -231,5 +231,5 @@ def test_key_is_registered_from_standard_input(lake: Settings, monkeypatch: pyte
     command = ["keys", "register", "prometheus", "--scope", "operate"]
     text = secrets.token_urlsafe(32)
     assert RUNNER.invoke(app, command, input=f"{text}\n").stdout == "prometheus: registered\n"
-    assert RUNNER.invoke(app, command, input=text).stdout == "prometheus: is there\n"
+    assert RUNNER.invoke(app, command, input=text).stdout == "prometheus: already registered\n"
     assert RUNNER.invoke(app, command, input="short").exit_code == 1

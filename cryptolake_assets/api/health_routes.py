@@ -95,7 +95,7 @@ def _bronze(settings: Settings, _reader: Reader) -> str | None:
 
 
 def _dagster(settings: Settings, _reader: Reader) -> str | None:
-    return None if probes.webserver_answers(settings.dagster_address) else "the webserver does not answer"
+    return None if probes.webserver_serves(settings.dagster_address) else "the webserver does not answer"
 
 
 DEPENDENCIES = (

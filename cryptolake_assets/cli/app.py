@@ -14,7 +14,7 @@ from cryptolake_assets.log import configure_logging
 class _Group(TyperGroup):
     """Turn an error that a user can act on into a red message and exit code 1, without a traceback.
 
-    This includes errors with a file, such as a home that is not writable or a full disk.
+    This includes file errors, such as a home that is not writable or a full disk.
     """
 
     def invoke(self, ctx: Any) -> Any:
@@ -27,7 +27,7 @@ class _Group(TyperGroup):
             if error.filename is None:  # not about a user's file: a closed pipe, or a bug
                 raise
             cause = f"files: {error.filename} cannot be used ({error.strerror})."
-            hint = "Correct the path or its rights; CRYPTOLAKE_HOME names the directory for all state."
+            hint = "Correct the path or its permissions; CRYPTOLAKE_HOME is the directory of all state."
             typer.secho(f"{cause} {hint}", fg=typer.colors.RED, err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
@@ -41,8 +41,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="CryptoLake: exchange trades through Kafka and Spark into Iceberg, as exact bars and daily stats.",
-    epilog="Settings come from the environment and from .env; .env.example lists them all.",
+    help="Ingest exchange trades through Kafka and Spark into Iceberg, and build exact bars and daily stats.",
+    epilog="Settings are environment variables or lines of .env; .env.example lists all of them.",
 )
 
 

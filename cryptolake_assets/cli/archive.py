@@ -30,16 +30,16 @@ def _day(text: str) -> date:
     try:
         day = datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError:
-        raise typer.BadParameter(f"{text} is no day. Write it as YYYY-MM-DD, such as 2024-07-18.") from None
+        raise typer.BadParameter(f"{text} is not a date. Write it as YYYY-MM-DD, such as 2024-07-18.") from None
     if day > (today := datetime.now(UTC).date()):
-        raise typer.BadParameter(f"{text} has not begun. Name a day up to {today} (UTC).")
+        raise typer.BadParameter(f"{text} has not begun. Use a day up to {today} (UTC).")
     return day
 
 
 def _symbol(text: str) -> str:
     """Return a symbol as the exchange spells it. Raises `BadParameter`, which names the argument."""
     if not is_symbol(symbol := in_capitals(text)):
-        raise typer.BadParameter(f"{symbol!r} is no symbol: {SYMBOL_MEANING}. Name one such as BTCUSDT.")
+        raise typer.BadParameter(f"{symbol!r} is not a symbol: {SYMBOL_MEANING}. Use a symbol such as BTCUSDT.")
     return symbol
 
 
@@ -48,7 +48,7 @@ def archive(
     first: Annotated[date, typer.Option("--from", parser=_day, metavar="YYYY-MM-DD", help="First UTC day.")],
     last: Annotated[
         date | None,
-        typer.Option("--to", parser=_day, metavar="YYYY-MM-DD", help="Last UTC day; without it the first only."),
+        typer.Option("--to", parser=_day, metavar="YYYY-MM-DD", help="Last UTC day. Default: the first day."),
     ] = None,
     symbols: Annotated[
         list[str] | None,
@@ -56,31 +56,30 @@ def archive(
             "--symbol",
             parser=_symbol,
             metavar="SYMBOL",
-            help="Such as BTCUSDT or BTCUSD_PERP, more than once; without it those followed.",
+            help="Symbol, such as BTCUSDT or BTCUSD_PERP; repeatable. Default: the tracked symbols.",
         ),
     ] = None,
-    reload: Annotated[
-        bool, typer.Option("--reload", help="Also files that were loaded before and have not changed.")
-    ] = False,
+    reload: Annotated[bool, typer.Option("--reload", help="Load unchanged files again too.")] = False,
     klines: Annotated[
-        bool, typer.Option("--klines/--no-klines", help="With the day's official one-minute klines, to compare with.")
+        bool, typer.Option("--klines/--no-klines", help="Load the day's official one-minute klines too.")
     ] = True,
 ) -> None:
-    """Load days of aggregate trades, and their official klines, from the exchange's public archive into Bronze; safe to
-    run again."""
+    """Load days of trades and official klines from the exchange's public archive into Bronze. Idempotent."""
     from cryptolake_assets.ingest.archive_days import days_between
 
     settings, console = get_settings(), to_stderr()
     days = days_between(first, last or first)
     if not days:
-        raise typer.BadParameter(f"{last} is before {first}. Name a day after it.", param_hint="--to")
-    wanted = symbols or list(resolve_subscriptions(settings).symbols)
-    if not wanted:
-        raise typer.BadParameter("CRYPTOLAKE_SYMBOLS names no symbol; name those to load", param_hint="--symbol")
-    loading = _Loading(settings, console, klines=klines, reload=reload)
+        raise typer.BadParameter(f"{last} is before {first}. Use a later day.", param_hint="--to")
+    selected = symbols or list(resolve_subscriptions(settings).symbols)
+    if not selected:
+        raise typer.BadParameter(
+            "CRYPTOLAKE_SYMBOLS selects no symbol. Give the symbols to load.", param_hint="--symbol"
+        )
+    loader = _DayLoader(settings, console, klines=klines, reload=reload)
     before = last_archived_day(settings)
-    rows = loading.run([(symbol, day) for symbol in dict.fromkeys(wanted) for day in days])
-    _show(rows)
+    rows = loader.run([(symbol, day) for symbol in dict.fromkeys(selected) for day in days])
+    _print_days(rows)
     after = last_archived_day(settings)
     if after is not None and after != before:
         # A replay's partitions end at a day; the follower keeps hours of later days pending until the graph reloads.
@@ -89,41 +88,41 @@ def archive(
         raise typer.Exit(1)
 
 
-class _Loading:
-    """Load one day after the other with a progress bar; print a failed day at once and continue with the next."""
+class _DayLoader:
+    """Load days one after the other with a progress bar; print a failure at once and continue with the next day."""
 
     def __init__(self, settings: Settings, console: Console, *, klines: bool, reload: bool) -> None:
         self._settings, self._console = settings, console
         self._klines, self._reload = klines, reload
         self._run_id = f"cli-{uuid.uuid4().hex[:12]}"
 
-    def run(self, wanted: list[tuple[str, date]]) -> list[dict[str, Any]]:
+    def run(self, days: list[tuple[str, date]]) -> list[dict[str, Any]]:
         from cryptolake_assets.binance.archive_files import ArchiveClient
 
         with (
             ArchiveClient(self._settings.archive_url) as client,
             progress_bar(self._console, transient=True, disable=not sys.stderr.isatty()) as bar,
         ):
-            whole = bar.add_task("", total=None)
+            task = bar.add_task("", total=None)
             return [
-                self._one(client, symbol, day, bar, whole, f"{number} of {len(wanted)}")
-                for number, (symbol, day) in enumerate(wanted, 1)
+                self._load_day(client, symbol, day, bar, task, f"{number} of {len(days)}")
+                for number, (symbol, day) in enumerate(days, 1)
             ]
 
-    def _one(
-        self, client: ArchiveClient, symbol: str, day: date, bar: Progress, task: TaskID, place: str
+    def _load_day(
+        self, client: ArchiveClient, symbol: str, day: date, bar: Progress, task: TaskID, position: str
     ) -> dict[str, Any]:
         from cryptolake_assets.ingest.archive_days import NotLoaded
         from cryptolake_assets.transform.archive_history import LoadProgress, load_history
 
-        def begun(file: ArchiveFile) -> None:
-            bar.update(task, description=f"{file.name} ({place})", completed=0, total=None)
+        def show_file(file: ArchiveFile) -> None:
+            bar.update(task, description=f"{file.name} ({position})", completed=0, total=None)
 
-        def downloaded(done: int, total: int | None) -> None:
+        def show_download(done: int, total: int | None) -> None:
             bar.update(task, completed=done, total=total)
 
-        def written(rows: int) -> None:
-            bar.update(task, description=f"{symbol} {day} ({place}): {rows:,} rows")
+        def show_rows(rows: int) -> None:
+            bar.update(task, description=f"{symbol} {day} ({position}): {rows:,} rows")
 
         result = load_history(
             self._settings,
@@ -133,19 +132,19 @@ class _Loading:
             self._run_id,
             klines=self._klines,
             reload=self._reload,
-            progress=LoadProgress(begun, downloaded, written),
+            progress=LoadProgress(show_file, show_download, show_rows),
         )
         for part in (result.trades, result.klines):
             if isinstance(part, NotLoaded):
                 self._console.print(part.reason, style="red", markup=False, soft_wrap=True)
-        of_klines = "left out" if result.klines is None else result.klines.outcome.value
+        klines = "skipped" if result.klines is None else result.klines.outcome.value
         if isinstance(result.trades, NotLoaded):
-            return {"symbol": symbol, "day": day, "outcome": result.trades.outcome.value, "klines": of_klines}
+            return {"symbol": symbol, "day": day, "outcome": result.trades.outcome.value, "klines": klines}
         for outcome in result.trades.outcomes:
             if not outcome.passed:
                 name = result.trades.file.name
                 self._console.print(f"{name}: {outcome.name}: {outcome.description}", soft_wrap=True)
-        return {**_row(result.trades), "klines": of_klines}
+        return {**_row(result.trades), "klines": klines}
 
 
 def _row(loaded: LoadedDay) -> dict[str, Any]:
@@ -163,7 +162,7 @@ def _row(loaded: LoadedDay) -> dict[str, Any]:
     }
 
 
-def _show(rows: list[dict[str, Any]]) -> None:
+def _print_days(rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
 
     integers = ("rows", "rows_replaced", "rows_per_s")
@@ -174,4 +173,4 @@ def _show(rows: list[dict[str, Any]]) -> None:
     print_table(pa.Table.from_pylist(rows, pa.schema(fields)), OutputFormat.TABLE)
     loaded = [row for row in rows if row["outcome"] in ("loaded", "replaced")]
     if loaded:
-        typer.echo("Silver and Gold follow by themselves where the platform runs (`cryptolake up`).")
+        typer.echo("The running platform (`cryptolake up`) updates Silver and Gold automatically.")

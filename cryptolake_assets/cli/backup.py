@@ -21,8 +21,10 @@ from cryptolake_assets.settings import get_settings
 
 
 @app.command()
-def backup(directory: Annotated[Path, typer.Argument(help="A new directory; it appears when it is complete.")]) -> None:
-    """Copy the home (tables, catalog, checkpoints, Kafka's log, Dagster's storage) while the platform runs or not."""
+def backup(
+    directory: Annotated[Path, typer.Argument(help="New directory; created only when the backup is complete.")],
+) -> None:
+    """Back up the home: tables, catalog, checkpoints, Kafka log, Dagster storage. The platform may be running."""
     console = to_stderr()
     with _progress(console, None) as progress:
         manifest = backups.backup(get_settings(), directory, progress)
@@ -32,10 +34,10 @@ def backup(directory: Annotated[Path, typer.Argument(help="A new directory; it a
 
 @app.command()
 def restore(
-    directory: Annotated[Path, typer.Argument(help="Directory that `cryptolake backup` made.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Move the data that the home holds aside.")] = False,
+    directory: Annotated[Path, typer.Argument(help="Directory of a backup by `cryptolake backup`.")],
+    replace: Annotated[bool, typer.Option("--replace", help="Move the home's existing data aside.")] = False,
 ) -> None:
-    """Make the home what a backup holds, after verifying all of it. The platform must be stopped."""
+    """Restore a backup into the home after verifying all of its files. The platform must be stopped."""
     settings, console = get_settings(), to_stderr()
     total = sum(file.bytes for file in restores.read_manifest(directory.expanduser().resolve()).files)
     with _progress(console, total) as progress:
@@ -43,7 +45,7 @@ def restore(
     _print(restored.manifest)
     for path in restored.moved_aside:
         console.print(f"moved aside: {path}", soft_wrap=True)
-    console.print(f"restored to {settings.home}; start it with `cryptolake up`", soft_wrap=True)
+    console.print(f"restored to {settings.home}; start the platform with `cryptolake up`", soft_wrap=True)
 
 
 @contextmanager
@@ -58,15 +60,15 @@ def _progress(console: Console, total: int | None) -> Iterator[Callable[[str, in
 
 
 def _print(manifest: Manifest) -> None:
-    parts = Table("part", box=box.SIMPLE, pad_edge=False)
-    tables = Table("table", box=box.SIMPLE, pad_edge=False)
-    for title in ("files", "bytes"):
+    parts = Table("Part", box=box.SIMPLE, pad_edge=False)
+    tables = Table("Table", box=box.SIMPLE, pad_edge=False)
+    for title in ("Files", "Bytes"):
         parts.add_column(title, justify="right")
-    for title in ("snapshot", "rows"):
+    for title in ("Snapshot", "Rows"):
         tables.add_column(title, justify="right")
     for part in sorted({file.part for file in manifest.files}):
         sizes = [file.bytes for file in manifest.files if file.part == part]
         parts.add_row(part, f"{len(sizes):,}", f"{sum(sizes):,}")
     for table in manifest.tables:
         tables.add_row(table.name, str(table.snapshot_id or "none"), f"{table.rows:,}")
-    print_wide(f"release {manifest.release}, {manifest.created_at}", parts, tables, width=120)
+    print_wide(f"Release {manifest.release}, {manifest.created_at}", parts, tables, width=120)

@@ -27,27 +27,27 @@ class SqlEngine(StrEnum):
 
 @app.command()
 def bootstrap() -> None:
-    """Make the namespaces and tables that are missing, apply pending migrations; safe to run again."""
-    typer.echo("\n".join(make_tables(get_settings())) or "all namespaces and tables are there, in the present schema")
+    """Create missing namespaces and tables, and apply pending migrations. Idempotent."""
+    typer.echo("\n".join(make_tables(get_settings())) or "all namespaces and tables exist and have the current schema")
 
 
 @app.command()
 def topics() -> None:
-    """Create the Kafka topics that are missing, and say where others differ from the settings; safe to run again."""
+    """Create missing Kafka topics, and report topics that differ from the settings. Idempotent."""
     from cryptolake_assets.kafka.topics import ensure_topics, topic_differences
 
     settings = get_settings()
     for topic, created in ensure_topics(settings).items():
-        typer.echo(f"{topic}: {'created' if created else 'is there'}")
+        typer.echo(f"{topic}: {'created' if created else 'exists'}")
     for difference in topic_differences(settings):
         typer.secho(difference, fg=typer.colors.YELLOW, err=True)
 
 
 @app.command()
 def lag(
-    output: Annotated[OutputFormat, typer.Option("--format", help="How it is printed.")] = OutputFormat.TABLE,
+    output: Annotated[OutputFormat, typer.Option("--format", help="Output format.")] = OutputFormat.TABLE,
 ) -> None:
-    """Show how far Bronze is behind Kafka, by topic and partition: next offsets of both, and records between them."""
+    """Show the lag of Bronze by topic and partition: Kafka's end offset, Bronze's offset, lag in records."""
     import pyarrow as pa
 
     columns = ("topic", "partition", "end_offset", "bronze_offset", "records")
@@ -57,11 +57,11 @@ def lag(
 
 @app.command()
 def peek(
-    count: Annotated[int, typer.Option("-n", min=1, help="How many records.")] = 10,
-    rejected: Annotated[bool, typer.Option("--rejected", help="Of the dead-letter topic.")] = False,
-    oldest: Annotated[bool, typer.Option("--oldest", help="The oldest records, not the newest.")] = False,
+    count: Annotated[int, typer.Option("-n", min=1, help="Number of records.")] = 10,
+    rejected: Annotated[bool, typer.Option("--rejected", help="Read the dead-letter topic.")] = False,
+    oldest: Annotated[bool, typer.Option("--oldest", help="Show the oldest records instead of the newest.")] = False,
 ) -> None:
-    """Show records of the trade topic: partition, offset, Kafka's time, key, headers and value."""
+    """Show records of the trade topic: partition, offset, Kafka timestamp, key, headers and value."""
     from cryptolake_assets.kafka.topics import peek as read
 
     settings = get_settings()
@@ -78,17 +78,17 @@ def peek(
 
 @app.command()
 def sql(
-    query: Annotated[str, typer.Argument(help='Such as "SELECT * FROM cryptolake.gold.futures_daily_stats".')],
-    output: Annotated[OutputFormat, typer.Option("--format", help="How the result is printed.")] = OutputFormat.TABLE,
+    query: Annotated[str, typer.Argument(help='SQL, such as "SELECT * FROM cryptolake.gold.futures_daily_stats".')],
+    output: Annotated[OutputFormat, typer.Option("--format", help="Output format.")] = OutputFormat.TABLE,
     engine: Annotated[SqlEngine, typer.Option(help="DuckDB in this process, or the Spark server.")] = SqlEngine.DUCKDB,
 ) -> None:
-    """Run SQL over the tables, by their full names."""
+    """Run SQL on the tables; use their full names."""
     print_table(run_sql(get_settings(), query, engine.value), output)
 
 
 @app.command("run-bronze")
 def run_bronze() -> None:
-    """Run the Bronze stream in the foreground, until Ctrl-C."""
+    """Run the Bronze stream in the foreground until Ctrl-C."""
     from cryptolake_assets.bronze import stream as bronze
 
     raise typer.Exit(bronze.main())
@@ -96,15 +96,15 @@ def run_bronze() -> None:
 
 @app.command("bronze-available-now")
 def bronze_available_now() -> None:
-    """Take what Kafka holds now into Bronze, and end."""
+    """Write the records that Kafka has now to Bronze, and exit."""
     from cryptolake_assets.bronze.stream import run_available_now
 
-    typer.echo(f"{run_available_now(get_settings())} records were taken into Bronze")
+    typer.echo(f"{run_available_now(get_settings())} records written to Bronze")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def dbt(context: typer.Context) -> None:
-    """Run dbt on the marts' project, with the Spark server of the settings: `cryptolake dbt build`."""
+    """Run dbt on the marts project with the configured Spark server: `cryptolake dbt build`."""
     from cryptolake_assets.platform.dbt import main
 
     main(context.args or ["--help"])
@@ -115,20 +115,19 @@ def materialize(
     asset: Annotated[str, typer.Argument(help="Asset key, such as silver/futures_ohlcv_1m.")],
     partition: Annotated[
         str | None,
-        typer.Option(help="Partition, such as 2024-07-18-23:00 (an hour) or 2024-07-18 (a day), if it has any."),
+        typer.Option(help="Partition, such as 2024-07-18-23:00 (hour) or 2024-07-18 (day), if the asset has any."),
     ] = None,
-    wait: Annotated[bool, typer.Option(help="Return when the run has ended.")] = True,
+    wait: Annotated[bool, typer.Option(help="Wait for the end of the run.")] = True,
 ) -> None:
-    """Materialize one partition: on the running platform, or in this process when there is none."""
-    from cryptolake_assets.platform.runs import materialize_on_platform, platform_answers
+    """Materialize one partition on the running platform, or in this process if none is running."""
+    from cryptolake_assets.platform.runs import materialize_on_platform, platform_is_running
 
     settings = get_settings()
-    if platform_answers(settings):
-        tell = partial(typer.echo, err=True)
-        typer.echo(materialize_on_platform(settings, asset, partition, wait=wait, tell=tell))
+    if platform_is_running(settings):
+        typer.echo(materialize_on_platform(settings, asset, partition, wait=wait, report=partial(typer.echo, err=True)))
     elif wait:
         from cryptolake_assets.defs.instance.local_run import materialize_here
 
         typer.echo(materialize_here(settings, asset, partition))
     else:
-        raise PartError("platform: it does not run, and --no-wait needs it. Start it with `cryptolake up`.")
+        raise PartError("platform: not running, but --no-wait requires it. Start it with `cryptolake up`.")

@@ -1,4 +1,4 @@
-"""`cryptolake demo`: replay the shipped capture through the platform and compare the bars with the exchange's.
+"""`cryptolake demo`: replay the shipped capture through the platform and compare the bars with the official klines.
 
 It starts the platform, replays the capture, waits until the sensor and the automation have built Silver and Gold, and
 prints the bars next to the official klines. It computes no data itself.
@@ -48,28 +48,28 @@ from cryptolake_assets.transform.silver_run import hours_to_complete
 POLL_S = 0.5
 REPLAY_IDLE_S = 60.0
 SETTLE_TIMEOUT_S = 240.0
-EVENTS_AT_ONCE = 100
+EVENTS_PER_PAGE = 100
 PIPE_WIDTH = 140
 FATAL_STATES = ("FATAL", "EXITED")
 # Columns of Gold that the demo shows, with their headings.
 DAILY_COLUMNS = {
-    "open": "open",
-    "high": "high",
-    "low": "low",
-    "close": "close",
-    "total_volume": "volume",
-    "vwap": "vwap",
-    "trades": "trades",
-    "taker_buy_ratio": "taker buy",
-    "realised_volatility": "volatility",
-    "minutes_with_trades": "minutes",
-    "is_complete": "complete",
+    "open": "Open",
+    "high": "High",
+    "low": "Low",
+    "close": "Close",
+    "total_volume": "Volume",
+    "vwap": "VWAP",
+    "trades": "Trades",
+    "taker_buy_ratio": "Taker buy",
+    "realised_volatility": "Volatility",
+    "minutes_with_trades": "Minutes",
+    "is_complete": "Complete",
 }
 
 
 @dataclass(frozen=True)
 class ReplayResult:
-    """Number of frames that the exchange sent, and of control messages among them."""
+    """Number of frames that the exchange sent, and how many of them were control messages."""
 
     frames_sent: int
     control: int
@@ -79,7 +79,10 @@ def run(settings: Settings, console: Console | None = None) -> None:
     """Run the demo and leave the platform running. Raises a `CryptolakeError` that names the part and its log."""
     console = console or _console()
     if settings.source is not Source.REPLAY:
-        raise DemoError("demo: it replays recorded trades. Unset CRYPTOLAKE_SOURCE, or use `cryptolake up` to go live.")
+        raise DemoError(
+            f"demo: CRYPTOLAKE_SOURCE is {settings.source.value}, but the demo replays recorded trades. Unset it, or "
+            "use `cryptolake up` for live trades."
+        )
     started = time.monotonic()
     already_up = _replay_state(settings) not in (None, "waiting")
     lifecycle.up(settings, console=console)
@@ -87,14 +90,14 @@ def run(settings: Settings, console: Console | None = None) -> None:
         _replay_again(settings, console)
     with _progress(console) as progress:
         replay = _watch_replay(settings, progress)
-        _wait(progress, "Bronze: Kafka's records are in", settings, lambda: _bronze_is_current(settings))
-        _wait(progress, "Silver and Gold: made by the sensor and the automation", settings, _Settled(settings))
+        _wait(progress, "Bronze: records from Kafka", settings, lambda: _bronze_backlog(settings))
+        _wait(progress, "Silver and Gold: runs of the sensor and the automation", settings, _PendingWork(settings))
     _show_counts(settings, console, replay)
     show_bars(settings, console)
     show_daily(settings, console)
     show_marts(settings, console)
     console.print(
-        f"\nDone in {time.monotonic() - started:.0f} s. The platform goes on running; `make down` stops it.\n"
+        f"\nDone in {time.monotonic() - started:.0f} s. The platform keeps running; stop it with `make down`.\n"
         f"  Dashboard {settings.dashboard_url}\n"
         f"  Dagster   http://127.0.0.1:{settings.dagster_port}/asset-groups\n"
         f"  API       {settings.api_url}/symbols\n"
@@ -112,7 +115,7 @@ def _console() -> Console:
 
 
 def _replay_again(settings: Settings, console: Console) -> None:
-    console.print("the capture was replayed before: replaying it again")
+    console.print("replaying the capture again")
     # The first subscription starts the replay: it must come from the producer whose frames are counted below.
     lifecycle.stop(settings, PRODUCER)
     lifecycle.restart(settings, EXCHANGE, console)
@@ -129,8 +132,8 @@ def _progress(console: Console) -> Iterator[Progress]:
 def _replay_status(settings: Settings) -> dict[str, Any] | None:
     """Return the replay exchange's status; None while it does not respond."""
     try:
-        answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=5, trust_env=False)
-        return dict(answer.json())
+        response = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=5, trust_env=False)
+        return dict(response.json())
     except (httpx.HTTPError, ValueError):
         return None
 
@@ -140,11 +143,11 @@ def _replay_state(settings: Settings) -> str | None:
     return None if status is None else str(status["state"])
 
 
-def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -> dict[str, int]:
-    """Return the number of sent frames that the producer has not settled, by the exchange's kind of stream.
+def unsettled_frames(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -> dict[str, int]:
+    """Return the number of sent frames that the producer has not settled, by kind of stream.
 
     A settled frame became an event, a dead letter or a counted control message. Kinds are names such as `aggTrade` and
-    `markPrice@1s`; those without unsettled frames are left out.
+    `markPrice@1s`; kinds without unsettled frames are omitted.
     """
     settled = Counter[str]()
     for kind in sent:
@@ -158,11 +161,11 @@ def frames_short(sent: Mapping[str, int], streams: Mapping[str, StreamCounts]) -
 def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
     """Wait until the capture has ended and Kafka has acknowledged the producer's last frame."""
     task = progress.add_task("Replay: exchange → producer → Kafka", total=None, note="")
-    last_move, last_seen = time.monotonic(), (0, 0)
+    last_progress, last_counts = time.monotonic(), (0, 0)
     while True:
         status, producer = _replay_status(settings), read_status(settings)
         if status is not None and producer is not None:
-            short = frames_short(status["frames_sent_by_kind"], producer.streams)
+            unsettled = unsettled_frames(status["frames_sent_by_kind"], producer.streams)
             settled = sum(counts.settled for counts in producer.streams.values())
             progress.update(
                 task,
@@ -170,37 +173,38 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
                 completed=status["frames_passed"],
                 note=f"{producer.events_acked:,} trades in Kafka",
             )
-            if status["state"] == "finished" and not (short or producer.queued_frames or producer.in_flight):
+            if status["state"] == "finished" and not (unsettled or producer.queued_frames or producer.in_flight):
                 progress.update(task, completed=status["frames_total"], total=status["frames_total"])
                 return ReplayResult(status["frames_sent"], sum(counts.control for counts in producer.streams.values()))
-            if (seen := (status["frames_passed"], settled)) != last_seen:
-                last_move, last_seen = time.monotonic(), seen
-            missing = ", ".join(f"{number:,} frames of {kind}" for kind, number in short.items())
+            if (counts := (status["frames_passed"], settled)) != last_counts:
+                last_progress, last_counts = time.monotonic(), counts
+            missing = ", ".join(f"{number:,} frames of {kind}" for kind, number in unsettled.items())
         else:
-            missing = "what the replay exchange and the producer say of themselves"
-        if time.monotonic() - last_move > REPLAY_IDLE_S:
+            missing = "status of the replay exchange or of the producer"
+        if time.monotonic() - last_progress > REPLAY_IDLE_S:
             raise DemoError(
-                f"demo: the replay has not moved for {REPLAY_IDLE_S:.0f} s; missing: {missing or 'none'}. "
+                f"demo: no progress of the replay for {REPLAY_IDLE_S:.0f} s; missing: {missing or 'none'}. "
                 f"See {settings.log_dir}/producer.log and {settings.log_dir}/exchange.log."
             )
         _check_parts(settings)
         time.sleep(POLL_S)
 
 
-def _bronze_is_current(settings: Settings) -> str | None:
+def _bronze_backlog(settings: Settings) -> str | None:
+    """Return Bronze's lag as text; None without lag."""
     lag = bronze_lag(settings)
-    return f"{lag:,} records behind" if lag else None
+    return f"lag: {lag:,} records" if lag else None
 
 
-def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callable[[], str | None]) -> None:
-    """Wait until `unfinished` returns None, and show what it returns. Raises if a part dies or on timeout."""
-    task = progress.add_task(what, total=None, note="")
+def _wait(progress: Progress, title: str, settings: Settings, unfinished: Callable[[], str | None]) -> None:
+    """Wait until `unfinished` returns None; show its text meanwhile. Raises if a part ends or on timeout."""
+    task = progress.add_task(title, total=None, note="")
     deadline = time.monotonic() + SETTLE_TIMEOUT_S
     while (note := unfinished()) is not None:
         progress.update(task, note=note)
         if time.monotonic() > deadline:
             raise DemoError(
-                f"demo: after {SETTLE_TIMEOUT_S:.0f} s still waiting ({what}): {note}. See the runs at "
+                f"demo: not finished after {SETTLE_TIMEOUT_S:.0f} s ({title}; {note}). See the runs at "
                 f"http://127.0.0.1:{settings.dagster_port}/runs and the logs in {settings.log_dir}."
             )
         _check_parts(settings)
@@ -209,29 +213,29 @@ def _wait(progress: Progress, what: str, settings: Settings, unfinished: Callabl
 
 
 def _check_parts(settings: Settings) -> None:
-    """Raise `PartError` if the supervisor has given up a part."""
+    """Raise `PartError` if a part has ended and the supervisor no longer restarts it."""
     for info in Supervisor(settings).processes().values():
         if info.state in FATAL_STATES:
-            raise PartError(f"{info.name}: it has ended ({info.state}). See {settings.log_dir}/{info.name}.log.")
+            raise PartError(f"{info.name}: the process ended ({info.state}). See {settings.log_dir}/{info.name}.log.")
 
 
-class _Settled:
-    """Whether Silver and Gold are up to date.
+class _PendingWork:
+    """The work that is left until Silver and Gold are up to date.
 
-    The follower has nothing pending, and Gold of each day is newer than the last change of that day's Silver rows: a
-    Silver run that changes no rows triggers no Gold.
+    They are up to date if the follower has no pending hours and Gold of each day is newer than the last change of that
+    day's Silver rows: a Silver run that changes no rows triggers no Gold.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._instance = dg.DagsterInstance.from_config(str(settings.dagster_home))
-        self._began = time.time()
+        self._started_s = time.time()
 
     def __call__(self) -> str | None:
-        """Return what is missing; None if nothing is. Raises `DemoError` if a run has failed."""
+        """Return the unfinished work as text; None if there is none. Raises `DemoError` if a run has failed."""
         failed = self._instance.get_runs(
             dg.RunsFilter(
-                statuses=[dg.DagsterRunStatus.FAILURE], created_after=datetime.fromtimestamp(self._began, UTC)
+                statuses=[dg.DagsterRunStatus.FAILURE], created_after=datetime.fromtimestamp(self._started_s, UTC)
             )
         )
         if failed:
@@ -244,9 +248,9 @@ class _Settled:
             cursor = read_text(self._settings, self._settings.follower_location(stream_type.topic_suffix))
             state = FollowerState.from_cursor(cursor) or FollowerState()
             if state.sequence < current_sequence(bronze):
-                return f"the sensor has not seen the newest snapshot of {stream_type.bronze.full_name}"
+                return f"the sensor has not read the newest snapshot of {stream_type.bronze.full_name}"
             if state.pending:
-                return f"{len(state.pending)} hours of {stream_type.name} pending"
+                return f"{len(state.pending)} pending hours of {stream_type.name}"
         bronze = load_table(self._settings, BRONZE_TRADES)
         hours = {file.hour for file in added_files(bronze, 0)}
         for hour in sorted(hours):
@@ -254,10 +258,10 @@ class _Settled:
             gold = self._materializations(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
             if (changed_at := last_change(silver)) is not None and next(gold, (0.0, None))[0] < changed_at:
                 return f"Gold of {hour:%Y-%m-%d}"
-        return self._coverage_to_come()
+        return self._pending_coverage()
 
-    def _coverage_to_come(self) -> str | None:
-        """Return what the last minutes wait for: they are complete once coverage reaches the capture's end."""
+    def _pending_coverage(self) -> str | None:
+        """Return the unfinished work of the last minutes: they are complete once coverage reaches the capture's end."""
         status = _replay_status(self._settings) or {}
         end_ms = int(status.get("last_event_time_ms") or 0)
         # The home may have coverage of symbols that are not in this capture.
@@ -265,18 +269,18 @@ class _Settled:
         for row in read_coverage(self._settings):
             if row.symbol in reached:
                 reached[row.symbol] = max(reached[row.symbol], row.connected_to_ms)
-        short = [symbol for symbol, to_ms in reached.items() if to_ms < end_ms]
-        if short:
-            return f"coverage of the last minute of {', '.join(short[:5])}"
-        waiting = hours_to_complete(self._settings, load_run_inputs(self._settings))
-        return "bars to be marked complete" if waiting else None
+        lagging = [symbol for symbol, to_ms in reached.items() if to_ms < end_ms]
+        if lagging:
+            return f"coverage of the last minute of {', '.join(lagging[:5])}"
+        incomplete = hours_to_complete(self._settings, load_run_inputs(self._settings))
+        return "bars to be marked complete" if incomplete else None
 
     def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
         """Yield time (epoch s) and data version of the partition's materializations, the latest first."""
-        wanted = dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition])
+        records_filter = dg.AssetRecordsFilter(asset_key=dg.AssetKey(list(key)), asset_partitions=[partition])
         cursor = None
         while True:
-            found = self._instance.fetch_materializations(wanted, limit=EVENTS_AT_ONCE, cursor=cursor)
+            found = self._instance.fetch_materializations(records_filter, limit=EVENTS_PER_PAGE, cursor=cursor)
             for record in found.records:
                 event = record.asset_materialization
                 yield record.timestamp, None if event is None else (event.tags or {}).get(VERSION_TAG)
@@ -290,11 +294,11 @@ def last_change(materializations: Iterable[tuple[float, str | None]]) -> float |
 
     `materializations` are (time, version), the latest first.
     """
-    changed_at = present = None
+    changed_at = current = None
     for made_at, version in materializations:
-        if changed_at is not None and version != present:
+        if changed_at is not None and version != current:
             break
-        changed_at, present = made_at, version
+        changed_at, current = made_at, version
     return changed_at
 
 
@@ -306,23 +310,23 @@ def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> 
     ).to_pylist()
     rejected = run_sql(settings, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades_rejected").to_pylist()
     console.print(
-        f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames this replay; in the table {row['total']:,} rows, "
-        f"{row['distinct_trades']:,} distinct trades, {row['total'] - row['distinct_trades']:,} repeats, "
-        f"{rejected[0]['n']:,} frames rejected, {replay.control:,} control messages"
+        f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames replayed; table: {row['total']:,} rows, "
+        f"{row['distinct_trades']:,} distinct trades, {row['total'] - row['distinct_trades']:,} duplicates, "
+        f"{rejected[0]['n']:,} rejected frames, {replay.control:,} control messages"
     )
 
 
 def show_bars(settings: Settings, console: Console) -> None:
-    """Print the bars next to the exchange's official klines."""
+    """Print the bars next to the official klines."""
     bars = run_sql(
         settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
     ).to_pylist()
-    table = _table("Silver: one-minute bars (UTC) beside the exchange's own")
-    for name in ("symbol", "minute"):
-        table.add_column(name, no_wrap=True)
-    for name in ("open", "high", "low", "close", "volume", "trades"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("official kline")
+    table = _table("Silver: one-minute bars (UTC) and the official klines")
+    for heading in ("Symbol", "Minute"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("Open", "High", "Low", "Close", "Volume", "Trades"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("Official kline")
     comparisons = _compare(settings, bars)
     styles = {Verdict.EQUAL: "green", Verdict.DIFFERS: "bold red"}
     for bar, comparison in zip(bars, comparisons, strict=True):
@@ -331,11 +335,11 @@ def show_bars(settings: Settings, console: Console) -> None:
         table.add_row(bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, str(bar["trades"]), verdict)
     console.print(table)
     if bars and all(item.verdict is Verdict.NO_REFERENCE for item in comparisons):
-        console.print("no official bars in this capture")
+        console.print("The capture has no official klines")
         return
-    judged = [item for item in comparisons if item.verdict in (Verdict.EQUAL, Verdict.DIFFERS)]
-    equal = sum(1 for item in judged if item.verdict is Verdict.EQUAL)
-    console.print(f"{equal} of {len(judged)} complete bars equal the exchange's own in all nine fields")
+    compared = [item for item in comparisons if item.verdict in (Verdict.EQUAL, Verdict.DIFFERS)]
+    equal = sum(1 for item in compared if item.verdict is Verdict.EQUAL)
+    console.print(f"{equal} of {len(compared)} complete bars equal the official klines in all nine fields")
 
 
 def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
@@ -354,8 +358,8 @@ def show_daily(settings: Settings, console: Console) -> None:
         settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY symbol, trade_date"
     ).to_pylist()
     table = _table("Gold: daily stats")
-    table.add_column("symbol", no_wrap=True)
-    table.add_column("date", no_wrap=True)
+    table.add_column("Symbol", no_wrap=True)
+    table.add_column("Date", no_wrap=True)
     for heading in DAILY_COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for row in rows:
@@ -374,7 +378,7 @@ def show_marts(settings: Settings, console: Console) -> None:
     console.print(
         f"[bold]Marts[/bold]  {', '.join(counts)} rows"
         if counts
-        else "[bold]Marts[/bold]  dbt makes them within minutes, once nothing more is published (`make dbt`: now)",
+        else "[bold]Marts[/bold]  built by dbt minutes after the last Gold run (`make dbt` builds them now)",
         soft_wrap=True,
     )
 

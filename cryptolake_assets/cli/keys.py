@@ -14,30 +14,28 @@ from cryptolake_assets.api.api_keys import Scope, create_key, list_keys, registe
 from cryptolake_assets.cli.app import app
 from cryptolake_assets.settings import get_settings
 
-keys = typer.Typer(no_args_is_help=True, help="Keys of the HTTP API: create, register, list, revoke.")
+keys = typer.Typer(no_args_is_help=True, help="Create, register, list and revoke keys of the HTTP API.")
 app.add_typer(keys, name="keys")
-_Scopes = Annotated[
-    list[Scope] | None, typer.Option(help="`read` (data) or `operate` (metrics); may be given several times.")
-]
+_Scopes = Annotated[list[Scope] | None, typer.Option(help="`read` (data) or `operate` (metrics); repeatable.")]
 
 
 @keys.command()
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is, to know it again.")],
+    name: Annotated[str, typer.Argument(help="Name of the key, such as its user.")],
     scope: _Scopes = None,
 ) -> None:
-    """Make a key of a new name and print it: it is shown this once, and kept as a hash."""
+    """Create a key and print it. It is shown only once: the API stores its hash."""
     typer.echo(create_key(get_settings(), name, _distinct(scope)))
 
 
 @keys.command()
 def register(
-    name: Annotated[str, typer.Argument(help="Whose key it is; an earlier key of this name goes.")],
+    name: Annotated[str, typer.Argument(help="Name of the key; replaces an earlier key of this name.")],
     scope: _Scopes = None,
 ) -> None:
-    """Make a key of the text on standard input, for a reader that was given it before: safe to run again."""
-    made = register_key(get_settings(), name, _distinct(scope), sys.stdin.read().strip())
-    typer.echo(f"{name}: {'registered' if made else 'is there'}")
+    """Register the key on standard input, for a client that already has it. Idempotent."""
+    is_new = register_key(get_settings(), name, _distinct(scope), sys.stdin.read().strip())
+    typer.echo(f"{name}: {'registered' if is_new else 'already registered'}")
 
 
 def _distinct(scopes: list[Scope] | None) -> tuple[Scope, ...]:
@@ -46,8 +44,8 @@ def _distinct(scopes: list[Scope] | None) -> tuple[Scope, ...]:
 
 @keys.command(name="list")
 def list_all() -> None:
-    """Show every key's id, name, scopes and age."""
-    table = Table("id", "name", "scopes", "created (UTC)")
+    """Show every key: id, name, scopes, creation time."""
+    table = Table("Id", "Name", "Scopes", "Created (UTC)")
     for key in list_keys(get_settings()):
         table.add_row(key.id, Text(key.name), ", ".join(key.scopes), f"{key.created_at:%Y-%m-%d %H:%M}")
     Console().print(table)
@@ -55,8 +53,8 @@ def list_all() -> None:
 
 @keys.command()
 def revoke(
-    key: Annotated[str, typer.Argument(help="The name or the id of the key, as `cryptolake keys list` shows them.")],
+    key: Annotated[str, typer.Argument(help="Name or id of the key, as shown by `cryptolake keys list`.")],
 ) -> None:
-    """Take a key back; a running API refuses it from now on."""
-    gone = revoke_key(get_settings(), key)
-    typer.echo(f"revoked: {gone.id} ({gone.name})")
+    """Revoke a key; a running API rejects it from now on."""
+    revoked = revoke_key(get_settings(), key)
+    typer.echo(f"revoked: {revoked.id} ({revoked.name})")

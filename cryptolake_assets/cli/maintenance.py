@@ -17,9 +17,9 @@ from cryptolake_assets.settings import get_settings
 
 @app.command()
 def maintain(
-    only: Annotated[list[Task] | None, typer.Option(help="This task only; may be given several times.")] = None,
+    only: Annotated[list[Task] | None, typer.Option(help="Run only this task; repeatable.")] = None,
 ) -> None:
-    """Compact, join manifests, expire snapshots and remove orphans; shows every table before and after."""
+    """Compact files, merge manifests, expire snapshots, remove orphan files; show every table before and after."""
     from cryptolake_assets.transform.maintenance_inputs import stream_position
 
     settings = get_settings()
@@ -30,8 +30,8 @@ def maintain(
 def _print(report: Report) -> None:
     names = ("files", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
     table = Table(box=box.SIMPLE, pad_edge=False, title=report.task.value, title_justify="left")
-    for title in ("table", *(name.replace("_", " ") for name in names), "done"):
-        table.add_column(title, justify="left" if title in ("table", "done") else "right", no_wrap=True)
+    for title in ("Table", *(name.replace("_", " ").capitalize() for name in names), "Done"):
+        table.add_column(title, justify="left" if title in ("Table", "Done") else "right", no_wrap=True)
     for change in report.tables:
         pairs = ((getattr(change.before, name), getattr(change.after, name)) for name in names)
         cells = (f"{old:,}" if old == new else f"{old:,} → {new:,}" for old, new in pairs)

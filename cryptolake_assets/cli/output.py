@@ -44,16 +44,16 @@ def progress_bar(console: Console, **options: Any) -> Progress:
     return Progress(*columns, console=console, **options)
 
 
-def print_wide(*shown: RenderableType, width: int) -> None:
+def print_wide(*tables: RenderableType, width: int) -> None:
     """Print tables that may exceed the terminal, up to `width` columns: truncated names are useless."""
     console = Console(highlight=False)
     console.width = max(console.width, width)
-    for item in shown:
+    for item in tables:
         console.print(item, crop=False, no_wrap=True)
 
 
 def print_table(table: pa.Table, form: OutputFormat, out: TextIO | None = None) -> None:
-    """Print an Arrow table to `out` (standard output). `TABLE` stops after `MAX_TABLE_ROWS` rows and says so."""
+    """Print an Arrow table to `out` (standard output). `TABLE` shows the first `MAX_TABLE_ROWS` rows."""
     out = out or sys.stdout
     if form is OutputFormat.CSV:
         writer = csv.writer(out, lineterminator="\n")
@@ -64,7 +64,7 @@ def print_table(table: pa.Table, form: OutputFormat, out: TextIO | None = None) 
         lines = (json.dumps(dict(zip(names, map(plain, row), strict=True)), ensure_ascii=False) for row in rows(table))
         out.write("[" + ",\n ".join(lines) + "]\n")
     else:
-        _print_for_people(table, out)
+        _print_aligned(table, out)
 
 
 def rows(table: pa.Table) -> Iterator[tuple[Any, ...]]:
@@ -119,17 +119,17 @@ def _time_text(value: datetime) -> str:
     return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _print_for_people(table: pa.Table, out: TextIO) -> None:
+def _print_aligned(table: pa.Table, out: TextIO) -> None:
     import pyarrow as pa
 
-    shown = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    aligned = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for field in table.schema:
         number = pa.types.is_integer(field.type) or pa.types.is_decimal(field.type) or pa.types.is_floating(field.type)
-        shown.add_column(Text(field.name), justify="right" if number else "left", no_wrap=True)
+        aligned.add_column(Text(field.name), justify="right" if number else "left", no_wrap=True)
     for row in rows(table.slice(0, MAX_TABLE_ROWS)):
-        shown.add_row(*(Text(text(value, "NULL")) for value in row))
-    # As wide as needed: truncated cells are worse than long lines.
-    Console(file=out, width=WIDE, highlight=False).print(shown, crop=False, no_wrap=True)
+        aligned.add_row(*(Text(text(value, "NULL")) for value in row))
+    # Long lines instead of truncated cells.
+    Console(file=out, width=WIDE, highlight=False).print(aligned, crop=False, no_wrap=True)
     count = table.num_rows
-    more = f"; {MAX_TABLE_ROWS} are shown, --format csv prints all" if count > MAX_TABLE_ROWS else ""
+    more = f"; the first {MAX_TABLE_ROWS} are shown, --format csv prints all" if count > MAX_TABLE_ROWS else ""
     out.write(f"{count} row{'s' * (count != 1)}{more}\n")

@@ -36,28 +36,28 @@ _STATE_STYLES = {"running": "green", "external": "cyan", "starting": "yellow", "
 
 @app.command()
 def setup() -> None:
-    """Fetch what is missing: the pinned jars, after a check that a fitting Java is there. Parse the dbt project."""
+    """Find Java, download missing jars, and parse the dbt project."""
     console = to_stderr()
     java = find_java()
     console.print(f"Java {java.version} ({java.origin}): {java.executable}", soft_wrap=True)
     ensure_jars(get_settings(), console)
-    console.print(f"{describe(needed_jars(get_settings()))}: there, as pinned")
+    console.print(f"{describe(needed_jars(get_settings()))}: complete")
     console.print(f"dbt manifest: {ensure_manifest(get_settings())}", soft_wrap=True)
 
 
 @app.command()
 def up(
-    only: Annotated[list[str] | None, typer.Option(help="Start this part only; may be given several times.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Start only this part; repeatable.")] = None,
 ) -> None:
-    """Start the platform, or bring a running one to the present settings; returns when every part serves."""
+    """Start the platform, or apply changed settings to a running one; return when every part is ready."""
     settings = get_settings()
     lifecycle.up(settings, only, to_stderr())
     _print_addresses(settings, to_stderr())
 
 
 @app.command()
-def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
-    """Become one part, in the foreground: for containers and other supervisors than ours."""
+def run(part: Annotated[str, typer.Argument(help="Name of the part, as shown by `cryptolake status`.")]) -> None:
+    """Run one part in the foreground, for containers and other supervisors."""
     settings = get_settings()
     chosen = part_named(part)
     settings.run_dir.mkdir(parents=True, exist_ok=True)
@@ -69,23 +69,23 @@ def run(part: Annotated[str, typer.Argument(help="The part, as `cryptolake statu
 
 
 @app.command()
-def ready(part: Annotated[str, typer.Argument(help="The part, as `cryptolake status` names it.")]) -> None:
-    """Exit with 0 if a part serves on this machine, whoever supervises it: for health checks of containers."""
+def ready(part: Annotated[str, typer.Argument(help="Name of the part, as shown by `cryptolake status`.")]) -> None:
+    """Exit with 0 if a part on this machine is ready: a health check for containers."""
     if not part_named(part).is_ready(get_settings(), 0.0):
-        typer.secho(f"{part} does not serve", fg=typer.colors.RED, err=True)
+        typer.secho(f"{part}: not ready. See its log.", fg=typer.colors.RED, err=True)
         raise typer.Exit(1)
 
 
 @app.command()
 def down() -> None:
-    """Stop every process of this home, and nothing else."""
+    """Stop all processes of this home, and no others."""
     stopped = lifecycle.down(get_settings(), to_stderr())
     to_stderr().print("nothing was running" if not stopped else f"stopped: {', '.join(stopped)}")
 
 
 @app.command()
-def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON array on standard output.")] = False) -> None:
-    """Show every part: state, pid, port, uptime, lag, progress, log; and the schema of the lake."""
+def status(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False) -> None:
+    """Show the state of every part (pid, port, uptime, lag, progress, log) and the lake's schema version."""
     rows = part_status.status(get_settings())
     if as_json:
         typer.echo(json.dumps([asdict(row) for row in rows], indent=2))
@@ -97,35 +97,35 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="One JSON array 
 
 @app.command()
 def health() -> None:
-    """Say what is wrong with the platform; exit code 0 if nothing is."""
+    """Report the platform's problems; exit with 0 if there are none."""
     found = part_status.problems(get_settings())
     for problem in found:
         typer.secho(problem, fg=typer.colors.RED, err=True)
     if found:
         raise typer.Exit(1)
-    typer.secho("healthy: every part serves", fg=typer.colors.GREEN)
+    typer.secho("healthy: every part is ready", fg=typer.colors.GREEN)
 
 
 @app.command("notify-test")
 def notify_test() -> None:
-    """Send a test alert on every channel of CRYPTOLAKE_NOTIFY_URLS and say of each whether it went."""
-    alert = Alert(AlertKind.TEST, job="notify-test", cause="a test: nothing failed", at=datetime.now(UTC))
+    """Send a test alert on every channel of CRYPTOLAKE_NOTIFY_URLS and report each delivery."""
+    alert = Alert(AlertKind.TEST, job="notify-test", cause="test alert, nothing failed", at=datetime.now(UTC))
     deliveries = notify(get_settings(), alert)
     for delivery in deliveries:
-        went = delivery.error is None
-        colour = typer.colors.GREEN if went else typer.colors.RED
-        typer.secho(f"{delivery.channel}: {'sent' if went else f'not sent: {delivery.error}'}", fg=colour, err=not went)
+        sent = delivery.error is None
+        colour = typer.colors.GREEN if sent else typer.colors.RED
+        typer.secho(f"{delivery.channel}: {'sent' if sent else f'not sent: {delivery.error}'}", fg=colour, err=not sent)
     if not deliveries:
-        typer.echo("CRYPTOLAKE_NOTIFY_URLS names no channel: alerts go to the log only")
+        typer.echo("CRYPTOLAKE_NOTIFY_URLS has no channel: alerts go only to the log")
     if any(delivery.error is not None for delivery in deliveries):
         raise typer.Exit(1)
 
 
 @app.command()
 def logs(
-    part: Annotated[str, typer.Argument(help="Name of a part, as `cryptolake status` shows it, or `supervisord`.")],
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on with what is written from now on.")] = False,
-    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="How many of the last lines.")] = 50,
+    part: Annotated[str, typer.Argument(help="Name of the part, as shown by `cryptolake status`, or `supervisord`.")],
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Print new lines until Ctrl-C.")] = False,
+    lines: Annotated[int, typer.Option("-n", "--lines", min=0, help="Number of lines.")] = 50,
 ) -> None:
     """Show the last lines of a part's log."""
     require_part(part, more=["supervisord"])
@@ -134,7 +134,7 @@ def logs(
         # `-F` reopens a rotated file.
         os.execvp("tail", ["tail", "-n", str(lines), "-F", str(path)])  # noqa: S606
     if not path.exists():
-        typer.echo(f"{part} has not written a log yet ({path})", err=True)
+        typer.echo(f"{part}: no log yet ({path})", err=True)
     for line in lifecycle.tail_lines(path, lines):
         typer.echo(line)
 
@@ -145,10 +145,10 @@ def replay(
         Path, typer.Argument(exists=True, file_okay=False, help="Directory of captures (*.ndjson, *.ndjson.gz).")
     ],
     speed: Annotated[
-        float | None, typer.Option(min=0, help="1 is real time, 60 a minute a second, 0 as fast as possible.")
+        float | None, typer.Option(min=0, help="1: real time, 60: a minute per second, 0: as fast as possible.")
     ] = None,
 ) -> None:
-    """Replay a directory of captures through the running platform, or start it on them."""
+    """Replay a directory of captures through the platform; start it if it does not run."""
     console = to_stderr()
     directory = directory.expanduser().resolve()
     summary = summarise(directory)
@@ -162,7 +162,7 @@ def replay(
 
 @app.command()
 def demo() -> None:
-    """Run the whole slice on the shipped capture and show its bars beside the exchange's official ones."""
+    """Replay the shipped capture through the platform and compare its bars with the official klines."""
     from cryptolake_assets.cli.demo import run
 
     run(get_settings())
@@ -171,15 +171,15 @@ def demo() -> None:
 def _print_addresses(settings: Settings, console: Console) -> None:
     console.print(
         f"Dashboard: {settings.dashboard_url}   Dagster: http://127.0.0.1:{settings.dagster_port}   "
-        f"API: {settings.api_url}   logs: {settings.log_dir}",
+        f"API: {settings.api_url}   Logs: {settings.log_dir}",
         soft_wrap=True,
     )
 
 
 def _print_status(rows: list[PartStatus]) -> None:
     table = Table(box=box.SIMPLE, pad_edge=False)
-    for title in ("part", "state", "pid", "port", "uptime", "lag", "progress", "log"):
-        table.add_column(title, justify="right" if title in ("pid", "port", "uptime", "lag") else "left", no_wrap=True)
+    for title in ("Part", "State", "Pid", "Port", "Uptime", "Lag", "Progress", "Log"):
+        table.add_column(title, justify="right" if title in ("Pid", "Port", "Uptime", "Lag") else "left", no_wrap=True)
     for row in rows:
         cells = (row.pid, row.port, _duration(row.uptime_s), row.lag, row.detail, row.log)
         table.add_row(

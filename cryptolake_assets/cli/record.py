@@ -19,17 +19,19 @@ from cryptolake_assets.settings import get_settings
 if TYPE_CHECKING:
     from cryptolake_assets.producer.recorder import Recorder
 
-SHOWN_EVERY_S = 0.5
+PROGRESS_INTERVAL_S = 0.5
 MEBIBYTE = 1024 * 1024
 
 
 @app.command()
 def record(
-    directory: Annotated[Path, typer.Argument(help="Where the capture files go; it may hold earlier recordings.")],
-    seconds: Annotated[float | None, typer.Option(min=1, help="End after so long; without it at Ctrl-C.")] = None,
-    rotate_min: Annotated[float, typer.Option(min=0.01, help="Minutes of a file.")] = 60,
+    directory: Annotated[Path, typer.Argument(help="Directory of the capture files; it may have earlier recordings.")],
+    seconds: Annotated[
+        float | None, typer.Option(min=1, help="Stop after this many seconds. Default: at Ctrl-C.")
+    ] = None,
+    rotate_min: Annotated[float, typer.Option(min=0.01, help="Minutes per file.")] = 60,
 ) -> None:
-    """Record the trade frames of the settings' source and symbols, for `cryptolake replay`."""
+    """Record the trade frames of the configured source and symbols, for `cryptolake replay`."""
     from cryptolake_assets.producer.recorder import Recorder, add_klines
 
     settings, console = get_settings(), to_stderr()
@@ -40,8 +42,8 @@ def record(
     writer = recorder.writer
     if writer is None or not writer.frames:
         raise ExchangeError(
-            f"record: no frame came from {settings.ws_url}, so nothing was recorded. Check that the exchange is "
-            "reachable (`cryptolake status` shows the replay exchange), and CRYPTOLAKE_SYMBOLS."
+            f"record: no frames received from {settings.ws_url}. Check that the exchange is reachable "
+            "(`cryptolake status` shows the replay exchange), and check CRYPTOLAKE_SYMBOLS."
         )
     console.print(
         f"{writer.frames:,} frames in {writer.files} files, {writer.size_bytes / MEBIBYTE:.1f} MiB: {directory}",
@@ -50,8 +52,8 @@ def record(
     try:
         console.print(f"{add_klines(settings, directory)} official klines of the recorded minutes")
     except ExchangeError as error:
-        console.print(f"the frames are there; the official klines are not: {error}", soft_wrap=True)
-    console.print(f"replay it: cryptolake replay {directory}", soft_wrap=True)
+        console.print(f"frames recorded, but no official klines: {error}", soft_wrap=True)
+    console.print(f"replay them with: cryptolake replay {directory}", soft_wrap=True)
 
 
 async def _until_stopped(recorder: Recorder, seconds: float | None, status: Status) -> None:
@@ -63,11 +65,13 @@ async def _until_stopped(recorder: Recorder, seconds: float | None, status: Stat
         loop.call_later(seconds, stop.set)
     shown_at = 0.0
 
-    def tell() -> None:
+    def show_progress() -> None:
         nonlocal shown_at
-        if time.monotonic() - shown_at >= SHOWN_EVERY_S and recorder.writer is not None:
+        if time.monotonic() - shown_at >= PROGRESS_INTERVAL_S and recorder.writer is not None:
             shown_at = time.monotonic()
             states = ", ".join(sorted({connection.state for connection in recorder.connections}))
-            status.update(f"{recorder.writer.frames:,} frames, file {recorder.writer.files}, {states}; Ctrl-C ends it")
+            status.update(
+                f"{recorder.writer.frames:,} frames, file {recorder.writer.files}, {states}; stop with Ctrl-C"
+            )
 
-    await recorder.run(stop, tell)
+    await recorder.run(stop, show_progress)

@@ -1,8 +1,8 @@
 """Online backup of a platform's home: `cryptolake backup`. `restore.py` restores it.
 
 The platform keeps running. The copy order makes the backup consistent, because each part is at least as new as the
-parts before it that refer to it: Dagster's storage and the follower's cursor (an older cursor repeats work), the
-stream's checkpoint, the catalog, the table files, Kafka's log. See docs/decisions/0037-backup.md.
+parts before it that refer to it: Dagster's storage and the follower's cursor (an older cursor causes duplicate work),
+the stream's checkpoint, the catalog, the table files, Kafka's log. See docs/decisions/0037-backup.md.
 """
 
 from __future__ import annotations
@@ -87,12 +87,12 @@ class Manifest:
     files: list[FileCopy]
 
 
-def places(settings: Settings) -> dict[str, Path]:
-    """Return the local path of each part of a backup: a directory before its possible children, the catalog last.
+def part_paths(settings: Settings) -> dict[str, Path]:
+    """Return the local path of each part of a backup: a parent directory before its children, the catalog last.
 
     Raises `BackupError` if any part of the lake is not on a local disk.
     """
-    _require_embedded(settings)
+    _require_local(settings)
     return {
         WAREHOUSE: Path(local_path(settings.warehouse_location)),
         CHECKPOINTS: Path(local_path(settings.checkpoint_location)),
@@ -104,15 +104,15 @@ def places(settings: Settings) -> dict[str, Path]:
     }
 
 
-def _require_embedded(settings: Settings) -> None:
+def _require_local(settings: Settings) -> None:
     fields = ("iceberg_rest_uri", "catalog_uri", "dagster_database", "namespace_location")
-    elsewhere = [env_name(name) for name in fields if str(getattr(settings, name))]
+    remote = [env_name(name) for name in fields if str(getattr(settings, name))]
     locations = (settings.warehouse_location, settings.checkpoint_location)
     if settings.uses_s3 or not all(one.startswith("file://") for one in locations):
-        elsewhere.append(f"an object store, {settings.warehouse_location}")
-    if elsewhere:
+        remote.append(f"an object store ({settings.warehouse_location})")
+    if remote:
         raise BackupError(
-            f"backup: it copies a lake whose parts all lie on this machine; this one uses {', '.join(elsewhere)}. "
+            f"backup: only a lake on local disks can be copied; this one uses {', '.join(remote)}. "
             "Back up each part with its own tools, in the order of docs/operations.md, section Backup."
         )
 
@@ -123,21 +123,21 @@ def backup(settings: Settings, directory: Path, progress: Progress = lambda _nam
     Raises `BackupError` if the copy fails, `MaintenanceInUseError` while table maintenance runs.
     """
     directory = directory.expanduser().resolve()
-    found = places(settings)
+    paths = part_paths(settings)
     if not settings.catalog_db.exists():
         raise BackupError(
-            f"backup: there is no lake in {settings.home}. Set CRYPTOLAKE_HOME to the home to copy, or make one with "
+            f"backup: {settings.home} has no lake. Set CRYPTOLAKE_HOME to the home to copy, or create a lake with "
             "`cryptolake up`."
         )
-    if directory.is_relative_to(settings.home) or directory.is_relative_to(found[WAREHOUSE]):
-        raise BackupError(f"backup: {directory} lies in what is to be copied. Name a directory elsewhere.")
+    if directory.is_relative_to(settings.home) or directory.is_relative_to(paths[WAREHOUSE]):
+        raise BackupError(f"backup: {directory} is inside the home or the warehouse. Use another directory.")
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise BackupError(f"backup: {directory} exists. Name a new directory; a backup is never changed.")
+        raise BackupError(f"backup: {directory} already exists. Use a new directory; a backup is never changed.")
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
         try:
-            manifest = _Backup(settings, partial, found, progress).make()
+            manifest = _Backup(settings, partial, paths, progress).make()
             _write_manifest(partial / MANIFEST, manifest)
             # A directory under its final name is complete, even after a power failure.
             os.sync()
@@ -146,7 +146,7 @@ def backup(settings: Settings, directory: Path, progress: Progress = lambda _nam
             shutil.rmtree(partial, ignore_errors=True)
     except OSError as error:
         raise BackupError(
-            f"backup: {error.filename or directory}: {error.strerror or error}. Mend that, then run it again."
+            f"backup: {error.filename or directory}: {error.strerror or error}. Correct the cause, then run it again."
         ) from error
     log.info("backup_made", directory=str(directory), files=len(manifest.files))
     return manifest
@@ -190,17 +190,17 @@ class _Table:
 class _Backup:
     """One backup in progress."""
 
-    def __init__(self, settings: Settings, directory: Path, found: dict[str, Path], progress: Progress) -> None:
+    def __init__(self, settings: Settings, directory: Path, paths: dict[str, Path], progress: Progress) -> None:
         self._settings = settings
         self._directory = directory
-        self._places = found
+        self._paths = paths
         self._progress = progress
         self._files: dict[str, FileCopy] = {}
 
     def make(self) -> Manifest:
         created_at = datetime.now(UTC)
         self._copy_dagster()
-        for cursor in sorted(self._places[FOLLOWER].glob("*cursor.json")):
+        for cursor in sorted(self._paths[FOLLOWER].glob("*cursor.json")):
             self._copy(cursor, f"{FOLLOWER}/{cursor.name}")
         # Maintenance deletes files of older snapshots, which the copied catalog may still refer to.
         with maintenance_lock(self._settings, MAINTENANCE_WAIT_S):
@@ -208,7 +208,7 @@ class _Backup:
         if not self._settings.kafka_bootstrap_servers:
             self._copy_kafka()
         with suppress(FileNotFoundError):
-            self._copy(self._places[KEYS], KEYS)
+            self._copy(self._paths[KEYS], KEYS)
         return Manifest(
             format=FORMAT,
             release=version("cryptolake"),
@@ -225,14 +225,14 @@ class _Backup:
         target.parent.mkdir(parents=True, exist_ok=True)
         digest = hashlib.sha256()
         with source.open("rb") as reader, target.open("wb") as writer:
-            left = size = os.fstat(reader.fileno()).st_size
-            while left and (block := reader.read(min(left, BLOCK_BYTES))):
+            remaining = size = os.fstat(reader.fileno()).st_size
+            while remaining and (block := reader.read(min(remaining, BLOCK_BYTES))):
                 digest.update(block)
                 writer.write(block)
-                left -= len(block)
+                remaining -= len(block)
                 self._progress(name, len(block))
         target.chmod(source.stat().st_mode & 0o700)
-        self._files[name] = FileCopy(name, size - left, digest.hexdigest())
+        self._files[name] = FileCopy(name, size - remaining, digest.hexdigest())
 
     def _copy_database(self, source: Path, name: str) -> None:
         """Copy a consistent state of an SQLite database, including its write-ahead log."""
@@ -251,15 +251,15 @@ class _Backup:
                 writer.execute("PRAGMA journal_mode=DELETE")
             self._copy(copy, name)
 
-    def _forget(self, part: str) -> None:
+    def _discard(self, part: str) -> None:
         """Remove the copied files of a part, or of a directory in it."""
         shutil.rmtree(self._directory / part, ignore_errors=True)
         self._files = {name: file for name, file in self._files.items() if not name.startswith(f"{part}/")}
 
     def _copy_dagster(self) -> None:
-        """Copy runs, events, ticks with the sensors' cursors, and logs. Skip files that Dagster deletes meanwhile."""
-        for path in _regular_files(self._places[DAGSTER]):
-            name = f"{DAGSTER}/{path.relative_to(self._places[DAGSTER])}"
+        """Copy runs, events, ticks with the sensors' cursors, and logs. Skip files that Dagster deletes."""
+        for path in _regular_files(self._paths[DAGSTER]):
+            name = f"{DAGSTER}/{path.relative_to(self._paths[DAGSTER])}"
             with suppress(FileNotFoundError):
                 if path.suffix == ".db":
                     self._copy_database(path, name)
@@ -273,27 +273,27 @@ class _Backup:
         between the two copies. Table files are immutable, so a retry copies only new ones.
         """
         for _ in range(ATTEMPTS):
-            self._forget(CHECKPOINTS)
+            self._discard(CHECKPOINTS)
             try:
                 self._copy_checkpoints()
                 self._copy_database(self._settings.catalog_db, f"{CATALOG}/{self._settings.catalog_db.name}")
                 tables = [self._table(name, location) for name, location in self._locations()]
-                if self._checkpoints_fit(tables):
+                if self._checkpoints_cover(tables):
                     self._copy_files(tables)
                     return tables
-                cause = "the stream committed a batch meanwhile"
+                cause = "the stream committed a batch during the copy"
             except FileNotFoundError as error:
-                cause = f"{error.filename} has gone"
+                cause = f"{error.filename} was deleted"
             log.info("backup_retried", cause=cause)
             time.sleep(PAUSE_S)
         raise BackupError(
-            f"backup: the tables changed faster than they could be copied, {ATTEMPTS} times, or lack files. Stop the "
-            "platform with `cryptolake down` and run it again; with the same result see `cryptolake health`."
+            f"backup: no consistent copy in {ATTEMPTS} attempts: tables changed during each copy, or files are "
+            "missing. Stop the platform with `cryptolake down` and retry; if that fails, see `cryptolake health`."
         )
 
     def _copy_checkpoints(self) -> None:
         """Copy commits before offsets: Spark writes a batch's offsets first, so each copied commit has its offsets."""
-        root = self._places[CHECKPOINTS]
+        root = self._paths[CHECKPOINTS]
         for pattern in ("*/commits", "*"):
             for directory in sorted(root.glob(pattern)):
                 for path in _regular_files(directory):
@@ -332,17 +332,17 @@ class _Backup:
     def _copy_table_file(self, location: str) -> str:
         """Copy a table's file unless it is already copied, and return its name in the backup."""
         path = Path(local_path(location))
-        if not path.is_relative_to(self._places[WAREHOUSE]):
+        if not path.is_relative_to(self._paths[WAREHOUSE]):
             raise BackupError(
-                f"backup: {path} belongs to a table and lies outside the warehouse {self._places[WAREHOUSE]}. Set "
-                "CRYPTOLAKE_WAREHOUSE to the place of the tables."
+                f"backup: table file {path} is outside the warehouse {self._paths[WAREHOUSE]}. Set "
+                "CRYPTOLAKE_WAREHOUSE to the location of the tables."
             )
-        name = f"{WAREHOUSE}/{path.relative_to(self._places[WAREHOUSE])}"
+        name = f"{WAREHOUSE}/{path.relative_to(self._paths[WAREHOUSE])}"
         if name not in self._files:
             self._copy(path, name)
         return name
 
-    def _checkpoints_fit(self, tables: list[_Table]) -> bool:
+    def _checkpoints_cover(self, tables: list[_Table]) -> bool:
         """Return whether each query's checkpoint has the offsets of the newest batch in its table.
 
         Without them the query would plan that batch again with other offsets, and Iceberg's sink would skip it as
@@ -364,10 +364,10 @@ class _Backup:
     def _copy_kafka(self) -> None:
         """Copy the broker's log in a crash-consistent state; the broker recovers the log end when it starts.
 
-        Copy the broker's checkpoint files first, so that they claim no more than is copied. Skip the indexes of a
+        Copy the broker's checkpoint files first, so that they refer only to copied records. Skip the indexes of a
         partition's newest segment; the broker rebuilds them.
         """
-        root = self._places[KAFKA]
+        root = self._paths[KAFKA]
         if not root.is_dir():
             return
         for path in sorted(path for path in root.iterdir() if path.is_file() and not path.name.startswith(".")):
@@ -379,11 +379,11 @@ class _Backup:
                     self._copy_partition(partition)
                     break
                 except FileNotFoundError:  # retention deleted a segment
-                    self._forget(f"{KAFKA}/{partition.name}")
+                    self._discard(f"{KAFKA}/{partition.name}")
                     if not partition.exists():
                         break
             else:
-                raise BackupError(f"backup: {partition} changed faster than it could be copied. Run it again.")
+                raise BackupError(f"backup: {partition} changed during each of {ATTEMPTS} copies. Run it again.")
 
     def _copy_partition(self, partition: Path) -> None:
         paths = list(_regular_files(partition))

@@ -1,7 +1,7 @@
 """dbt with the project's settings: the `cryptolake dbt` command, and the manifest that Dagster loads.
 
 A command that reads tables gets its own Spark Connect session and pinned snapshots of its sources, the same for all
-its models and tests: rows published while it runs are read by the next command.
+its models and tests: the next command reads rows published while this one runs.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SNAPSHOT_VARIABLES = {
 NO_SNAPSHOT = "none"  # for an empty table; the macro then reads no rows
 
 WITHOUT_SPARK = ("parse", "list", "ls", "deps", "clean", "init")
-_NOT_SOURCE = ("target", "logs", "dbt_packages", ".user.yml")
+_GENERATED = ("target", "logs", "dbt_packages", ".user.yml")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -115,14 +115,14 @@ def ensure_manifest(settings: Settings) -> Path:
 
     directory = settings.lib_dir / "dbt"
     manifest, stamp = directory / "manifest.json", directory / "manifest.sha256"
-    wanted = fingerprint()
-    if _read(stamp) == wanted and manifest.exists():
+    expected = fingerprint()
+    if _read(stamp) == expected and manifest.exists():
         return manifest
     directory.mkdir(parents=True, exist_ok=True)
     with FileLock(directory / "manifest.lock"):
-        if _read(stamp) != wanted or not manifest.exists():
+        if _read(stamp) != expected or not manifest.exists():
             _parse(settings, directory)
-            stamp.write_text(wanted, encoding="utf-8")
+            stamp.write_text(expected, encoding="utf-8")
     return manifest
 
 
@@ -138,8 +138,8 @@ def _parse(settings: Settings, directory: Path) -> None:
             text=True,
         )
         if result.returncode != 0:
-            said = (result.stdout + result.stderr).strip()[-2_000:]
-            raise DbtError(f"dbt: {PROJECT_DIR} could not be parsed. Mend what dbt says:\n{said}")
+            output = (result.stdout + result.stderr).strip()[-2_000:]
+            raise DbtError(f"dbt: {PROJECT_DIR} could not be parsed. Correct the errors that dbt reports:\n{output}")
         shutil.move(Path(target) / "manifest.json", directory / "manifest.json")
 
 
@@ -155,7 +155,7 @@ def fingerprint() -> str:
 def project_files() -> Iterator[Path]:
     """Yield the project's files in order, without dbt's own output."""
     for path in sorted(PROJECT_DIR.rglob("*")):
-        if path.is_file() and path.relative_to(PROJECT_DIR).parts[0] not in _NOT_SOURCE:
+        if path.is_file() and path.relative_to(PROJECT_DIR).parts[0] not in _GENERATED:
             yield path
 
 

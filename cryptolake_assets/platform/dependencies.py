@@ -17,9 +17,9 @@ TABLES = (BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, SILVER_QUARANTINE, OPS_RUN_
 
 
 def check_dependencies(settings: Settings) -> CheckOutcome:
-    """Fail if a table cannot be read or the engine does not answer.
+    """Fail if a table cannot be read or the engine does not respond.
 
-    An exchange that does not answer is only reported, because the coverage has its clock too.
+    An exchange that does not respond is only reported, because coverage has its clock too.
     """
     failing = []
     for table in TABLES:
@@ -32,11 +32,11 @@ def check_dependencies(settings: Settings) -> CheckOutcome:
             require_server(settings)
         except CryptolakeError as error:
             failing.append({"part": "spark", "cause": str(error)})
-    clock = "answers" if exchange_clock_ms(settings) is not None else "does not answer"
+    state = "responds" if exchange_clock_ms(settings) is not None else "does not respond"
     return CheckOutcome(
         DEPENDENCIES,
         not failing,
-        f"{len(TABLES)} tables, engine {settings.engine_in_use}; the exchange {clock}",
+        f"{len(TABLES)} tables, engine {settings.engine_in_use}; the exchange {state}",
         len(failing),
         failing,
     )

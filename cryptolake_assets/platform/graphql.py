@@ -61,17 +61,17 @@ def ask(settings: Settings, query: str, variables: dict[str, Any] | None = None)
 
     url = f"{settings.dagster_address}/graphql"
     try:
-        answer = httpx.post(
+        response = httpx.post(
             url, json={"query": query, "variables": variables or {}}, timeout=TIMEOUT_S, trust_env=False
         ).json()
-        errors, data = answer.get("errors"), answer.get("data")
+        errors, data = response.get("errors"), response.get("data")
     except (httpx.HTTPError, ValueError, AttributeError) as error:
         raise PartError(
-            f"dagster-webserver: it does not answer at {url} ({type(error).__name__}). Start it with `cryptolake up`."
+            f"dagster-webserver: no response from {url} ({type(error).__name__}). Start it with `cryptolake up`."
         ) from None
     if errors or not isinstance(data, dict):
         cause = "; ".join(str(error.get("message")) for error in errors or ()) or "no data"
-        raise PartError(f"dagster-webserver: it refused a request: {cause}. See `cryptolake logs dagster-webserver`.")
+        raise PartError(f"dagster-webserver: request rejected: {cause}. See `cryptolake logs dagster-webserver`.")
     return data
 
 
@@ -88,14 +88,14 @@ def asset_names(settings: Settings) -> list[str]:
     """Return the names of all assets of the graph. Raises `PartError` if Dagster did not load all code locations."""
     if errors := location_errors(settings):
         raise PartError(
-            f"dagster: not all assets are loaded: {'; '.join(first_line(error) for error in errors)}. "
+            f"dagster: not all code locations are loaded: {'; '.join(first_line(error) for error in errors)}. "
             "See `cryptolake status`, then `cryptolake logs` of the code servers."
         )
     return ["/".join(node["assetKey"]["path"]) for node in ask(settings, _ASSET_NAMES)["assetNodes"]]
 
 
 def find_target(settings: Settings, asset_key: list[str]) -> Target | None:
-    """Return an asset of the running platform with its present partitions; None if there is no such asset."""
+    """Return an asset of the running platform with its current partitions; None for an unknown asset."""
     node = ask(settings, _ASSET, {"key": {"path": asset_key}})["assetNodeOrError"]
     if "isMaterializable" not in node:
         return None
@@ -105,8 +105,8 @@ def find_target(settings: Settings, asset_key: list[str]) -> Target | None:
 
 
 def failure_cause(settings: Settings, run_id: str) -> str:
-    """Return why a run failed: its first failed step and the innermost error's first line."""
-    of_run, after = "Dagster has no record of why", None
+    """Return the cause of a failed run: its first failed step and the first line of the innermost error."""
+    run_cause, after = "Dagster recorded no cause", None
     while True:
         log = ask(settings, _FAILURES, {"id": run_id, "after": after})["logsForRun"]
         for event in log.get("events", ()):
@@ -114,9 +114,9 @@ def failure_cause(settings: Settings, run_id: str) -> str:
                 description = (event["failureMetadata"] or {}).get("description")
                 return f"{event['stepKey']}: {cause_line(description or _innermost(event['error']))}"
             if event["__typename"] == "RunFailureEvent":
-                of_run = cause_line(_innermost(event["error"]) or event["message"])
+                run_cause = cause_line(_innermost(event["error"]) or event["message"])
         if not log.get("hasMore"):
-            return of_run
+            return run_cause
         after = log["cursor"]
 
 
@@ -143,7 +143,7 @@ def launch_asset(settings: Settings, asset_key: list[str], partition: str | None
         items = result.get("errors") or [result]
         messages = [str(item.get("message") or "no reason given").splitlines()[0].rstrip(".") for item in items]
         raise PartError(
-            f"dagster: the run of {'/'.join(asset_key)} [{partition}] was refused: "
+            f"dagster: the run of {'/'.join(asset_key)} [{partition}] was rejected: "
             f"{'; '.join(messages)}. Check the asset's name and the partition."
         )
     return str(result["run"]["runId"])
@@ -153,5 +153,5 @@ def run_status(settings: Settings, run_id: str) -> str:
     """Return a run's Dagster status (`QUEUED`, `STARTED`, `SUCCESS`, …). Raises `PartError` for an unknown run."""
     run = ask(settings, _RUN_STATUS, {"id": run_id})["runOrError"]
     if "status" not in run:
-        raise PartError(f"dagster: run {run_id} is not known ({run.get('message', run['__typename'])}).")
+        raise PartError(f"dagster: unknown run {run_id} ({run.get('message', run['__typename'])}).")
     return str(run["status"])

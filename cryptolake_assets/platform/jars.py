@@ -1,4 +1,4 @@
-"""Download of the pinned jars of the broker and of Spark: by Ivy, verified by checksum, each only once.
+"""Download the pinned jars of the broker and of Spark with Ivy; verify their checksums. Each is fetched only once.
 
 `jars.lock` lists all jars. They are fetched without their dependencies, so no other jar is ever loaded.
 """
@@ -37,8 +37,8 @@ SPARK = "spark"
 STORE = "store"  # Spark's clients of S3 and PostgreSQL; fetched only if the settings use one of them
 ATTEMPTS = 3
 RETRY_WAIT_S = 3.0
-_MISSED = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")  # Ivy's line about a jar that it could not fetch
-_TROUBLE = re.compile(r"error\b|exception", re.IGNORECASE)
+_FAILED_JAR = re.compile(r"^:: ([^ #]+#[^ ;]+;[^ :]+): (.+)")  # Ivy's line about a jar that it could not fetch
+_ERROR_LINE = re.compile(r"error\b|exception", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -149,38 +149,38 @@ class JarStore:
     def is_checked(self) -> bool:
         """Return whether every file is unchanged since the last full check."""
         try:
-            return bool(json.loads(self._stamp.read_text()) == self._seen())
+            return bool(json.loads(self._stamp.read_text()) == self._file_stats())
         except (OSError, ValueError):
             return False
 
     def mark_checked(self) -> None:
-        self._stamp.write_text(json.dumps(self._seen()))
+        self._stamp.write_text(json.dumps(self._file_stats()))
 
     def missing(self) -> list[Jar]:
         """Return the jars whose file is absent or has a wrong checksum; remove wrong and unknown files."""
-        wanted = {self.path(jar) for jar in (*self.jars, *locked_jars())}
-        for extra in {*self.root.glob("*/*.jar")} - wanted:
+        expected = {self.path(jar) for jar in (*self.jars, *locked_jars())}
+        for extra in {*self.root.glob("*/*.jar")} - expected:
             extra.unlink()
-        return [jar for jar in self.jars if not self._is_right(jar)]
+        return [jar for jar in self.jars if not self._is_intact(jar)]
 
-    def take(self, jar: Jar, file: Path) -> None:
+    def install(self, jar: Jar, file: Path) -> None:
         """Move a fetched file into place. Raises `DownloadError` if it is missing or its checksum is wrong."""
         if not file.is_file():
-            raise DownloadError(f"jars: {jar.coordinate} was not delivered. Run `make setup` again.")
+            raise DownloadError(f"jars: {jar.coordinate} was not downloaded. Run `make setup` again.")
         found = sha256_of(file)
         if found != jar.sha256:
             size_bytes = file.stat().st_size
             file.unlink()
             raise DownloadError(
                 f"jars: {jar.coordinate} has sha256 {found} ({size_bytes} bytes), but {jar.sha256} "
-                f"({jar.size_bytes} bytes) is pinned; the file was deleted. Run `make setup` again; if it stays so, "
-                "a proxy or a repository mirror changes the file."
+                f"({jar.size_bytes} bytes) is pinned; the file was deleted. Run `make setup` again; if the error "
+                "persists, a proxy or a repository mirror changes the file."
             )
         target = self.path(jar)
         target.parent.mkdir(parents=True, exist_ok=True)
         file.replace(target)
 
-    def _is_right(self, jar: Jar) -> bool:
+    def _is_intact(self, jar: Jar) -> bool:
         path = self.path(jar)
         if not path.is_file():
             return False
@@ -190,12 +190,12 @@ class JarStore:
         path.unlink()
         return False
 
-    def _seen(self) -> dict[str, list[object]]:
-        seen: dict[str, list[object]] = {}
+    def _file_stats(self) -> dict[str, list[object]]:
+        stats: dict[str, list[object]] = {}
         for jar in self.jars:
             stat = self.path(jar).stat()
-            seen[f"{jar.group}/{jar.file_name}"] = [jar.sha256, stat.st_size, stat.st_mtime_ns]
-        return seen
+            stats[f"{jar.group}/{jar.file_name}"] = [jar.sha256, stat.st_size, stat.st_mtime_ns]
+        return stats
 
 
 def sha256_of(path: Path) -> str:
@@ -222,17 +222,17 @@ def _fetch(lib_dir: Path, store: JarStore, jars: list[Jar], console: Console) ->
     work_dir = lib_dir / "ivy"
     with _JarProgress(console, jars) as progress:
         for group in dict.fromkeys(jar.group for jar in jars):
-            of_group = [jar for jar in jars if jar.group == group]
+            group_jars = [jar for jar in jars if jar.group == group]
             staging = work_dir / "staging"
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
-            (work_dir / "ivy.xml").write_text(ivy_xml(of_group), encoding="utf-8")
-            _run_ivy(work_dir, network_options(lib_dir), of_group, progress.fetched)
-            for jar in of_group:
+            (work_dir / "ivy.xml").write_text(ivy_xml(group_jars), encoding="utf-8")
+            _run_ivy(work_dir, network_options(lib_dir), group_jars, progress.fetched)
+            for jar in group_jars:
                 try:
-                    store.take(jar, staging / jar.file_name)
+                    store.install(jar, staging / jar.file_name)
                 except DownloadError:
-                    shutil.rmtree(work_dir, ignore_errors=True)  # drops Ivy's cache, which has the wrong file
+                    shutil.rmtree(work_dir, ignore_errors=True)  # also removes Ivy's cache with the wrong file
                     raise
                 progress.fetched(jar)
     shutil.rmtree(work_dir, ignore_errors=True)
@@ -244,8 +244,8 @@ def _run_ivy(work_dir: Path, options: list[str], jars: list[Jar], fetched: Calla
     # The Ivy in pyspark's jar directory, with which Spark itself fetches packages.
     ivy_jar = next(Path(pyspark.__file__).parent.glob("jars/ivy-*.jar"), None)
     if ivy_jar is None:
-        raise DownloadError("jars: pyspark's own Ivy jar is missing. Run `make setup` again.")
-    # An empty user directory keeps out the user's own settings in `~/.ivy2`; Ivy needs an absolute path.
+        raise DownloadError("jars: pyspark's Ivy jar is missing. Run `make setup` again.")
+    # With an empty user directory, Ivy ignores the settings in `~/.ivy2`; the path must be absolute.
     user_dir = (work_dir / "user").resolve()
     command = [
         *(str(find_java().executable), *options, f"-Divy.default.ivy.user.dir={user_dir}", "-jar", str(ivy_jar)),
@@ -280,12 +280,12 @@ def _follow(
 def failure_cause(lines: Iterable[str]) -> str:
     """Return Ivy's error with the next step, in one line."""
     lines = [line.strip() for line in lines]
-    missed = [match for line in lines if (match := _MISSED.match(line))]
-    what = ", ".join(dict.fromkeys(match[1] for match in missed)) or "the jars"
-    reasons = [line for line in lines if _TROUBLE.search(line)] or [match[2] for match in missed]
+    failed = [match for line in lines if (match := _FAILED_JAR.match(line))]
+    names = ", ".join(dict.fromkeys(match[1] for match in failed)) or "the jars"
+    reasons = [line for line in lines if _ERROR_LINE.search(line)] or [match[2] for match in failed]
     return (
-        f"{what} could not be fetched: {(reasons or ['Ivy failed without a message'])[0]}. Run `make setup` again. "
-        "Behind a proxy set https_proxy; where the network has a CA of its own, SSL_CERT_FILE to its PEM bundle."
+        f"{names} could not be downloaded: {(reasons or ['Ivy failed without a message'])[0]}. Run `make setup` again. "
+        "Behind a proxy, set https_proxy; in a network with its own CA, set SSL_CERT_FILE to its PEM bundle."
     )
 
 
@@ -294,7 +294,7 @@ class _JarProgress:
 
     def __init__(self, console: Console, jars: list[Jar]) -> None:
         self._console = console
-        self._left = dict.fromkeys(jars)
+        self._pending = dict.fromkeys(jars)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeElapsedColumn(), console=console
         )
@@ -310,9 +310,9 @@ class _JarProgress:
             self._progress.stop()
 
     def fetched(self, jar: Jar) -> None:
-        if jar not in self._left:
+        if jar not in self._pending:
             return
-        del self._left[jar]
+        del self._pending[jar]
         self._progress.update(self._task, advance=jar.size_bytes, description=jar.name)
         if not self._console.is_terminal:
             self._console.print(f"  {jar.file_name} ({size_text(jar.size_bytes)})", highlight=False)

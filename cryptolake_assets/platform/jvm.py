@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptolake_assets.errors import JavaNotFoundError
 
-FITTING_VERSIONS = (17, 21)  # the long-term releases that Spark 4.1 and Kafka 4.1 both support
+SUPPORTED_VERSIONS = (17, 21)  # the long-term releases that Spark 4.1 and Kafka 4.1 both support
 
 # Spark's launcher (JavaModuleOptions of spark-launcher 4.1.1) passes these to every JVM that it starts.
 # `--add-modules=jdk.incubator.vector` is omitted: a trimmed runtime lacks the module, and Spark runs without it.
@@ -65,27 +65,27 @@ def find_java() -> Java:
 
     Raises `JavaNotFoundError` naming the rejected candidates and the next step.
     """
-    seen: list[str] = []
+    rejected: list[str] = []
     for origin, executable in _candidates():
         version = java_version(executable)
-        if version in FITTING_VERSIONS:
+        if version in SUPPORTED_VERSIONS:
             return Java(executable, version, origin)
-        seen.append(f"{origin}: {executable} is {f'Java {version}' if version else 'no working Java'}")
+        rejected.append(f"{origin}: {executable} is {f'Java {version}' if version else 'not a working Java'}")
     raise JavaNotFoundError(
-        f"Java: no version {' or '.join(map(str, FITTING_VERSIONS))} was found ({'; '.join(seen) or 'none at all'}). "
+        f"Java: no version {' or '.join(map(str, SUPPORTED_VERSIONS))} was found ({'; '.join(rejected) or 'no Java'}). "
         "Run `make setup`, which adds one to .venv, or point JAVA_HOME at a JDK 17 or 21."
     )
 
 
 def java_version(executable: Path) -> int | None:
-    """Return the major version that `executable` reports; None if it is no working Java."""
+    """Return the major version that `executable` reports; None if it is not a working Java."""
     try:
-        answer = subprocess.run(
+        result = subprocess.run(
             [str(executable), "-version"], capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    match = _VERSION.search(answer.stderr + answer.stdout) if answer.returncode == 0 else None
+    match = _VERSION.search(result.stderr + result.stdout) if result.returncode == 0 else None
     return int(match.group(1)) if match else None
 
 

@@ -97,7 +97,7 @@ def format_storage(settings: Settings) -> None:
     if (data_dir(settings) / "meta.properties").exists():
         return
     data_dir(settings).mkdir(parents=True, exist_ok=True)
-    answer = subprocess.run(
+    result = subprocess.run(
         [
             *_java(settings, "-XX:TieredStopAtLevel=1"),
             *("kafka.tools.StorageTool", "format", "--ignore-formatted", "--cluster-id", _cluster_id()),
@@ -108,10 +108,10 @@ def format_storage(settings: Settings) -> None:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    if answer.returncode != 0:
+    if result.returncode != 0:
         raise PartError(
-            f"kafka: its storage in {data_dir(settings)} could not be made: {answer.stdout.strip()[-600:]}. "
-            "Check that CRYPTOLAKE_HOME can be written, then run `cryptolake up` again."
+            f"kafka: storage in {data_dir(settings)} could not be formatted: {result.stdout.strip()[-600:]}. "
+            "Check that CRYPTOLAKE_HOME is writable, then run `cryptolake up` again."
         )
 
 

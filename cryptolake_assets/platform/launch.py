@@ -1,7 +1,7 @@
-"""Launcher of a part: reads command and environment from a file, then replaces itself with that command.
+"""Launch a part: read its command and environment from a file, and replace this process with it.
 
 Unlike the supervisor's configuration, the file can hold any value, including quotes, percent signs, semicolons and
-secrets; only its owner can read it. Runs isolated (`python -I -S`), with the standard library alone.
+secrets; only its owner can read it. Runs isolated (`python -I -S`) and uses only the standard library.
 """
 
 from __future__ import annotations

@@ -32,18 +32,18 @@ log = structlog.get_logger(__name__)
 
 LOCK_TIMEOUT_S = 180.0
 MIN_FREE_BYTES = 1024**3
-# Crashes of a part during its start before it is reported as failed. After a crash Spark 4.1 may end each of Bronze's
-# two queries once: it reports the progress of a repeated batch before it has asked Kafka for offsets.
-DEATHS_ALLOWED = 2
+# A part that crashes more often while starting is reported as failed. After a crash, Spark 4.1 may end each of Bronze's
+# two queries once: it reports the progress of a replayed batch before it has fetched offsets from Kafka.
+MAX_START_CRASHES = 2
 POLL_S = 0.15
-REMIND_S = 15.0
+REMINDER_INTERVAL_S = 15.0
 LOG_TAIL_LINES = 15
 
 
 def up(settings: Settings, parts: Iterable[str] | None = None, console: Console | None = None) -> list[str]:
     """Bring the running platform in line with the settings; return the started or restarted parts once all serve.
 
-    Running parts with an unchanged configuration are left alone; those with a changed one are restarted. `parts` limits
+    Running parts with an unchanged configuration keep running; those with a changed one are restarted. `parts` limits
     the parts that are started and waited for. Raises a `CryptolakeError` naming the part, and before anything is
     started for a wrong subscription, a full disk, a missing Java or a port in use.
     """
@@ -59,16 +59,16 @@ def up(settings: Settings, parts: Iterable[str] | None = None, console: Console 
         supervisor = Supervisor(settings)
         if not supervisor.is_running():
             _end_leftovers(settings, console)
-            supervisor.forget()
+            supervisor.remove_files()
         running = supervisor.processes()
         for part in chosen:
             if part.name not in running or not running[part.name].pid:
                 processes.check_ports(part, settings)
-        supervisor.write_config(_with(chosen, settings, supervisor.processes()))
+        supervisor.write_config(_select(chosen, settings, supervisor.processes()))
         if not supervisor.is_running():
             supervisor.start_daemon()
         restarted = _stop_dependents(supervisor, supervisor.reload())
-        return _Start(settings, supervisor, console).run(_with(chosen, settings, restarted))
+        return _Start(settings, supervisor, console).run(_select(chosen, settings, restarted))
 
 
 def restart(settings: Settings, name: str, console: Console | None = None) -> None:
@@ -77,11 +77,11 @@ def restart(settings: Settings, name: str, console: Console | None = None) -> No
     (part,) = local_parts(settings, [name]) or (None,)
     supervisor = Supervisor(settings)
     if part is None or name not in supervisor.processes():
-        raise PartError(f"{name}: it is not part of the running platform. Run `cryptolake up`.")
+        raise PartError(f"{name}: not part of the running platform. Run `cryptolake up`.")
     with lifecycle_lock(settings, console):
         supervisor.stop(name)
         restarted = _stop_dependents(supervisor, [name])
-        _Start(settings, supervisor, console).run(_with((part,), settings, restarted), steps=())
+        _Start(settings, supervisor, console).run(_select((part,), settings, restarted), steps=())
 
 
 def reload_graph(settings: Settings, last_day: date, console: Console | None = None) -> list[str]:
@@ -89,14 +89,14 @@ def reload_graph(settings: Settings, last_day: date, console: Console | None = N
     console = console or Console(stderr=True, highlight=False)
     supervisor = Supervisor(settings)
     running = {info.name for info in supervisor.processes().values() if info.alive}
-    short = []
+    outdated = []
     for part in catalogue.CODE_SERVERS:
         end = supervisor.spec(part.name)["environment"].get(env_name("end_date")) if part.name in running else None
         if end and end < last_day.isoformat():
-            short.append(part.name)
-    for name in short:
+            outdated.append(part.name)
+    for name in outdated:
         restart(settings, name, console)
-    return short
+    return outdated
 
 
 def stop(settings: Settings, name: str) -> None:
@@ -111,14 +111,14 @@ def start(settings: Settings, name: str, console: Console | None = None) -> None
     supervisor = Supervisor(settings)
     chosen = local_parts(settings, [name])
     if name not in supervisor.processes():
-        raise PartError(f"{name}: it is not part of the running platform. Run `cryptolake up`.")
+        raise PartError(f"{name}: not part of the running platform. Run `cryptolake up`.")
     _Start(settings, supervisor, console).run(chosen, steps=())
 
 
 def down(settings: Settings, console: Console | None = None) -> list[str]:
     """Stop all processes of this home, and no others; return the names of the stopped ones.
 
-    Stop the parts in reverse order, each with time to finish its work, then processes left by a killed supervisor.
+    Stop the parts in reverse order, each with time to finish its work, then leftover processes of a killed supervisor.
     Do nothing if nothing runs.
     """
     console = console or Console(stderr=True, highlight=False)
@@ -131,7 +131,7 @@ def down(settings: Settings, console: Console | None = None) -> list[str]:
             _stop_all(supervisor, running, console)
             supervisor.shutdown()
         stopped = [*running, *_end_leftovers(settings, console)]
-        supervisor.forget()
+        supervisor.remove_files()
     return stopped
 
 
@@ -151,13 +151,13 @@ def lifecycle_lock(settings: Settings, console: Console) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        console.print("waiting for another `up` or `down` of this home")
+        console.print("waiting for another `cryptolake up` or `down` of this home")
         try:
             lock.acquire(timeout=LOCK_TIMEOUT_S)
         except Timeout:
             raise HomeError(
-                f"home: another `cryptolake up` or `down` has held {settings.home} for {LOCK_TIMEOUT_S:.0f} s. "
-                "Let it finish or end it, then run this again."
+                f"home: another `cryptolake up` or `down` has locked {settings.home} for {LOCK_TIMEOUT_S:.0f} s. "
+                "Wait for it or stop it, then run this again."
             ) from None
     try:
         yield
@@ -171,19 +171,18 @@ def _check_home(settings: Settings) -> None:
         free_bytes = shutil.disk_usage(settings.home).free
     except OSError as error:
         raise HomeError(
-            f"home: {settings.home} cannot be used ({error.strerror}). Set CRYPTOLAKE_HOME to a directory of yours."
+            f"home: {settings.home} cannot be used ({error.strerror}). Set CRYPTOLAKE_HOME to a writable directory."
         ) from None
     if restore_dir(settings).exists():
         raise HomeError(
-            f"home: a restore of {settings.home} did not come to its end. Run `cryptolake restore` again, with "
-            "--replace."
+            f"home: a restore of {settings.home} is incomplete. Run `cryptolake restore` again, with --replace."
         )
     if not os.access(settings.home, os.W_OK | os.X_OK):
-        raise HomeError(f"home: {settings.home} cannot be written. Set CRYPTOLAKE_HOME to a directory of yours.")
+        raise HomeError(f"home: {settings.home} is not writable. Set CRYPTOLAKE_HOME to a writable directory.")
     if free_bytes < MIN_FREE_BYTES:
         raise HomeError(
-            f"home: only {free_bytes / 1e6:.0f} MB are free where {settings.home} is, and {MIN_FREE_BYTES / 1e6:.0f} "
-            "MB are needed. Make room, or set CRYPTOLAKE_HOME to another disk."
+            f"home: only {free_bytes / 1e6:.0f} MB are free on the disk of {settings.home}; "
+            f"{MIN_FREE_BYTES / 1e6:.0f} MB are required. Free some space, or set CRYPTOLAKE_HOME to another disk."
         )
 
 
@@ -200,29 +199,29 @@ def _stop_dependents(supervisor: Supervisor, names: list[str]) -> list[str]:
     return [*names, *dependents]
 
 
-def _with(chosen: tuple[Part, ...], settings: Settings, names: Iterable[str]) -> tuple[Part, ...]:
-    wanted = {part.name for part in chosen} | set(names)
-    return tuple(part for part in local_parts(settings) if part.name in wanted)
+def _select(chosen: tuple[Part, ...], settings: Settings, names: Iterable[str]) -> tuple[Part, ...]:
+    selected = {part.name for part in chosen} | set(names)
+    return tuple(part for part in local_parts(settings) if part.name in selected)
 
 
 def _end_leftovers(settings: Settings, console: Console) -> list[str]:
     leftovers = processes.instance_processes(settings.home)
     if not leftovers:
         return []
-    console.print(f"ending {len(leftovers)} processes that were left running")
+    console.print(f"stopping {len(leftovers)} leftover processes")
     return [f"pid {pid}" for pid in processes.end_processes(leftovers)]
 
 
 def _stop_all(supervisor: Supervisor, running: list[str], console: Console) -> None:
     """Stop parts in reverse order of their dependencies; independent parts stop in parallel."""
-    left = [part for part in catalogue.PARTS if part.name in running]
-    while left:
-        needed = {need for part in left for need in _needed_parts(part)}
-        level = [part for part in left if part.name not in needed]
+    remaining = [part for part in catalogue.PARTS if part.name in running]
+    while remaining:
+        needed = {need for part in remaining for need in _needed_parts(part)}
+        level = [part for part in remaining if part.name not in needed]
         console.print(f"stopping {', '.join(part.name for part in level)}")
         with ThreadPoolExecutor(len(level)) as pool:
             list(pool.map(supervisor.stop, [part.name for part in level]))
-        left = [part for part in left if part not in level]
+        remaining = [part for part in remaining if part not in level]
 
 
 def _needed_parts(part: Part) -> set[str]:
@@ -249,7 +248,7 @@ class _Start:
         names = {part.name for part in parts}
         work: dict[str, Part | Step] = {part.name: part for part in parts}
         work |= {
-            step.name: step for step in (catalogue.STEPS if steps is None else steps) if names & set(step.wanted_by)
+            step.name: step for step in (catalogue.STEPS if steps is None else steps) if names & set(step.required_by)
         }
         needs = {name: [need for need in item.needs if need in work] for name, item in work.items()}
         futures: dict[str, Future[None]] = {}
@@ -282,10 +281,10 @@ class _Start:
     def _start_part(self, part: Part) -> None:
         info = self._supervisor.processes()[part.name]
         if info.alive and part.is_ready(self._settings, info.started_s):
-            self._console.print(f"  {part.name:<18} runs already")
+            self._console.print(f"  {part.name:<18} already running")
             return
         if info.alive and info.now_s - info.started_s > part.start_timeout_s:
-            self._console.print(f"  {part.name:<18} hangs, is restarted")
+            self._console.print(f"  {part.name:<18} unresponsive, restarting")
             self._supervisor.stop(part.name)
         self._console.print(f"  {part.name:<18} starting")
         part.prepare(self._settings)
@@ -302,30 +301,30 @@ class _Start:
         while True:
             info = self._supervisor.processes().get(part.name)
             if info is None:
-                raise PartError(f"{part.name}: the supervisor has gone. Run `cryptolake up` again.")
+                raise PartError(f"{part.name}: the supervisor has ended. Run `cryptolake up` again.")
             if info.alive and part.is_ready(self._settings, info.started_s):
                 return
             pids.add(info.pid)
-            if len(pids - {None, info.pid}) > DEATHS_ALLOWED or info.state == "FATAL":
-                how = info.spawn_error or f"exit status {info.exit_status}"
-                self._give_up(part, f"died while starting ({how})", log_file, log_start)
+            if len(pids - {None, info.pid}) > MAX_START_CRASHES or info.state == "FATAL":
+                cause = info.spawn_error or f"exit status {info.exit_status}"
+                self._give_up(part, f"crashed while starting ({cause})", log_file, log_start)
             waited_s = time.monotonic() - started
             if waited_s > part.start_timeout_s:
-                self._give_up(part, f"was not ready after {waited_s:.0f} s", log_file, log_start)
+                self._give_up(part, f"not ready after {waited_s:.0f} s", log_file, log_start)
             if self._failed.is_set():
                 raise _Skipped
-            if time.monotonic() - reminded > REMIND_S:
+            if time.monotonic() - reminded > REMINDER_INTERVAL_S:
                 reminded = time.monotonic()
                 self._console.print(f"  {part.name:<18} still starting after {waited_s:.0f} s")
             time.sleep(POLL_S)
 
-    def _give_up(self, part: Part, what: str, log_file: Path, log_start: int) -> None:
+    def _give_up(self, part: Part, problem: str, log_file: Path, log_start: int) -> None:
         self._supervisor.stop(part.name)
         tail = tail_lines(log_file, LOG_TAIL_LINES, log_start)
-        said = "\n  " + "\n  ".join(tail) if tail else " (empty)"
+        last_lines = "\n  " + "\n  ".join(tail) if tail else " (empty)"
         raise PartError(
-            f"{part.name}: it {what} and was stopped. Log: {log_file}; its last lines:{said}\n"
-            f"Mend the cause, then run `cryptolake up` again; `cryptolake logs {part.name}` shows the whole log."
+            f"{part.name}: {problem}; the part was stopped. Log: {log_file}; its last lines:{last_lines}\n"
+            f"Correct the cause, then run `cryptolake up` again; `cryptolake logs {part.name}` shows the full log."
         )
 
 

@@ -118,8 +118,8 @@ def kind_of_failure(
     """
     if previous is None or first is None:
         return AlertKind.FAILED
-    due, told = (at - first) // remind, (previous - first) // remind
-    return AlertKind.STILL_FAILING if due > told else None
+    due, reported = (at - first) // remind, (previous - first) // remind
+    return AlertKind.STILL_FAILING if due > reported else None
 
 
 def first_line(text: str) -> str:
@@ -145,7 +145,7 @@ def notify(settings: Settings, alert: Alert) -> list[Delivery]:
     A failed delivery does not raise: it is logged as an error, after `DELIVERY_BUDGET_S` at the latest.
     """
     level = log.info if alert.kind in (AlertKind.RECOVERED, AlertKind.TEST) else log.error
-    level("alert", **{name: value for name, value in alert.fields().items() if value})
+    level("alert_raised", **{name: value for name, value in alert.fields().items() if value})
     deliveries = _send_all(channel_urls(settings), alert)
     for delivery in deliveries:
         if delivery.error is not None:
@@ -170,7 +170,7 @@ def _send_all(urls: list[str], alert: Alert) -> list[Delivery]:
             errors[name] = None
         except NotificationError as error:
             errors[name] = str(error)
-        except Exception as error:  # a plug-in's fault must not hide the deliveries of other channels
+        except Exception as error:  # an error in one plug-in must not hide the other deliveries
             errors[name] = f"{type(error).__name__} in the notifier"
 
     threads = [threading.Thread(target=send, args=pair, daemon=True) for pair in zip(names, urls, strict=True)]
@@ -179,7 +179,7 @@ def _send_all(urls: list[str], alert: Alert) -> list[Delivery]:
     deadline = datetime.now(UTC) + timedelta(seconds=DELIVERY_BUDGET_S)
     for thread in threads:
         thread.join(max(0.0, (deadline - datetime.now(UTC)).total_seconds()))
-    return [Delivery(name, errors.get(name, f"no answer within {DELIVERY_BUDGET_S:.0f} s")) for name in names]
+    return [Delivery(name, errors.get(name, f"no response within {DELIVERY_BUDGET_S:.0f} s")) for name in names]
 
 
 def _send_with_retries(url: str, alert: Alert) -> None:
@@ -202,15 +202,15 @@ def _send(channel: NotifyBase, url: str, alert: Alert) -> None:
     types = {AlertKind.RECOVERED: NotifyType.SUCCESS, AlertKind.TEST: NotifyType.INFO}
     sender = Apprise()
     sender.add(channel)
-    with _said() as lines:
-        taken = sender.notify(
+    with _collect_warnings() as lines:
+        accepted = sender.notify(
             body=alert.text,
             title=alert.title,
             notify_type=types.get(alert.kind, NotifyType.FAILURE),
             body_format=NotifyFormat.TEXT,
         )
-    if not taken:
-        raise NotificationError(_without_secrets("; ".join(lines), url) or "the receiver did not take it")
+    if not accepted:
+        raise NotificationError(_without_secrets("; ".join(lines), url) or "the receiver did not accept the message")
 
 
 def _channel(url: str, alert: Alert) -> NotifyBase:
@@ -218,10 +218,10 @@ def _channel(url: str, alert: Alert) -> NotifyBase:
     import apprise
     from apprise.plugins.custom_json import NotifyJSON
 
-    with _said():
+    with _collect_warnings():
         channel = apprise.Apprise.instantiate(url)
     if channel is None:
-        raise NotificationError("this is no notification URL that apprise knows")
+        raise NotificationError("apprise does not support this URL")
     channel.socket_connect_timeout = SOCKET_TIMEOUT_S
     channel.socket_read_timeout = SOCKET_TIMEOUT_S
     if isinstance(channel, NotifyJSON):
@@ -230,7 +230,7 @@ def _channel(url: str, alert: Alert) -> NotifyBase:
 
 
 @contextmanager
-def _said() -> Iterator[list[str]]:
+def _collect_warnings() -> Iterator[list[str]]:
     """Collect apprise's warnings in this thread and keep them out of all logs: they may contain addresses."""
     lines: list[str] = []
     thread = threading.get_ident()

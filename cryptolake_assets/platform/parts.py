@@ -62,16 +62,15 @@ class Part:
     name: str
     command: Callable[[Settings], tuple[str, ...]]
     is_ready: Callable[[Settings, float], bool]  # health check, given the process's start time in epoch seconds
-    needs: tuple[str, ...] = ()  # parts and steps that come before it
-    restarts_with: tuple[str, ...] = ()  # parts whose deliberate restart interrupts this one: it restarts with them
+    needs: tuple[str, ...] = ()  # parts and steps that must be ready first
+    restarts_with: tuple[str, ...] = ()  # parts whose deliberate restart interrupts this one and restarts it too
     port_fields: tuple[str, ...] = ()  # fields of `Settings` with its ports, the user-facing one first
     environment: Callable[[Settings], dict[str, str]] = lambda _: {}
-    # Whether a setting (by field name) is irrelevant to it; a change of any other setting restarts it.
-    ignores: Callable[[str], bool] = lambda _: False
+    ignores: Callable[[str], bool] = lambda _: False  # True for settings (field names) whose change needs no restart
     files: Callable[[Settings], dict[Path, str]] = lambda _: {}  # generated configuration; a change restarts the part
     watched_files: Callable[[Settings], dict[Path, str]] = lambda _: {}  # the part reloads these itself
     prepare: Callable[[Settings], None] = lambda _: None
-    is_local: Callable[[Settings], bool] = lambda _: True  # whether the part runs on this machine
+    is_local: Callable[[Settings], bool] = lambda _: True  # whether this machine runs the part
     needs_java: bool = False
     start_timeout_s: float = 120
     stop_timeout_s: int = 15
@@ -84,14 +83,14 @@ class Part:
 
     def spec(self, settings: Settings) -> dict[str, object]:
         """Return the spec from which `launch` starts this part. An unchanged spec needs no restart."""
-        carried = {
+        passed = {
             env_name(name) for name in Settings.model_fields if not (name in SERVER_SETTINGS or self.ignores(name))
         }
         return {
             "command": list(self.command(settings)),
             "directory": str(PROJECT_ROOT),
             "environment": {
-                **{name: value for name, value in settings.environment().items() if name in carried},
+                **{name: value for name, value in settings.environment().items() if name in passed},
                 "PYTHONUNBUFFERED": "1",
                 **self.environment(settings),
                 INSTANCE_VARIABLE: str(settings.home),
@@ -107,7 +106,7 @@ class Step:
     title: str
     run: Callable[[Settings], object]
     needs: tuple[str, ...] = ()
-    wanted_by: tuple[str, ...] = ()  # parts that make this step necessary
+    required_by: tuple[str, ...] = ()  # parts that make this step necessary
 
 
 def _module(name: str, *arguments: str) -> Callable[[Settings], tuple[str, ...]]:
@@ -123,8 +122,9 @@ def _dagster_environment(settings: Settings) -> dict[str, str]:
 
 
 def _code_server_environment(settings: Settings) -> dict[str, str]:
-    """Add a replay's partition dates: a capture with other days then restarts the code servers, which load the
-    definitions without reading it. The replay exchange reports capture errors.
+    """Add a replay's partition dates, so that code servers load the definitions without reading the capture.
+
+    A capture with other days then restarts them. The replay exchange reports capture errors.
     """
     environment = _dagster_environment(settings)
     if settings.source is Source.REPLAY:
@@ -166,7 +166,7 @@ def _extra_streams(settings: Settings) -> dict[str, str]:
     The replay exchange reports capture errors.
     """
     try:
-        names = ",".join(of.name for of in extra_streams_in_use(settings))
+        names = ",".join(stream.name for stream in extra_streams_in_use(settings))
     except CaptureError:
         names = ""
     return {env_name("extra_streams"): names or NO_STREAMS}
@@ -250,7 +250,7 @@ PARTS: tuple[Part, ...] = (
             *(sys.executable, "-m", "dagster_webserver", "-w", str(_workspace_file(settings))),
             *("-h", settings.dagster_host, "-p", str(settings.dagster_port)),
         ),
-        is_ready=lambda settings, _: probes.webserver_answers(settings.dagster_address),
+        is_ready=lambda settings, _: probes.webserver_serves(settings.dagster_address),
         needs=tuple(part.name for part in CODE_SERVERS),
         port_fields=("dagster_port",),
         environment=_dagster_environment,
@@ -274,7 +274,7 @@ PARTS: tuple[Part, ...] = (
     Part(
         name=API,
         command=_module("cryptolake_assets.api"),
-        is_ready=lambda settings, _: probes.http_answers(f"{settings.api_url}/health"),
+        is_ready=lambda settings, _: probes.http_responds(f"{settings.api_url}/health"),
         needs=(TABLES,),
         port_fields=("api_port",),
         ignores=lambda name: name.startswith("replay_") or name in PRODUCER_SETTINGS,
@@ -290,8 +290,8 @@ PARTS: tuple[Part, ...] = (
 )
 
 STEPS: tuple[Step, ...] = (
-    Step(TOPICS, "Kafka topics", ensure_topics, needs=(KAFKA,), wanted_by=(KAFKA, PRODUCER, BRONZE)),
-    Step(TABLES, "Iceberg tables", bootstrap, wanted_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),
+    Step(TOPICS, "Kafka topics", ensure_topics, needs=(KAFKA,), required_by=(KAFKA, PRODUCER, BRONZE)),
+    Step(TABLES, "Iceberg tables", bootstrap, required_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),
 )
 
 
@@ -300,10 +300,10 @@ def local_parts(settings: Settings, names: Iterable[str] | None = None) -> tuple
 
     Raises `ArgumentError` for an unknown name.
     """
-    wanted = None if names is None else set(names)
-    for name in sorted(wanted or ()):
+    selected = None if names is None else set(names)
+    for name in sorted(selected or ()):
         require_part(name, argument="--only")
-    return tuple(part for part in PARTS if part.is_local(settings) and (wanted is None or part.name in wanted))
+    return tuple(part for part in PARTS if part.is_local(settings) and (selected is None or part.name in selected))
 
 
 def part_named(name: str) -> Part:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 TIMEOUT_S = 2.0
-REPORT_MAX_AGE_S = 60.0  # parts report about once a second: the part of an older report hangs
+REPORT_MAX_AGE_S = 60.0  # parts report about once a second; an older report means that the part hangs
 
 _DAEMON_QUERY = "{ instance { daemonHealth { allDaemonStatuses { daemonType required healthy lastHeartbeatTime } } } }"
 
@@ -39,7 +39,7 @@ def http_ok(url: str) -> bool:
     return _status(url) == HTTPStatus.OK
 
 
-def http_answers(url: str) -> bool:
+def http_responds(url: str) -> bool:
     """Return whether a GET returns any status."""
     return _status(url) is not None
 
@@ -49,10 +49,10 @@ def http_json(url: str) -> dict[str, Any]:
     import httpx
 
     try:
-        answer = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
+        content = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
         return {}
-    return answer if isinstance(answer, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def file_json(path: Path) -> dict[str, Any]:
@@ -81,13 +81,13 @@ def grpc_serves(target: str, service: str) -> bool:
 
     try:
         with grpc.insecure_channel(target, options=[("grpc.enable_http_proxy", 0)]) as channel:
-            answer = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=TIMEOUT_S * 5)
+            response = HealthStub(channel).Check(HealthCheckRequest(service=service), timeout=TIMEOUT_S * 5)
     except grpc.RpcError:
         return False
-    return bool(answer.status == HealthCheckResponse.SERVING)
+    return bool(response.status == HealthCheckResponse.SERVING)
 
 
-def webserver_answers(dagster_address: str) -> bool:
+def webserver_serves(dagster_address: str) -> bool:
     """Return whether the Dagster webserver serves."""
     return http_ok(f"{dagster_address}/server_info")
 
@@ -98,8 +98,8 @@ def daemon_healthy(dagster_address: str, started_s: float) -> bool:
 
     url = f"{dagster_address}/graphql"
     try:
-        answer = httpx.post(url, json={"query": _DAEMON_QUERY}, timeout=TIMEOUT_S * 5, trust_env=False).json()
-        statuses = answer["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
+        response = httpx.post(url, json={"query": _DAEMON_QUERY}, timeout=TIMEOUT_S * 5, trust_env=False).json()
+        statuses = response["data"]["instance"]["daemonHealth"]["allDaemonStatuses"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
         return False
     required = [status for status in statuses if status["required"]]

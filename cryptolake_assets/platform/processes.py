@@ -1,4 +1,4 @@
-"""Processes and ports of this machine: which ports are in use, and which processes of a platform still run."""
+"""Ports in use and running processes of a platform, on this machine."""
 
 from __future__ import annotations
 
@@ -59,8 +59,8 @@ def port_holder(port: int) -> str:
 
 def instance_processes(home: Path) -> list[psutil.Process]:
     """Return this user's processes of the platform of `home`, except the current process and its parents."""
-    spared = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    return [process for process in _own_processes() if process.pid not in spared and _instance(process) == str(home)]
+    excluded = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    return [process for process in _own_processes() if process.pid not in excluded and _instance(process) == str(home)]
 
 
 def end_processes(processes: list[psutil.Process], timeout_s: float = TERMINATE_TIMEOUT_S) -> list[int]:

@@ -30,7 +30,7 @@ from cryptolake_assets.platform.backup import (
     FileCopy,
     Manifest,
     Progress,
-    places,
+    part_paths,
 )
 from cryptolake_assets.platform.lifecycle import lifecycle_lock, restore_dir
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -54,15 +54,15 @@ def read_manifest(directory: Path) -> Manifest:
         manifest = msgspec.json.decode(path.read_bytes(), type=Manifest)
     except OSError as error:
         raise BackupError(
-            f"restore: {directory} is no backup ({path.name}: {error.strerror}). Name a directory that "
-            "`cryptolake backup` made."
+            f"restore: {directory} is not a backup ({path.name}: {error.strerror}). Use a directory made by "
+            "`cryptolake backup`."
         ) from None
     except msgspec.MsgspecError as error:
-        raise BackupError(f"restore: {path} is damaged ({error}). Take another backup.") from None
+        raise BackupError(f"restore: {path} is damaged ({error}). Use another backup.") from None
     if manifest.format > FORMAT:
         raise BackupError(
-            f"restore: {path} has format {manifest.format}, made by release {manifest.release}; this release reads up "
-            f"to {FORMAT}. Install that release, or a later one."
+            f"restore: {path} has format {manifest.format} of release {manifest.release}; this release reads "
+            f"formats up to {FORMAT}. Install that release or a later one."
         )
     return manifest
 
@@ -81,35 +81,36 @@ def restore(
     """
     directory = directory.expanduser().resolve()
     manifest = read_manifest(directory)
-    targets = places(settings)
+    targets = part_paths(settings)
     _check_brokers(settings, manifest)
     _check_names(manifest.files, targets, directory)
     with lifecycle_lock(settings, console or Console(stderr=True, highlight=False)):
         if Supervisor(settings).is_running() or processes.instance_processes(settings.home):
-            raise BackupError(f"restore: the platform of {settings.home} runs. Stop it with `cryptolake down`.")
-        held = [path for path in targets.values() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
-        if held and not replace:
+            raise BackupError(f"restore: the platform of {settings.home} is running. Stop it with `cryptolake down`.")
+        existing = [path for path in targets.values() if path.is_file() or (path.is_dir() and any(path.iterdir()))]
+        if existing and not replace:
             raise BackupError(
-                f"restore: the home holds data already ({held[0]}). Restore into another CRYPTOLAKE_HOME, or move the "
-                "data aside with --replace."
+                f"restore: the home already has data ({existing[0]}). Restore into another CRYPTOLAKE_HOME, or move "
+                "the data aside with --replace."
             )
         try:
-            moved = _put(settings, manifest, directory, targets, progress)
+            moved = _install(settings, manifest, directory, targets, progress)
         except OSError as error:
             raise BackupError(
-                f"restore: {error.filename or settings.home}: {error.strerror or error}. Mend that, then run it again."
+                f"restore: {error.filename or settings.home}: {error.strerror or error}. Correct the cause, then run "
+                "it again."
             ) from error
     log.info("backup_restored", directory=str(directory), home=str(settings.home))
     return Restored(manifest, moved)
 
 
 def _check_brokers(settings: Settings, manifest: Manifest) -> None:
-    """Reject other brokers: the checkpoints hold offsets of one broker's log, which are wrong for another."""
+    """Reject other brokers: offsets in the checkpoints are valid only for the broker of the backup."""
     if bool(manifest.brokers) != bool(settings.kafka_bootstrap_servers):
-        wanted = f"the brokers {manifest.brokers}" if manifest.brokers else "the home's own broker, which it holds"
+        brokers = f"the brokers {manifest.brokers}" if manifest.brokers else "the local broker, whose log it includes"
         raise BackupError(
-            f"restore: the backup belongs to {wanted}. Set KAFKA_BOOTSTRAP_SERVERS to "
-            f"{manifest.brokers or 'nothing'}, then run it again."
+            f"restore: the backup belongs to {brokers}. Set KAFKA_BOOTSTRAP_SERVERS to "
+            f"{manifest.brokers or 'an empty value'}, then run it again."
         )
 
 
@@ -117,17 +118,19 @@ def _check_names(files: Iterable[FileCopy], targets: dict[str, Path], directory:
     for file in files:
         path = PurePosixPath(file.path)
         if path.is_absolute() or ".." in path.parts or file.part not in targets:
-            raise BackupError(f"restore: {directory / MANIFEST} names {file.path!r}. Take another backup.")
+            raise BackupError(
+                f"restore: {directory / MANIFEST} lists an invalid path, {file.path!r}. Use another backup."
+            )
 
 
-def _put(
+def _install(
     settings: Settings, manifest: Manifest, directory: Path, targets: dict[str, Path], progress: Progress
 ) -> list[Path]:
     """Copy next to the home's data, verify, relocate, then move into place. Return the paths of the earlier data."""
     staged = restore_dir(settings)
     partial = staged.with_suffix(".partial")
-    for left_over in (partial, staged):
-        shutil.rmtree(left_over, ignore_errors=True)
+    for leftover in (partial, staged):
+        shutil.rmtree(leftover, ignore_errors=True)
     try:
         for file in manifest.files:
             _copy_verified(directory / file.path, partial / file.path, file, progress)
@@ -163,10 +166,10 @@ def _copy_verified(source: Path, target: Path, file: FileCopy, progress: Progres
                 progress(file.path, len(block))
         target.chmod(source.stat().st_mode)
     except FileNotFoundError:
-        raise BackupError(f"restore: the backup lacks {source}. Take another backup.") from None
+        raise BackupError(f"restore: {source} is missing from the backup. Use another backup.") from None
     if (size, digest.hexdigest()) != (file.bytes, file.sha256):
         raise BackupError(
-            f"restore: {source} is damaged ({size} bytes of {file.bytes}, or another checksum). Take another backup."
+            f"restore: {source} is damaged ({size} of {file.bytes} bytes, or a wrong checksum). Use another backup."
         )
 
 

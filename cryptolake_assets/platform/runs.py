@@ -14,18 +14,18 @@ POLL_S = 0.5
 _ENDED = ("SUCCESS", "FAILURE", "CANCELED")
 
 
-def platform_answers(settings: Settings) -> bool:
+def platform_is_running(settings: Settings) -> bool:
     """Return whether the Dagster webserver of these settings serves."""
-    return probes.webserver_answers(settings.dagster_address)
+    return probes.webserver_serves(settings.dagster_address)
 
 
 def materialize_on_platform(
-    settings: Settings, asset: str, partition: str | None, *, wait: bool, tell: Callable[[str], object]
+    settings: Settings, asset: str, partition: str | None, *, wait: bool, report: Callable[[str], object]
 ) -> str:
     """Launch the run through the run queue, and return a line about it.
 
-    With `wait`, pass that line to `tell` and return when the run has ended. Raises `ArgumentError` before the launch if
-    there is no such asset or partition, `PartError` with the cause if the run does not succeed.
+    With `wait`, pass that line to `report` and return when the run has ended. Raises `ArgumentError` before the launch
+    if the asset or the partition does not exist, `PartError` with the cause if the run does not succeed.
     """
     key, name = asset.split("/"), run_name(asset, partition)
     target = graphql.find_target(settings, key)
@@ -37,7 +37,7 @@ def materialize_on_platform(
     launched = f"launched {name}: {url}"
     if not wait:
         return launched
-    tell(launched)
+    report(launched)
     while (state := graphql.run_status(settings, run_id)) not in _ENDED:
         time.sleep(POLL_S)
     if state == "FAILURE":

@@ -1,4 +1,4 @@
-"""The local Spark Connect server, started from pyspark's own jars without Spark's shell scripts."""
+"""The local Spark Connect server, started from pyspark's jars without Spark's shell scripts."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ rootLogger.level = warn
 rootLogger.appenderRef.stdout.ref = stdout
 logger.connect.name = org.apache.spark.sql.connect.service.SparkConnectServer
 logger.connect.level = info
-# Says at WARN for every batch that it will not set the consumer's own group.
+# Logs a warning per batch that it does not override the consumer group.
 logger.kafkaconf.name = org.apache.spark.kafka010.KafkaConfigUpdater
 logger.kafkaconf.level = error
 """
 
 
 def work_dir(settings: Settings) -> Path:
-    """Return the server's scratch directory; nothing empties it while the server runs."""
+    """Return the server's scratch directory; it is not cleaned while the server runs."""
     return settings.home / "spark"
 
 
@@ -39,7 +39,7 @@ def config_dir(settings: Settings) -> Path:
 
 
 def server_conf(settings: Settings) -> dict[str, str]:
-    """Return the server's configuration: that of the lake, with addresses, ports and directories."""
+    """Return the server's configuration: the lake's, with addresses, ports and directories."""
     conf = {
         **spark_conf(settings),
         "spark.master": settings.spark_master,
@@ -47,7 +47,7 @@ def server_conf(settings: Settings) -> dict[str, str]:
         "spark.connect.grpc.binding.address": settings.spark_connect_host,
         "spark.connect.grpc.binding.port": str(settings.spark_connect_port),
         "spark.ui.port": str(settings.spark_ui_port),
-        # Otherwise Spark would silently use the next free port.
+        # Fail if the port is in use; by default Spark takes the next free one.
         "spark.port.maxRetries": "0",
         "spark.sql.warehouse.dir": (work_dir(settings) / "warehouse").as_uri(),
     }

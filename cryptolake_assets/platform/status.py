@@ -73,46 +73,44 @@ def status(settings: Settings) -> list[PartStatus]:
     rows = [part for part in catalogue.PARTS if part.name in local or part.name in (KAFKA, SPARK)]
     elsewhere = bool(settings.dagster_url) and not infos
 
-    def look(part: Part) -> PartStatus:
+    def part_status(part: Part) -> PartStatus:
         if part.name not in local:
             return _external_status(part, settings)
         return _local_status(part, settings, infos.get(part.name), elsewhere=elsewhere)
 
     with ThreadPoolExecutor(len(rows)) as pool:
-        found = list(pool.map(look, rows))
+        found = list(pool.map(part_status, rows))
     if elsewhere and any(row.state == EXTERNAL and row.name in local for row in found):
         return [replace(row, state=UNSEEN) if row.state == STOPPED else row for row in found]
     return found
 
 
 def problems(settings: Settings) -> list[str]:
-    """Return the platform's problems, each a line with the next step; empty if all is well."""
+    """Return the platform's problems, each a line with the next step; empty if there are none."""
     found = [*_machine_problems(settings)]
     if (schema := lake_schema(settings)) and schema.pending:
         found.append(f"lake: {schema}. Run `cryptolake bootstrap`.")
     rows = status(settings)
     local = {part.name for part in local_parts(settings)}
     if all(row.state == STOPPED for row in rows if row.name in local):
-        return [*found, "platform: nothing runs. Start it with `cryptolake up`."]
+        return [*found, "platform: no part is running. Start it with `cryptolake up`."]
     for row in rows:
         if row.state not in (RUNNING, EXTERNAL, UNSEEN):
             found.append(
-                f"{row.name}: it is {row.state}{f' ({row.detail})' if row.detail else ''}. "
+                f"{row.name}: {row.state}{f' ({row.detail})' if row.detail else ''}. "
                 f"See `cryptolake logs {row.name}` ({row.log}); start it with `cryptolake up`."
             )
         elif row.state == EXTERNAL and row.detail.endswith("unreachable"):
-            found.append(
-                f"{row.name}: {row.detail}. Check that it runs, and that its address and security settings are right."
-            )
+            found.append(f"{row.name}: {row.detail}. Check that it runs, and check its address and security settings.")
     if rejecting := rejecting_problem(settings):
         found.append(
-            f"producer: {rejecting}. The minutes since then are not complete; "
+            f"producer: {rejecting}. Minutes since then are incomplete; "
             '`cryptolake sql "SELECT reason, count(*) FROM cryptolake.bronze.futures_trades_rejected GROUP BY ALL"` '
-            "shows why."
+            "shows the reasons."
         )
     if any(row.name == DAGSTER_WEBSERVER and row.state == RUNNING for row in rows):
         try:
-            found += [f"dagster: the definitions do not load: {error}" for error in graphql.location_errors(settings)]
+            found += [f"dagster: definitions failed to load: {error}" for error in graphql.location_errors(settings)]
         except CryptolakeError as error:
             found.append(str(error))
     return found
@@ -126,9 +124,9 @@ def _machine_problems(settings: Settings) -> list[str]:
         except CryptolakeError as error:
             found.append(str(error))
         if not JarStore(settings.lib_dir, needed_jars(settings)).is_checked():
-            found.append("jars: not all are there as pinned. Run `make setup`.")
+            found.append("jars: pinned jars are missing or changed. Run `make setup`.")
     if settings.home.exists() and (free := shutil.disk_usage(settings.home).free) < MIN_FREE_BYTES:
-        found.append(f"home: only {free / 1e6:.0f} MB are free where {settings.home} is. Make room.")
+        found.append(f"home: only {free / 1e6:.0f} MB are free on the disk of {settings.home}. Free some space.")
     return found
 
 
@@ -189,12 +187,12 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
     if part.name == PRODUCER:
         report = probes.file_json(settings.run_dir / "producer.json")
         counts = {key: report.get(key, 0) for key in ("frames", "events_acked", "rejected")}
-        words = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}".replace("_", " ")
+        text = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}".replace("_", " ")
         if rejecting := rejecting_problem(settings):
-            words += f", not accepted: {rejecting}"
-        if silent := report.get("stale_symbols"):
-            words += f", silent: {', '.join(silent[:5])}{' …' if len(silent) > 5 else ''}"
-        return _whole(report.get("queued_frames")), words
+            text += f", rejecting: {rejecting}"
+        if stale := report.get("stale_symbols"):
+            text += f", stale: {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''}"
+        return _int_or_none(report.get("queued_frames")), text
     if part.name == BRONZE:
         try:
             return bronze_lag(settings), ""
@@ -206,10 +204,10 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
 def _exchange_progress(settings: Settings) -> str:
     report = probes.http_json(f"http://{settings.replay_address}/replay/status")
     if not report:
-        return "no answer"
+        return "no response"
     clock = datetime.fromtimestamp(report["clock_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return f"{report['state']}, {report['frames_passed']} of {report['frames_total']} frames, clock {clock}"
 
 
-def _whole(value: object) -> int | None:
+def _int_or_none(value: object) -> int | None:
     return value if isinstance(value, int) else None

@@ -10,7 +10,7 @@ from typing import Final
 from cryptolake_assets.errors import ArgumentError
 from cryptolake_assets.model.nearest import did_you_mean
 
-_WRITTEN: Final = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH", "%M": "MM"}
+_FORMAT_LETTERS: Final = {"%Y": "YYYY", "%m": "MM", "%d": "DD", "%H": "HH", "%M": "MM"}
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Target:
     def check(self, partition: str | None) -> None:
         """Raise `ArgumentError` if no run can materialize this partition (None: not given)."""
         if not self.is_materializable:
-            raise ArgumentError("asset", f"no run materializes {self.name}. See its page in Dagster.")
+            raise ArgumentError("asset", f"{self.name} cannot be materialized. See its page in Dagster.")
         if self.partitions is None:
             if partition is not None:
-                raise ArgumentError("--partition", f"{self.name} has no partitions. Leave --partition out.")
+                raise ArgumentError("--partition", f"{self.name} has no partitions. Omit --partition.")
         elif partition is None:
-            raise ArgumentError("--partition", f"{self.name} has partitions, and none was given. {_range(self)}")
+            raise ArgumentError("--partition", f"{self.name} requires a partition. {_range(self)}")
         elif problem := _problem(partition, self.partitions):
-            raise ArgumentError("--partition", f"{partition or 'an empty text'} {problem}. {_range(self)}")
+            raise ArgumentError("--partition", f"{partition or 'an empty value'} {problem}. {_range(self)}")
 
 
 def run_name(asset: str, partition: str | None) -> str:
@@ -61,28 +61,28 @@ def _problem(partition: str, partitions: Partitions) -> str:
     try:
         time = datetime.strptime(partition, form)
     except ValueError:
-        return f"is not written as {_written(form)}"
+        return f"is not in the format {_readable_format(form)}"
     if not keys:
-        return "is no partition"
+        return "is not a partition"
     if time < datetime.strptime(keys[0], form):
         return "is before the first partition"
     if time > datetime.strptime(keys[-1], form):
         return "is after the last partition"
     if time.strftime(form) in keys:
-        return f"is not written as {_written(form)}"
+        return f"is not in the format {_readable_format(form)}"
     return "is within a partition, not its start"
 
 
 def _range(target: Target) -> str:
     partitions = target.partitions
     if partitions is None or not partitions.keys:
-        return "There is none yet: the first one has not begun."
+        return "It has no partitions yet: the first one has not begun."
     keys = partitions.keys
-    return f"Give one from {keys[0]} to {keys[-1]}, written as {_written(partitions.time_format)}."
+    return f"Give one from {keys[0]} to {keys[-1]}, in the format {_readable_format(partitions.time_format)}."
 
 
-def _written(time_format: str) -> str:
+def _readable_format(time_format: str) -> str:
     """Return a `strptime` format in readable form, such as YYYY-MM-DD."""
-    for code, letters in _WRITTEN.items():
+    for code, letters in _FORMAT_LETTERS.items():
         time_format = time_format.replace(code, letters)
     return time_format

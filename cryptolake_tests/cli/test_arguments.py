@@ -1,4 +1,4 @@
-"""Arguments as strangers type them wrong: every answer names the argument, the cause and the next step."""
+"""Wrong arguments of the command line: every error names the argument, the cause and the next step."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ RUNNER = CliRunner()
 FUTURE = "9999-12-31"
 
 
-def answer(*arguments: str) -> tuple[int, str]:
-    """Return the exit code and what is said, without the frame that is drawn around it."""
+def run_command(*arguments: str) -> tuple[int, str]:
+    """Return the exit code and the output without the frame around it."""
     result = RUNNER.invoke(app, arguments, env={"COLUMNS": "200"})
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     text = re.sub(r"\x1b\[[0-9;]*m|[│╭╮╰╯─]", " ", result.output)
@@ -24,18 +24,18 @@ def answer(*arguments: str) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["up", "--only", "kafk"], "argument --only: no part is called kafk. Did you mean kafka? Parts: kafka, "),
         (["run", "ap"], "argument part: no part is called ap. Did you mean api?"),
         (["ready", "币安"], "argument part: no part is called 币安. Parts: kafka, "),
         (["logs", "supervisor"], "argument part: no part is called supervisor. Did you mean supervisord?"),
-        (["archive", "--from", "2024-02-30"], "'--from': 2024-02-30 is no day. Write it as YYYY-MM-DD"),
-        (["archive", "--from", "18.07.2024"], "'--from': 18.07.2024 is no day"),
+        (["archive", "--from", "2024-02-30"], "'--from': 2024-02-30 is not a date. Write it as YYYY-MM-DD"),
+        (["archive", "--from", "18.07.2024"], "'--from': 18.07.2024 is not a date"),
         (["archive", "--from", FUTURE], f"'--from': {FUTURE} has not begun"),
         (["archive", "--from", "2024-07-18", "--to", "2024-07-17"], "--to: 2024-07-17 is before 2024-07-18"),
-        (["archive", "--from", "2024-07-18", "--symbol", "../x"], "'--symbol': '../X' is no symbol: letters, marks"),
-        (["archive", "--from", "2024-07-18", "--symbol", ""], "'--symbol': '' is no symbol"),
+        (["archive", "--from", "2024-07-18", "--symbol", "../x"], "'--symbol': '../X' is not a symbol: letters, marks"),
+        (["archive", "--from", "2024-07-18", "--symbol", ""], "'--symbol': '' is not a symbol"),
         (["replay", "/no/such/directory"], "'directory': dir '/no/such/directory' does not exist"),
         (["sql", "SELECT 1", "--engine", "trino"], "'--engine'"),
         (["peek", "-n", "0"], "'-n'"),
@@ -43,10 +43,10 @@ def answer(*arguments: str) -> tuple[int, str]:
         (["keys", "revoke", "ada"], "keys: no key has the id or name ada. `cryptolake keys list` shows them."),
     ],
 )
-def test_a_wrong_argument_is_called_an_argument(arguments: list[str], said: str) -> None:
-    code, text = answer(*arguments)
+def test_wrong_argument_is_named_in_the_error(arguments: list[str], message: str) -> None:
+    code, text = run_command(*arguments)
     assert code in (1, 2)
-    assert said in text
+    assert message in text
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_a_wrong_argument_is_called_an_argument(arguments: list[str], said: str)
     ],
     ids=" ".join,
 )
-def test_a_home_that_cannot_be_used_is_named(
+def test_unusable_home_is_named_in_the_error(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     home = tmp_path / "a file"
@@ -70,24 +70,24 @@ def test_a_home_that_cannot_be_used_is_named(
     monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")
     monkeypatch.setenv("CRYPTOLAKE_ARCHIVE_URL", "http://127.0.0.1:9")
     get_settings.cache_clear()
-    code, text = answer(*arguments)
+    code, text = run_command(*arguments)
     assert code == 1
     assert "a file" in text
     assert "CRYPTOLAKE_HOME" in text
 
 
-def test_a_damaged_catalog_is_named() -> None:
+def test_damaged_catalog_is_named_in_the_error() -> None:
     catalog = get_settings().catalog_db
     catalog.parent.mkdir(parents=True)
-    catalog.write_text("no database at all, but long enough to be looked at" * 10)
-    code, text = answer("sql", "SELECT 1")
+    catalog.write_text("not a database, but long enough to be parsed as one" * 10)
+    code, text = run_command("sql", "SELECT 1")
     assert code == 1
     assert text.startswith(f"catalog: {catalog} cannot be used (DatabaseError: file is not a database)")
 
 
-def test_a_recording_of_nothing_is_an_error_with_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recording_without_frames_fails_with_its_cause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_PORT", "9")
     get_settings.cache_clear()
-    code, text = answer("record", str(tmp_path / "captures"), "--seconds", "1")
+    code, text = run_command("record", str(tmp_path / "captures"), "--seconds", "1")
     assert code == 1
-    assert "record: no frame came from ws://127.0.0.1:9, so nothing was recorded. Check" in text
+    assert "record: no frames received from ws://127.0.0.1:9. Check" in text

@@ -144,7 +144,7 @@ def test_topics_are_made_as_the_settings_say_and_differences_are_told(own: Setti
     assert replicas.startswith(f"{topic} it has 1 replicas, but CRYPTOLAKE_KAFKA_REPLICATION is 3.")
     told = CliRunner().invoke(cli.app, ["topics"], env=environment(more))
     assert told.exit_code == 0
-    assert f"{mine.topic_rejected}: is there" in told.output
+    assert f"{mine.topic_rejected}: exists" in told.output
     assert partitions in told.output
     assert replicas in told.output
 

@@ -67,7 +67,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     for process in processes.instance_processes(made.home):
         process.kill()
     wait_for(lambda: processes.instance_processes(made.home) == [])
-    Supervisor(made).forget()
+    Supervisor(made).remove_files()
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def pid_of(settings: Settings, name: str) -> int | None:
 def test_up_starts_in_order_and_down_stops_it_all(settings: Settings, platform: Callable[..., None]) -> None:
     seen: list[bool] = []
     step = Step(
-        "step", "a step", lambda s: seen.append(probes.port_open(s.kafka_port)), needs=("one",), wanted_by=("two",)
+        "step", "a step", lambda s: seen.append(probes.port_open(s.kafka_port)), needs=("one",), required_by=("two",)
     )
     two = serving("two", "exchange_port", needs=("step",), prepare=lambda _: seen.append(len(seen) == 1))
     platform(two, serving("one", "kafka_port"), steps=(step,))
@@ -146,7 +146,7 @@ def test_a_part_that_dies_is_named_with_its_last_words(settings: Settings, platf
 
 def test_a_part_that_never_serves_is_given_up(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("mute", "kafka_port", is_ready=lambda *_: False, start_timeout_s=1))
-    with pytest.raises(PartError, match="mute: it was not ready after 1 s"):
+    with pytest.raises(PartError, match="mute: not ready after 1 s"):
         lifecycle.up(settings, console=quiet())
     assert pid_of(settings, "mute") is None
 
@@ -171,7 +171,7 @@ def test_restart_stop_and_start_of_one_part(settings: Settings, platform: Callab
     assert pid_of(settings, "one") not in (None, first)
     lifecycle.stop(settings, "one")
     assert [row.state for row in status(settings)] == ["stopped", "running"]
-    assert any(problem.startswith("one: it is stopped") for problem in problems(settings))
+    assert any(problem.startswith("one: stopped") for problem in problems(settings))
     lifecycle.start(settings, "one", quiet())
     assert [row.state for row in status(settings)] == ["running", "running"]
     assert pid_of(settings, "two") == other

@@ -185,7 +185,7 @@ def test_the_log_line_is_written_without_any_channel() -> None:
     with capture_logs() as logs:
         assert notify(settings_with(), ALERT) == []
     (entry,) = logs
-    assert (entry["event"], entry["log_level"], entry["partition"]) == ("alert", "error", "2024-07-18-23:00")
+    assert (entry["event"], entry["log_level"], entry["partition"]) == ("alert_raised", "error", "2024-07-18-23:00")
 
 
 def test_a_comma_inside_a_url_does_not_end_it() -> None:

@@ -1,4 +1,4 @@
-"""Backup and restore of a home without processes: what is copied, verified, rejected, moved aside."""
+"""Backup and restore of a home without processes: copied, verified, rejected and moved files."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def write(path: Path, text: str) -> None:
 
 @pytest.fixture
 def home(lake: Settings) -> Iterator[Settings]:
-    """A home with two commits of trades, and something in each of its other parts."""
+    """Return a home with two commits of trades, and with files in each of its other parts."""
     append(lake, [trade(AT, 1)])
     append(lake, [trade(AT, 2)])
     checkpoint = Path(lake.checkpoint_location.removeprefix("file://")) / "bronze_futures_trades"
@@ -63,7 +63,7 @@ def home(lake: Settings) -> Iterator[Settings]:
             write(partition / f"{base}.{suffix}", f"{suffix} of {base}")
     write(kafka.data_dir(lake) / "old-0.1f-delete" / "00000000000000000000.log", "deleted")
     (lake.dagster_home / "history").mkdir(parents=True)
-    # The newest rows of a database at work are in its write-ahead log.
+    # The newest rows of an open database are in its write-ahead log.
     with closing(sqlite3.connect(lake.dagster_home / "history" / "runs.db")) as connection:
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("CREATE TABLE runs (id TEXT)")
@@ -81,11 +81,11 @@ def files_of(directory: Path) -> dict[str, bytes]:
     return {str(path.relative_to(directory)): path.read_bytes() for path in directory.rglob("*") if path.is_file()}
 
 
-@pytest.mark.parametrize("place", ["the same", "another"])
-def test_restored_home_holds_all_parts(home: Settings, tmp_path: Path, place: str) -> None:
+@pytest.mark.parametrize("place", ["same home", "other home"])
+def test_restored_home_has_all_parts(home: Settings, tmp_path: Path, place: str) -> None:
     manifest = backup(home, tmp_path / "copy")
     shutil.move(home.home, tmp_path / "lost")
-    target = home if place == "the same" else load_settings(home=tmp_path / "far" / "币安人生 home")
+    target = home if place == "same home" else load_settings(home=tmp_path / "far" / "币安人生 home")
     restore(target, tmp_path / "copy")
     assert ids(target) == [1, 2]
     first = load_table(target, BRONZE_TRADES).metadata.snapshots[0].snapshot_id
@@ -111,7 +111,7 @@ def test_restored_home_holds_all_parts(home: Settings, tmp_path: Path, place: st
     assert not restore_dir(target).exists()
 
 
-def test_backup_is_for_its_owner_only_and_appears_when_it_is_complete(home: Settings, tmp_path: Path) -> None:
+def test_backup_is_private_and_appears_only_when_complete(home: Settings, tmp_path: Path) -> None:
     seen: set[bool] = set()
     backup(home, tmp_path / "in" / "copy", lambda *_: seen.add((tmp_path / "in" / "copy").exists()))
     assert seen == {False}
@@ -119,7 +119,7 @@ def test_backup_is_for_its_owner_only_and_appears_when_it_is_complete(home: Sett
     assert list((tmp_path / "in").iterdir()) == [tmp_path / "in" / "copy"]
 
 
-def test_failed_backup_leaves_nothing(home: Settings, tmp_path: Path) -> None:
+def test_failed_backup_leaves_no_files(home: Settings, tmp_path: Path) -> None:
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
@@ -128,16 +128,16 @@ def test_failed_backup_leaves_nothing(home: Settings, tmp_path: Path) -> None:
     assert list((tmp_path / "in").iterdir()) == []
 
 
-def test_backup_is_never_written_over_and_not_into_the_home(home: Settings, tmp_path: Path) -> None:
+def test_backup_rejects_an_existing_directory_and_one_in_the_home(home: Settings, tmp_path: Path) -> None:
     write(tmp_path / "copy" / "mine", "mine")
     with pytest.raises(BackupError, match="exists"):
         backup(home, tmp_path / "copy")
     assert files_of(tmp_path / "copy") == {"mine": b"mine"}
-    with pytest.raises(BackupError, match="lies in what is to be copied"):
+    with pytest.raises(BackupError, match="is inside the home or the warehouse"):
         backup(home, home.home / "copy")
 
 
-def test_home_without_a_lake_is_no_backup(tmp_path: Path) -> None:
+def test_backup_rejects_a_home_without_a_lake(tmp_path: Path) -> None:
     with pytest.raises(BackupError, match="no lake"):
         backup(load_settings(home=tmp_path / "empty"), tmp_path / "copy")
 
@@ -150,20 +150,20 @@ def test_backup_waits_for_maintenance(home: Settings, tmp_path: Path, monkeypatc
 
 
 def stream_commit(settings: Settings, batch: int) -> None:
-    """A commit of a batch as Spark's sink makes it."""
+    """Commit a batch as Spark's sink does."""
     table = load_table(settings, BRONZE_TRADES)
     rows = table.scan(limit=1).to_arrow()
     table.append(rows, snapshot_properties={QUERY_ID: QUERY, EPOCH_ID: str(batch)})
 
 
-def test_checkpoint_without_the_newest_batch_of_its_table_is_copied_anew(home: Settings, tmp_path: Path) -> None:
-    """The batch would be planned anew with other offsets, and the sink would pass it over: trades would be lost."""
+def test_checkpoint_without_the_newest_batch_of_its_table_is_copied_again(home: Settings, tmp_path: Path) -> None:
+    """Otherwise the query plans the batch again with other offsets, the sink skips it, and trades are lost."""
     checkpoint = Path(home.checkpoint_location.removeprefix("file://")) / "bronze_futures_trades"
     copied: list[str] = []
 
     def commit_once(name: str, _: int) -> None:
         if name.endswith("offsets/1") and name not in copied:
-            # The offsets are listed, the catalog is not copied yet.
+            # The offsets are listed, and the catalog is not copied yet.
             write(checkpoint / "offsets" / "2", "v1\n{}\n2")
             stream_commit(home, 2)
             write(checkpoint / "commits" / "2", "v1\n{}")
@@ -177,18 +177,18 @@ def test_checkpoint_without_the_newest_batch_of_its_table_is_copied_anew(home: S
     }
 
 
-def test_checkpoint_that_never_fits_is_an_error(
+def test_backup_fails_if_the_checkpoint_never_covers_the_table(
     home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "PAUSE_S", 0.0)
     stream_commit(home, 1)
-    backup(home, tmp_path / "fits")
+    backup(home, tmp_path / "covered")
     stream_commit(home, 2)
-    with pytest.raises(BackupError, match="changed faster"):
+    with pytest.raises(BackupError, match="no consistent copy"):
         backup(home, tmp_path / "copy")
 
 
-def test_snapshots_that_go_during_the_copy_are_left_out(home: Settings, tmp_path: Path) -> None:
+def test_snapshots_that_expire_during_the_copy_are_omitted(home: Settings, tmp_path: Path) -> None:
     expired: list[int] = []
 
     def expire_once(name: str, _: int) -> None:
@@ -204,13 +204,15 @@ def test_snapshots_that_go_during_the_copy_are_left_out(home: Settings, tmp_path
     table = load_table(home, BRONZE_TRADES)
     for snapshot in table.metadata.snapshots:
         assert table.scan(snapshot_id=snapshot.snapshot_id).to_arrow().num_rows > 0
-    named = {file.path for file in read_manifest(tmp_path / "copy").files}
-    assert named == set(files_of(tmp_path / "copy")) - {"manifest.json"}, "no file that nobody needs"
+    listed = {file.path for file in read_manifest(tmp_path / "copy").files}
+    assert listed == set(files_of(tmp_path / "copy")) - {"manifest.json"}, "the backup has no unneeded file"
 
 
 @pytest.mark.parametrize("part", ["warehouse", "catalog", "kafka", "dagster", "checkpoints"])
-@pytest.mark.parametrize("damage", ["changed", "cut", "gone"])
-def test_damaged_file_is_named_and_nothing_changes(home: Settings, tmp_path: Path, part: str, damage: str) -> None:
+@pytest.mark.parametrize("damage", ["changed", "truncated", "missing"])
+def test_damaged_file_is_named_and_the_home_stays_unchanged(
+    home: Settings, tmp_path: Path, part: str, damage: str
+) -> None:
     manifest = backup(home, tmp_path / "copy")
     file = [file for file in manifest.files if file.part == part and file.bytes][-1]
     path = tmp_path / "copy" / file.path
@@ -218,7 +220,7 @@ def test_damaged_file_is_named_and_nothing_changes(home: Settings, tmp_path: Pat
     match damage:
         case "changed":
             path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
-        case "cut":
+        case "truncated":
             path.write_bytes(data[:-1])
         case _:
             path.unlink()
@@ -231,7 +233,7 @@ def test_damaged_file_is_named_and_nothing_changes(home: Settings, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"format": 2}, "format 2"),
         ({"files": "none"}, "damaged"),
@@ -240,19 +242,17 @@ def test_damaged_file_is_named_and_nothing_changes(home: Settings, tmp_path: Pat
         ({"files": [{"path": "unknown/part", "bytes": 0, "sha256": ""}]}, "unknown"),
     ],
 )
-def test_manifest_that_cannot_be_followed_is_rejected(
-    home: Settings, tmp_path: Path, changes: dict[str, Any], said: str
-) -> None:
+def test_invalid_manifest_is_rejected(home: Settings, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     backup(home, tmp_path / "copy")
     path = tmp_path / "copy" / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    with pytest.raises(BackupError, match=said):
+    with pytest.raises(BackupError, match=message):
         restore(load_settings(home=tmp_path / "other"), tmp_path / "copy")
     assert not (tmp_path / "other" / "warehouse").exists()
 
 
-def test_directory_that_is_no_backup_is_rejected(home: Settings, tmp_path: Path) -> None:
-    with pytest.raises(BackupError, match="no backup"):
+def test_directory_that_is_not_a_backup_is_rejected(home: Settings, tmp_path: Path) -> None:
+    with pytest.raises(BackupError, match="not a backup"):
         restore(home, tmp_path / "nothing")
 
 
@@ -271,14 +271,14 @@ def test_data_of_the_home_is_kept_or_moved_aside(home: Settings, tmp_path: Path)
     assert len([name for name in files_of(old) if name.endswith(".parquet")]) == 3
 
 
-def test_restore_that_did_not_end_stops_the_next_start(home: Settings) -> None:
+def test_incomplete_restore_blocks_the_next_start(home: Settings) -> None:
     restore_dir(home).mkdir()
     with pytest.raises(HomeError, match="cryptolake restore"):
         lifecycle.up(home, [])
 
 
 @pytest.mark.parametrize(
-    ("changes", "named"),
+    ("changes", "setting"),
     [
         ({"iceberg_rest_uri": "http://127.0.0.1:9"}, "ICEBERG_REST_URI"),
         ({"catalog_uri": "postgresql://127.0.0.1/x"}, "CRYPTOLAKE_CATALOG_URI"),
@@ -287,21 +287,21 @@ def test_restore_that_did_not_end_stops_the_next_start(home: Settings) -> None:
         ({"dagster_database": "postgresql://127.0.0.1/x"}, "CRYPTOLAKE_DAGSTER_DATABASE"),
     ],
 )
-def test_lake_of_a_cluster_is_rejected_with_what_to_use(tmp_path: Path, changes: dict[str, str], named: str) -> None:
+def test_backup_rejects_the_lake_of_a_cluster(tmp_path: Path, changes: dict[str, str], setting: str) -> None:
     settings = load_settings(home=tmp_path, **changes)
-    with pytest.raises(BackupError, match=f"{named}.*own tools"):
+    with pytest.raises(BackupError, match=f"{setting}.*own tools"):
         backup(settings, tmp_path / "copy")
     assert not (tmp_path / "copy").exists()
 
 
-def test_backup_of_a_home_with_its_own_broker_is_not_for_other_brokers(home: Settings, tmp_path: Path) -> None:
+def test_backup_with_the_local_broker_is_rejected_for_other_brokers(home: Settings, tmp_path: Path) -> None:
     backup(home, tmp_path / "copy")
     other = load_settings(home=tmp_path / "other", kafka_bootstrap_servers="127.0.0.1:9")
-    with pytest.raises(BackupError, match="KAFKA_BOOTSTRAP_SERVERS to nothing"):
+    with pytest.raises(BackupError, match="KAFKA_BOOTSTRAP_SERVERS to an empty value"):
         restore(other, tmp_path / "copy")
 
 
-def test_warehouse_and_checkpoints_elsewhere_are_copied_and_restored(tmp_path: Path) -> None:
+def test_warehouse_and_checkpoints_outside_the_home_are_copied_and_restored(tmp_path: Path) -> None:
     from cryptolake_assets.lake.bootstrap import bootstrap
 
     places = {"warehouse": str(tmp_path / "disk" / "tables"), "checkpoints": str(tmp_path / "state")}
@@ -317,7 +317,7 @@ def test_warehouse_and_checkpoints_elsewhere_are_copied_and_restored(tmp_path: P
     assert (target.home / "warehouse" / "_checkpoints" / "bronze_futures_trades" / "metadata").exists()
 
 
-def test_commands_show_what_was_copied(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_commands_print_the_copied_parts(home: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CRYPTOLAKE_HOME", str(home.home))
     get_settings.cache_clear()
     made = RUNNER.invoke(app, ["backup", str(tmp_path / "copy")])
@@ -326,7 +326,7 @@ def test_commands_show_what_was_copied(home: Settings, tmp_path: Path, monkeypat
     assert "warehouse" in made.stdout
     again = RUNNER.invoke(app, ["restore", str(tmp_path / "copy")])
     assert again.exit_code == 1
-    assert "holds data already" in again.stderr
+    assert "already has data" in again.stderr
     replaced = RUNNER.invoke(app, ["restore", str(tmp_path / "copy"), "--replace"])
     assert replaced.exit_code == 0, replaced.output
     assert "moved aside" in replaced.stderr

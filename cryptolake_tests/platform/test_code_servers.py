@@ -1,4 +1,4 @@
-"""Whether a code server is ready, asked by gRPC's health protocol."""
+"""Health probes of code servers by gRPC's health protocol."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Serve = Callable[[str], HealthServicer]
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start a gRPC server at an address; return its health, to be set."""
+    """Return a function that starts a gRPC server at an address and returns its health servicer."""
     servers: list[grpc.Server] = []
 
     def start(address: str) -> HealthServicer:
@@ -47,17 +47,17 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
     code_servers.prepare(made, LOCATION)
 
 
-def test_server_is_ready_once_it_says_so(settings: Settings, serve: Serve) -> None:
+def test_server_is_ready_once_it_reports_serving(settings: Settings, serve: Serve) -> None:
     assert not code_servers.is_ready(settings, LOCATION)
     health = serve(f"unix:{code_servers.socket_path(settings, LOCATION)}")
-    assert not code_servers.is_ready(settings, LOCATION), "it knows no service of this name yet"
+    assert not code_servers.is_ready(settings, LOCATION), "the server has no service with this name yet"
     health.set(code_servers.SERVICE, HealthCheckResponse.NOT_SERVING)
     assert not code_servers.is_ready(settings, LOCATION)
     health.set(code_servers.SERVICE, HealthCheckResponse.SERVING)
     assert code_servers.is_ready(settings, LOCATION)
 
 
-def test_server_on_another_machine_is_asked_there(settings: Settings, serve: Serve) -> None:
+def test_server_on_another_machine_is_probed_at_its_address(settings: Settings, serve: Serve) -> None:
     port = free_port()
     remote = settings.model_copy(update={"code_server_host": "127.0.0.1", "code_server_port": port})
     assert not code_servers.is_ready(remote, LOCATION)

@@ -1,4 +1,4 @@
-"""The lock of the jars and what is made of it; no network."""
+"""The lock file of the jars and the store of fetched jars; no network."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def make_jar(name: str = "a", content: bytes = CONTENT) -> Jar:
 
 
 GROUPS = (jars.KAFKA, jars.SPARK, jars.STORE, CATALOG_JARS)
-NEEDED_BY_THE_KAFKA_SOURCE = {
+KAFKA_SOURCE_DEPENDENCIES = {
     *("spark-sql-kafka-0-10_2.13", "spark-token-provider-kafka-0-10_2.13", "kafka-clients", "commons-pool2"),
 }
-"""Its own dependencies that pyspark does not bring; without one the stream fails at its first batch."""
+"""Dependencies of Spark's Kafka source that pyspark lacks; without one the stream fails at its first batch."""
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> JarStore:
-    """Two jars, both there, as pinned and checked."""
+    """Return a store with two intact jars, checked."""
     made = JarStore(tmp_path / "lib", (make_jar("a"), make_jar("b")))
     for jar in made.jars:
         made.path(jar).parent.mkdir(parents=True, exist_ok=True)
@@ -42,26 +42,26 @@ def store(tmp_path: Path) -> JarStore:
     return made
 
 
-def test_the_shipped_lock_is_complete() -> None:
+def test_shipped_lock_is_complete() -> None:
     by_group = {group: {jar.name for jar in locked_jars() if jar.group == group} for group in GROUPS}
     assert {jar.group for jar in locked_jars()} == set(GROUPS)
     broker = {"kafka_2.13", "kafka-server", "kafka-clients", "kafka-raft", "log4j-slf4j-impl", "scala-library"}
     assert broker <= by_group[jars.KAFKA]
-    assert by_group[jars.SPARK] >= NEEDED_BY_THE_KAFKA_SOURCE | {"iceberg-spark-runtime-4.1_2.13", "sqlite-jdbc"}
+    assert by_group[jars.SPARK] >= KAFKA_SOURCE_DEPENDENCIES | {"iceberg-spark-runtime-4.1_2.13", "sqlite-jdbc"}
     assert {"hadoop-aws", "spark-hadoop-cloud_2.13", "s3", "postgresql"} <= by_group[jars.STORE]
     assert by_group[CATALOG_JARS] == {"iceberg-open-api"}
 
 
-def test_no_class_path_has_a_module_twice() -> None:
+def test_class_path_has_each_module_once() -> None:
     broker = [(jar.organisation, jar.name) for jar in locked_jars() if jar.group == jars.KAFKA]
     spark = [(jar.organisation, jar.name) for jar in locked_jars() if jar.group in (jars.SPARK, jars.STORE)]
     assert {module: count for module, count in [*Counter(broker).items(), *Counter(spark).items()] if count > 1} == {}
-    of_pyspark = {module_of(path.stem) for path in (spark_home() / "jars").glob("*.jar")}
-    assert {"spark-core_2.13", "hadoop-client-api", "slf4j-api"} <= of_pyspark
-    assert {name for _, name in spark} & of_pyspark == set(), "Spark would see two versions"
+    pyspark_modules = {module_of(path.stem) for path in (spark_home() / "jars").glob("*.jar")}
+    assert {"spark-core_2.13", "hadoop-client-api", "slf4j-api"} <= pyspark_modules
+    assert {name for _, name in spark} & pyspark_modules == set(), "Spark would load two versions"
 
 
-def test_jars_that_work_together_have_one_version() -> None:
+def test_related_jars_have_one_version() -> None:
     import pyspark
 
     versions: dict[tuple[str, str], set[str]] = {}
@@ -79,16 +79,16 @@ def test_jars_that_work_together_have_one_version() -> None:
 
 
 def module_of(stem: str) -> str:
-    """The module of a jar file's name: `spark-core_2.13-4.1.1` is of `spark-core_2.13`."""
+    """Return the module of a jar file's name: `spark-core_2.13` for `spark-core_2.13-4.1.1`."""
     return re.split(r"-(?=\d)", stem)[0] if not stem.startswith("log4j-1.2") else "log4j-1.2-api"
 
 
-def test_number_and_size_are_told_for_people() -> None:
+def test_number_and_size_are_readable() -> None:
     assert describe([make_jar("a")]) == "1 jar, 0 kB"
     assert describe([make_jar("a", b"x" * 1_400_000), make_jar("b", b"x" * 1_400_000)]) == "2 jars, 3 MB"
 
 
-def test_the_lock_holds_no_address() -> None:
+def test_lock_has_no_address() -> None:
     text = jars.LOCK_FILE.read_text() + Path(jars.__file__).read_text()
     assert "://" not in text
 
@@ -102,7 +102,7 @@ def test_the_lock_holds_no_address() -> None:
         f"kafka org.example:a:1.0 {'0' * 64}",
     ],
 )
-def test_a_broken_line_is_named(line: str) -> None:
+def test_malformed_line_is_named(line: str) -> None:
     with pytest.raises(DownloadError, match=r"line 2 of jars\.lock"):
         parse_lock(f"# comment\n{line}\n")
 
@@ -112,13 +112,13 @@ def test_checked_jars_are_not_read_again(store: JarStore, monkeypatch: pytest.Mo
     assert store.is_checked()
 
 
-def test_a_missing_jar_is_noticed(store: JarStore) -> None:
+def test_missing_jar_is_detected(store: JarStore) -> None:
     store.path(store.jars[0]).unlink()
     assert not store.is_checked()
     assert store.missing() == [store.jars[0]]
 
 
-def test_a_changed_jar_is_removed_and_missing(store: JarStore) -> None:
+def test_changed_jar_is_removed_and_reported_as_missing(store: JarStore) -> None:
     path = store.path(store.jars[1])
     path.write_bytes(CONTENT[::-1])
     os.utime(path, ns=(1, 1))
@@ -127,40 +127,40 @@ def test_a_changed_jar_is_removed_and_missing(store: JarStore) -> None:
     assert not path.exists()
 
 
-def test_another_lock_undoes_the_check(store: JarStore) -> None:
+def test_changed_lock_invalidates_the_check(store: JarStore) -> None:
     changed = JarStore(store.root.parent, (store.jars[0], make_jar("b", b"newer")))
     assert not changed.is_checked()
     assert changed.missing() == [changed.jars[1]]
 
 
-def test_a_jar_that_is_not_in_the_lock_is_removed(store: JarStore) -> None:
+def test_jar_outside_the_lock_is_removed(store: JarStore) -> None:
     stray = store.root / "kafka" / "old-0.9.jar"
     stray.write_bytes(CONTENT)
     assert store.missing() == []
     assert not stray.exists()
 
 
-def test_a_fetched_file_is_taken_only_as_pinned(store: JarStore, tmp_path: Path) -> None:
+def test_fetched_file_is_installed_only_with_the_pinned_checksum(store: JarStore, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.jar", tmp_path / "bad.jar"
     good.write_bytes(CONTENT)
-    bad.write_bytes(b"<html>proxy says no</html>")
-    store.take(store.jars[0], good)
+    bad.write_bytes(b"<html>error page of a proxy</html>")
+    store.install(store.jars[0], good)
     assert store.path(store.jars[0]).read_bytes() == CONTENT
     with pytest.raises(DownloadError, match=rf"org\.example:b:1\.0 has sha256 .* but {store.jars[1].sha256}"):
-        store.take(store.jars[1], bad)
+        store.install(store.jars[1], bad)
     assert not bad.exists()
     assert store.path(store.jars[1]).read_bytes() == CONTENT, "the wrong file does not replace it"
-    with pytest.raises(DownloadError, match="was not delivered"):
-        store.take(store.jars[1], bad)
+    with pytest.raises(DownloadError, match="was not downloaded"):
+        store.install(store.jars[1], bad)
 
 
-def test_ivy_is_asked_for_exactly_the_jars() -> None:
+def test_ivy_file_requests_exactly_the_jars() -> None:
     module = ET.fromstring(ivy_xml(locked_jars()))  # noqa: S314  (our own text)
-    asked = module.findall("dependencies/dependency")
-    assert [(d.get("org"), d.get("name"), d.get("rev")) for d in asked] == [
+    dependencies = module.findall("dependencies/dependency")
+    assert [(d.get("org"), d.get("name"), d.get("rev")) for d in dependencies] == [
         (jar.organisation, jar.name, jar.version) for jar in locked_jars()
     ]
-    assert {dependency.get("transitive") for dependency in asked} == {"false"}
+    assert {dependency.get("transitive") for dependency in dependencies} == {"false"}
 
 
 @pytest.mark.parametrize(
@@ -176,5 +176,5 @@ def test_ivy_is_asked_for_exactly_the_jars() -> None:
         ("", "Ivy failed without a message"),
     ],
 )
-def test_a_failed_download_says_what_to_do(output: str, expected: str) -> None:
+def test_failed_download_names_the_next_step(output: str, expected: str) -> None:
     assert expected in f"jars: {failure_cause(output.splitlines())}"

@@ -1,4 +1,4 @@
-"""Which Java is taken, and how a JVM gets the user's certificates and proxy."""
+"""The selection of a Java, and a JVM's certificates and proxy from the user's environment."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from cryptolake_assets.platform import jvm, truststore
 from cryptolake_assets.platform.spark_server import spark_home
 
 
-def fake_java(directory: Path, says: str, exit_code: int = 0) -> Path:
-    """A `java` that prints its version as a real one does, on standard error."""
+def fake_java(directory: Path, version: str, exit_code: int = 0) -> Path:
+    """Make an executable `java` that prints its version to standard error, like a real one."""
     path = directory / "bin" / "java"
     path.parent.mkdir(parents=True)
-    path.write_text(f"#!/bin/sh\necho '{says}' >&2\nexit {exit_code}\n")
+    path.write_text(f"#!/bin/sh\necho '{version}' >&2\nexit {exit_code}\n")
     path.chmod(0o755)
     return path
 
 
 @pytest.fixture(autouse=True)
-def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A machine without any Java."""
+def _no_java(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """Hide every Java of this machine."""
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
@@ -38,7 +38,7 @@ def _bare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     jvm.find_java.cache_clear()
 
 
-def test_java_home_comes_before_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_java_home_takes_precedence_over_the_path(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     home = fake_java(tmp_path / "home", 'openjdk version "21.0.8" 2025-07-15')
     on_path = fake_java(tmp_path / "path", 'openjdk version "17.0.15" 2025-04-15')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
@@ -46,29 +46,31 @@ def test_java_home_comes_before_the_path(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert jvm.find_java() == jvm.Java(home, 21, "JAVA_HOME")
 
 
-@pytest.mark.parametrize("says", ['openjdk version "25" 2025-09-16', 'java version "1.8.0_421"', "no java here"])
-def test_one_that_does_not_fit_is_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, says: str) -> None:
-    fake_java(tmp_path / "home", says)
+@pytest.mark.parametrize("version", ['openjdk version "25" 2025-09-16', 'java version "1.8.0_421"', "no java here"])
+def test_unsupported_java_is_skipped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, version: str) -> None:
+    fake_java(tmp_path / "home", version)
     on_path = fake_java(tmp_path / "path", 'openjdk version "17.0.15" 2025-04-15')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(on_path.parent))
     assert jvm.find_java() == jvm.Java(on_path, 17, "PATH")
 
 
-def test_none_that_fits_says_what_was_seen_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    # macOS has a `java` that only says where to get one.
+def test_missing_java_names_the_rejected_candidates_and_the_next_step(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # macOS has a `java` that only prints where to get one.
     stub = fake_java(tmp_path / "path", "Unable to locate a Java Runtime", exit_code=1)
     fake_java(tmp_path / "home", 'openjdk version "11.0.2" 2019-01-15')
     monkeypatch.setenv("JAVA_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PATH", str(stub.parent))
     with pytest.raises(JavaNotFoundError) as error:
         jvm.find_java()
-    for part in ("is Java 11", f"{stub} is no working Java", "make setup", "JAVA_HOME"):
+    for part in ("is Java 11", f"{stub} is not a working Java", "make setup", "JAVA_HOME"):
         assert part in str(error.value)
 
 
 def certificate(name: str) -> bytes:
-    """A self-signed CA, PEM."""
+    """Return a self-signed CA in PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
@@ -85,19 +87,19 @@ def certificate(name: str) -> bytes:
     return made.public_bytes(Encoding.PEM)
 
 
-BROKEN = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
+MALFORMED = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
 
 
-def test_a_broken_certificate_costs_no_other(tmp_path: Path) -> None:
+def test_malformed_certificate_is_skipped(tmp_path: Path) -> None:
     bundle = tmp_path / "ca.pem"
-    bundle.write_bytes(b"# a comment\n" + certificate("one") + BROKEN + certificate("two"))
+    bundle.write_bytes(b"# a comment\n" + certificate("one") + MALFORMED + certificate("two"))
     assert truststore.write_truststore(bundle, tmp_path / "lib" / "store.p12") == 2
 
 
-def test_a_jvm_reads_the_trust_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_jvm_reads_the_trust_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from py4j.java_gateway import JavaGateway  # type: ignore[import-untyped]
 
-    monkeypatch.undo()  # this test wants the machine's own Java
+    monkeypatch.undo()  # this test requires the machine's Java
     store = tmp_path / "store.p12"
     bundle = tmp_path / "ca.pem"
     bundle.write_bytes(certificate("one") + certificate("two"))
@@ -111,8 +113,8 @@ def test_a_jvm_reads_the_trust_store(tmp_path: Path, monkeypatch: pytest.MonkeyP
     try:
         keys = gateway.jvm.java.security.KeyStore.getInstance("PKCS12")
         password = gateway.new_array(gateway.jvm.char, len(truststore.STORE_PASSWORD))
-        for place, char in enumerate(truststore.STORE_PASSWORD):
-            password[place] = char
+        for position, char in enumerate(truststore.STORE_PASSWORD):
+            password[position] = char
         keys.load(gateway.jvm.java.io.FileInputStream(str(store)), password)
         trusted = [alias for alias in ("ca-0", "ca-1", "ca-2") if keys.isCertificateEntry(alias)]
     finally:
@@ -120,7 +122,7 @@ def test_a_jvm_reads_the_trust_store(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert trusted == ["ca-0", "ca-1"]
 
 
-def test_the_first_readable_bundle_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_readable_bundle_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = tmp_path / "pip.pem"
     bundle.write_bytes(certificate("one"))
     for variable in truststore.CA_BUNDLE_VARIABLES:
@@ -133,7 +135,7 @@ def test_the_first_readable_bundle_counts(tmp_path: Path, monkeypatch: pytest.Mo
     assert "-Djavax.net.ssl.trustStore=" in str(truststore.network_options(tmp_path))
 
 
-def test_a_proxy_is_handed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_proxy_is_passed_to_the_jvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("https_proxy", "http://proxy.example:3128")

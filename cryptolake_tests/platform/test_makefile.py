@@ -1,4 +1,4 @@
-"""The Makefile: what `make help` lists, and what a missing Python or partition is answered with."""
+"""The Makefile: the list of `make help`, and the errors for a missing Python or partition."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ def test_help_lists_every_target_with_a_description() -> None:
     assert all(description for description in listed.values())
 
 
-def test_make_alone_shows_the_help() -> None:
+def test_make_without_target_shows_the_help() -> None:
     assert make().stdout == make("help").stdout
 
 
-def test_no_fitting_python_is_said_so() -> None:
-    answer = make("setup", "PYTHON=")
-    assert answer.returncode != 0
-    assert "no Python 3.11, 3.12 or 3.13 was found" in answer.stderr
-    assert "PYTHON=" in answer.stderr
+def test_missing_python_is_reported() -> None:
+    result = make("setup", "PYTHON=")
+    assert result.returncode != 0
+    assert "no Python 3.11, 3.12 or 3.13 was found" in result.stderr
+    assert "PYTHON=" in result.stderr
 
 
 @pytest.mark.parametrize("target", ["run-silver", "run-gold", "trigger-silver"])
-def test_a_run_wants_its_partition(target: str) -> None:
-    # `-o` keeps make from setting the environment up first.
-    answer = make(target, "-o", ".venv/cryptolake/ready")
-    assert answer.returncode != 0
-    assert "PARTITION=" in answer.stderr
+def test_run_target_requires_a_partition(target: str) -> None:
+    # `-o` keeps make from setting up the environment first.
+    result = make(target, "-o", ".venv/cryptolake/ready")
+    assert result.returncode != 0
+    assert "PARTITION=" in result.stderr

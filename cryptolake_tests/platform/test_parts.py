@@ -1,4 +1,4 @@
-"""The parts and the configuration that is generated for them."""
+"""The parts and their generated configuration."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ def read_properties(text: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
-def test_every_need_is_a_part_or_a_step() -> None:
+def test_every_dependency_is_a_part_or_a_step() -> None:
     names = {part.name for part in PARTS} | {step.name for step in STEPS}
     assert {need for part in PARTS for need in part.needs} <= names
     assert {need for step in STEPS for need in step.needs} <= names
     for step in STEPS:
-        assert set(step.wanted_by) <= {part.name for part in PARTS}
+        assert set(step.required_by) <= {part.name for part in PARTS}
 
 
 def test_external_brokers_and_spark_are_not_started() -> None:
@@ -64,14 +64,14 @@ def test_external_brokers_and_spark_are_not_started() -> None:
     ]
 
 
-def test_an_unknown_part_is_rejected(settings: Settings) -> None:
+def test_unknown_part_is_rejected(settings: Settings) -> None:
     with pytest.raises(ArgumentError, match="argument --only: no part is called zookeeper"):
         local_parts(settings, ["kafka", "zookeeper"])
     with pytest.raises(ArgumentError, match=r"argument part: no part is called producr\. Did you mean"):
         part_named("producr")
 
 
-def test_the_broker_listens_on_loopback_and_asks_for_no_second_broker(settings: Settings) -> None:
+def test_broker_listens_on_loopback_and_requires_no_second_broker(settings: Settings) -> None:
     values = read_properties(kafka.server_properties(settings))
     assert values["listeners"] == "PLAINTEXT://127.0.0.1:9092,CONTROLLER://127.0.0.1:9093"
     assert {value for key, value in values.items() if key.endswith(("replication.factor", "min.isr"))} == {"1"}
@@ -79,7 +79,7 @@ def test_the_broker_listens_on_loopback_and_asks_for_no_second_broker(settings: 
     assert values["log.dirs"] == str(settings.home / "kafka" / "data")
 
 
-def test_spark_binds_loopback_and_carries_the_lakes_configuration(settings: Settings) -> None:
+def test_spark_binds_loopback_and_has_the_lakes_configuration(settings: Settings) -> None:
     conf = spark.server_conf(settings)
     assert conf["spark.connect.grpc.binding.address"] == "127.0.0.1"
     assert conf["spark.driver.bindAddress"] == "127.0.0.1"
@@ -88,13 +88,13 @@ def test_spark_binds_loopback_and_carries_the_lakes_configuration(settings: Sett
     assert "jdk.incubator.vector" not in " ".join(spark.command(settings))
 
 
-def test_a_cluster_master_gets_the_jars_and_no_loopback(tmp_path: Path) -> None:
+def test_spark_on_a_cluster_master_has_the_jars_and_no_loopback(tmp_path: Path) -> None:
     conf = spark.server_conf(load_settings(home=tmp_path, spark_master="spark://master.example:7077"))
     assert "spark.driver.host" not in conf
     assert "spark.jars" in conf
 
 
-def test_properties_survive_javas_reading() -> None:
+def test_properties_are_escaped_for_java() -> None:
     text = properties_text({"a b": "c:\\d", "e": " f", "g": "ü\n😀"})
     assert text == "a\\ b=c:\\\\d\ne=\\ f\ng=\\u00fc\\n\\ud83d\\ude00\n"
 
@@ -105,12 +105,12 @@ def test_properties_survive_javas_reading() -> None:
         ({"replay_speed": 1.0}, {"exchange", "producer", *CODE}),
         ({"replay_dir": Path("/captures")}, {"exchange", "producer", *CODE}),
         ({"spark_memory_mb": 4096}, {"spark"}),
-        ({"symbols": ("ETHUSDT",)}, set(CODE)),  # the producer looks at the file
+        ({"symbols": ("ETHUSDT",)}, set(CODE)),  # the producer polls the file
         ({"connection_life_s": 600.0}, {"producer", *CODE}),
         ({}, set()),
     ],
 )
-def test_a_change_restarts_those_it_concerns(
+def test_changed_setting_restarts_only_the_parts_that_use_it(
     settings: Settings, change: dict[str, object], restarted: set[str]
 ) -> None:
     changed = settings.model_copy(update=change)
@@ -122,22 +122,25 @@ def test_a_change_restarts_those_it_concerns(
     assert {part.name for part in PARTS if digest(settings, part) != digest(changed, part)} == restarted
 
 
-def test_bronze_is_told_of_the_streams_that_a_capture_holds(settings: Settings, tmp_path: Path) -> None:
+def test_bronze_gets_the_streams_of_the_capture(settings: Settings, tmp_path: Path) -> None:
     (bronze,) = (part for part in PARTS if part.name == BRONZE)
 
-    def told(of: Settings) -> str:
+    def extra_streams(of: Settings) -> str:
         environment: dict[str, str] = bronze.spec(of)["environment"]  # type: ignore[assignment]
         assert "CRYPTOLAKE_REPLAY_DIR" not in environment
         return environment["CRYPTOLAKE_EXTRA_STREAMS"]
 
     frames = [(NOON_MS * 10**6, mark_price_frame("BTCUSDT", NOON_MS))]
     directory = write_capture(tmp_path / "captured" / "frames.ndjson", frames)
-    assert told(settings) == "none"
-    assert told(settings.model_copy(update={"replay_dir": directory})) == "markPrice"
-    assert told(settings.model_copy(update={"extra_streams": ("forceOrder", "markPrice")})) == "markPrice,forceOrder"
+    assert extra_streams(settings) == "none"
+    assert extra_streams(settings.model_copy(update={"replay_dir": directory})) == "markPrice"
+    assert (
+        extra_streams(settings.model_copy(update={"extra_streams": ("forceOrder", "markPrice")}))
+        == "markPrice,forceOrder"
+    )
 
 
-def test_the_producer_is_told_of_the_symbols_by_a_file(settings: Settings, tmp_path: Path) -> None:
+def test_producer_gets_the_symbols_by_a_file(settings: Settings, tmp_path: Path) -> None:
     (producer,) = (part for part in PARTS if part.name == PRODUCER)
     changed = settings.model_copy(update={"symbols": ("ETHUSDT", "BTC*")})
     ((path, text),) = producer.watched_files(changed).items()
@@ -151,7 +154,7 @@ def test_the_producer_is_told_of_the_symbols_by_a_file(settings: Settings, tmp_p
     assert producer.spec(own)["environment"]["CRYPTOLAKE_SYMBOLS_FILE"] == str(tmp_path / "mine.txt")  # type: ignore[index]
 
 
-def test_the_supervisors_files_are_private_and_complete(settings: Settings) -> None:
+def test_supervisor_files_are_private_and_complete(settings: Settings) -> None:
     value = 'a "b" %s; c'
     secret = load_settings(home=settings.home, minio_root_password=SecretStr(value))
     supervisor = Supervisor(secret)
@@ -168,7 +171,7 @@ def test_the_supervisors_files_are_private_and_complete(settings: Settings) -> N
     assert spec["environment"]["MINIO_ROOT_PASSWORD"] == value
 
 
-def test_the_same_settings_make_the_same_configuration(settings: Settings) -> None:
+def test_same_settings_generate_the_same_configuration(settings: Settings) -> None:
     supervisor = Supervisor(settings)
     supervisor.write_config(PARTS)
     first = supervisor.config_file.read_text()
@@ -176,12 +179,12 @@ def test_the_same_settings_make_the_same_configuration(settings: Settings) -> No
     assert supervisor.config_file.read_text() == first
 
 
-def test_a_path_that_the_supervisor_cannot_hold_is_rejected(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match="cannot use a path"):
+def test_path_unsupported_by_the_supervisor_is_rejected(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="unsupported path"):
         Supervisor(load_settings(home=tmp_path / "a ;b")).write_config(PARTS)
 
 
-def test_a_part_becomes_its_command_with_exact_values(tmp_path: Path) -> None:
+def test_launcher_passes_exact_values_to_the_command(tmp_path: Path) -> None:
     value = 'quote " percent % semicolon ; hash # and \n line'
     code = "import json, os, sys; print(json.dumps([os.environ['V'], os.getcwd(), sys.stdin.read(), sys.argv[1:]]))"
     spec = {
@@ -190,16 +193,16 @@ def test_a_part_becomes_its_command_with_exact_values(tmp_path: Path) -> None:
         "directory": str(tmp_path),
     }
     write_private(tmp_path / "spec.json", json.dumps(spec))
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-I", "-S", launch.__file__, str(tmp_path / "spec.json")],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert json.loads(answer.stdout) == [value, str(tmp_path), "", [value]]
+    assert json.loads(result.stdout) == [value, str(tmp_path), "", [value]]
 
 
-def test_the_supervisors_pipe_keeps_a_reader(tmp_path: Path) -> None:
+def test_supervisor_pipe_keeps_a_reader(tmp_path: Path) -> None:
     code = "import sys; print(repr(sys.stdin.read()), flush=True); import time; time.sleep(600)"
     spec = {"command": [sys.executable, "-c", code], "environment": {}, "directory": str(tmp_path)}
     write_private(tmp_path / "spec.json", json.dumps(spec))
@@ -212,29 +215,29 @@ def test_the_supervisors_pipe_keeps_a_reader(tmp_path: Path) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            assert process.stdout.readline() == "''\n", "the part reads nothing and does not wait for it"
+            assert process.stdout.readline() == "''\n", "the part reads an empty stdin at once"
             poller = select.poll()
             poller.register(process.stdin, 0)
-            assert poller.poll(0) == [], "an error here would make supervisord poll without a pause"
+            assert poller.poll(0) == [], "an error here would make supervisord busy-poll"
         finally:
             process.kill()
 
 
-def test_a_part_heeds_an_interrupt_also_when_a_shell_started_it_in_the_background(tmp_path: Path) -> None:
+def test_part_started_in_the_background_handles_an_interrupt(tmp_path: Path) -> None:
     code = "import signal; print([signal.getsignal(n) == signal.SIG_IGN for n in (signal.SIGINT, signal.SIGQUIT)])"
     spec = {"command": [sys.executable, "-c", code], "environment": {}, "directory": str(tmp_path)}
     write_private(tmp_path / "spec.json", json.dumps(spec))
     background = ["sh", "-c", 'trap "" INT QUIT; exec "$@"', "sh"]
-    answer = subprocess.run(
+    result = subprocess.run(
         [*background, sys.executable, "-I", "-S", launch.__file__, str(tmp_path / "spec.json")],
         capture_output=True,
         text=True,
         check=True,
     )
-    assert answer.stdout == "[False, False]\n"
+    assert result.stdout == "[False, False]\n"
 
 
-def test_code_servers_on_machines_of_their_own_have_the_names_of_their_parts() -> None:
+def test_remote_code_servers_have_the_host_names_of_their_parts() -> None:
     workspace = yaml.safe_load(code_servers.workspace_text(load_settings(code_server_host="{part}.example")))
     found = [entry["grpc_server"] for entry in workspace["load_from"]]
     assert {(one["host"], one["port"]) for one in found} == {
@@ -242,14 +245,14 @@ def test_code_servers_on_machines_of_their_own_have_the_names_of_their_parts() -
     }
 
 
-def test_the_spark_connect_server_listens_where_it_is_told() -> None:
+def test_spark_connect_server_listens_on_the_configured_host() -> None:
     assert spark.server_conf(load_settings())["spark.connect.grpc.binding.address"] == "127.0.0.1"
-    told = spark.server_conf(load_settings(spark_connect_host="0.0.0.0"))
-    assert told["spark.connect.grpc.binding.address"] == "0.0.0.0"
+    conf = spark.server_conf(load_settings(spark_connect_host="0.0.0.0"))
+    assert conf["spark.connect.grpc.binding.address"] == "0.0.0.0"
 
 
 @pytest.mark.parametrize("location", sorted(CODE))
-def test_a_capture_with_other_days_restarts_the_code_servers(tmp_path: Path, location: str) -> None:
+def test_capture_with_other_days_restarts_the_code_servers(tmp_path: Path, location: str) -> None:
     captures = tmp_path / "captures"
     captures.mkdir()
     write_capture(captures / "a.ndjson", [(NOON_MS * 10**6, mark_price_frame("BTCUSDT", NOON_MS))])

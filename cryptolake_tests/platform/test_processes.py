@@ -1,4 +1,4 @@
-"""Ports in use and processes that were left: found, named, ended."""
+"""Ports in use are reported with their holder; leftover processes are found and ended."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BROKER = next(part for part in PARTS if part.name == KAFKA)
 
 @contextmanager
 def child(code: str, home: Path) -> Iterator[subprocess.Popen[str]]:
-    """A process of the platform of `home`; runs `code`, prints a line when it is ready, and waits."""
+    """Start a process of the platform of `home` that runs `code`, prints a line and waits."""
     process = subprocess.Popen(
         [sys.executable, "-c", f"{code}; print('ready', flush=True); import time; time.sleep(600)"],
         env={**os.environ, INSTANCE_VARIABLE: str(home)},
@@ -40,7 +40,7 @@ def child(code: str, home: Path) -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
-def test_a_taken_port_is_named_with_its_holder(tmp_path: Path, address: str) -> None:
+def test_used_port_is_reported_with_its_holder(tmp_path: Path, address: str) -> None:
     with socket.create_server((address, 0)) as server:
         port = server.getsockname()[1]
         with pytest.raises(PortInUseError) as error:
@@ -49,16 +49,16 @@ def test_a_taken_port_is_named_with_its_holder(tmp_path: Path, address: str) -> 
         assert part in str(error.value)
 
 
-def test_the_second_port_is_looked_at_too(tmp_path: Path) -> None:
+def test_second_port_is_checked_too(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server, socket.create_server(("127.0.0.1", 0)) as spare:
-        taken, free = server.getsockname()[1], spare.getsockname()[1]
+        used, free = server.getsockname()[1], spare.getsockname()[1]
         spare.close()
-        settings = load_settings(home=tmp_path, kafka_port=free, kafka_controller_port=taken)
+        settings = load_settings(home=tmp_path, kafka_port=free, kafka_controller_port=used)
         with pytest.raises(PortInUseError, match="CRYPTOLAKE_KAFKA_CONTROLLER_PORT"):
             processes.check_ports(BROKER, settings)
 
 
-def test_a_port_that_was_just_closed_is_free() -> None:
+def test_recently_closed_port_is_free() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         with socket.create_connection(("127.0.0.1", port)):
@@ -80,16 +80,16 @@ def test_only_processes_of_the_home_are_found_and_ended(tmp_path: Path) -> None:
         assert processes.instance_processes(mine) == []
 
 
-def test_this_process_and_its_parents_are_spared(tmp_path: Path) -> None:
+def test_current_process_and_its_parents_are_excluded(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from cryptolake_assets.platform.processes import instance_processes; "
         f"print(len(instance_processes(Path({str(tmp_path)!r}))))"
     )
-    answer = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code],
         env={**os.environ, INSTANCE_VARIABLE: str(tmp_path)},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert answer.stdout.strip() == "0"
+    assert result.stdout.strip() == "0"

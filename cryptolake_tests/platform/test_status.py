@@ -1,4 +1,4 @@
-"""Parts that other supervisors run, as containers are: what of them can be seen from here."""
+"""Status of parts that run under other supervisors, such as containers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cryptolake_tests.support.servers import free_port
 
 
 def on_free_ports(home: Path, **changes: Any) -> Settings:
-    """Nobody listens on them; Dagster is said to be on another machine."""
+    """Return settings with unused ports and with Dagster on another machine."""
     fields = {field: free_port() for field in PORT_FIELDS} | changes
     return load_settings(home=home, **{"dagster_url": f"http://127.0.0.1:{free_port()}", **fields})
 
@@ -22,28 +22,28 @@ def states(settings: Settings) -> set[str]:
     return {row.state for row in status(settings)}
 
 
-async def test_what_answers_under_another_supervisor_is_external(tmp_path: Path) -> None:
+async def test_part_that_responds_under_another_supervisor_is_external(tmp_path: Path) -> None:
     async with ReplayExchange(DEMO_CAPTURE_DIR, speed=0).running() as exchange:
         settings = on_free_ports(tmp_path, exchange_port=int(exchange.url.rpartition(":")[2]))
         settings.run_dir.mkdir(parents=True)
         (settings.run_dir / "producer.json").write_text('{"state": "streaming", "queued_frames": 3, "frames": 7}')
         rows = {row.name: row for row in await asyncio.to_thread(status, settings)}
-        told = await asyncio.to_thread(problems, settings)
+        found = await asyncio.to_thread(problems, settings)
     producer = rows["producer"]
     assert (producer.state, producer.lag) == ("external", 3)
     assert producer.detail.startswith("streaming, 7 frames")
     assert rows["exchange"].state == "external"
     assert rows["dashboard"].state == "unseen"
-    assert not [line for line in told if "nothing runs" in line or line.startswith(("dashboard", "producer"))]
+    assert not [line for line in found if "no part is running" in line or line.startswith(("dashboard", "producer"))]
 
 
-def test_where_nothing_answers_nothing_runs(tmp_path: Path) -> None:
+def test_parts_that_do_not_respond_are_stopped(tmp_path: Path) -> None:
     settings = on_free_ports(tmp_path)
     assert states(settings) == {"stopped"}
-    assert any("nothing runs" in line for line in problems(settings))
+    assert any("no part is running" in line for line in problems(settings))
 
 
-def test_on_one_machine_only_the_own_supervisor_counts(tmp_path: Path) -> None:
+def test_part_without_the_local_supervisor_is_stopped(tmp_path: Path) -> None:
     settings = on_free_ports(tmp_path, dagster_url="")
     settings.run_dir.mkdir(parents=True)
     (settings.run_dir / "producer.json").write_text("{}")

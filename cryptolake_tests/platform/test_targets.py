@@ -1,4 +1,4 @@
-"""Assets and partitions that a user asks for are held against the graph before a run is launched."""
+"""Requested assets and partitions are checked against the graph before a run is launched."""
 
 from __future__ import annotations
 
@@ -14,33 +14,31 @@ HOURS = Target(
 )
 DAYS = Target("gold/spot_daily_stats", True, Partitions(["2025-12-30", "2025-12-31"], "%Y-%m-%d"))
 PLAIN = Target("maintenance/compaction", True, None)
-EXTERNAL = Target("silver/of_elsewhere", False, HOURS.partitions)
+EXTERNAL = Target("silver/external", False, HOURS.partitions)
 
 
 @pytest.mark.parametrize(("target", "partition"), [(HOURS, "2025-12-31-23:00"), (DAYS, "2025-12-30"), (PLAIN, None)])
-def test_a_partition_that_is_there_is_accepted(target: Target, partition: str | None) -> None:
+def test_existing_partition_is_accepted(target: Target, partition: str | None) -> None:
     target.check(partition)
 
 
 @pytest.mark.parametrize(
     ("target", "partition", "cause"),
     [
-        (HOURS, None, "silver/futures_ohlcv_1m has partitions, and none was given"),
-        (HOURS, "2025-12-31", "2025-12-31 is not written as YYYY-MM-DD-HH:MM"),
-        (HOURS, "2025-12-31-7:00", "2025-12-31-7:00 is not written as YYYY-MM-DD-HH:MM"),
-        (HOURS, "", "an empty text is not written as YYYY-MM-DD-HH:MM"),
+        (HOURS, None, "silver/futures_ohlcv_1m requires a partition"),
+        (HOURS, "2025-12-31", "2025-12-31 is not in the format YYYY-MM-DD-HH:MM"),
+        (HOURS, "2025-12-31-7:00", "2025-12-31-7:00 is not in the format YYYY-MM-DD-HH:MM"),
+        (HOURS, "", "an empty value is not in the format YYYY-MM-DD-HH:MM"),
         (HOURS, "2025-12-31-07:30", "2025-12-31-07:30 is within a partition"),
         (HOURS, "2025-12-30-23:00", "2025-12-30-23:00 is before the first partition"),
         (HOURS, "2026-01-01-00:00", "2026-01-01-00:00 is after the last partition"),
-        (DAYS, "2025-12-31-00:00", "2025-12-31-00:00 is not written as YYYY-MM-DD"),
-        (DAYS, "2025-13-01", "2025-13-01 is not written as YYYY-MM-DD"),
+        (DAYS, "2025-12-31-00:00", "2025-12-31-00:00 is not in the format YYYY-MM-DD"),
+        (DAYS, "2025-13-01", "2025-13-01 is not in the format YYYY-MM-DD"),
         (DAYS, "2034-01-01", "2034-01-01 is after the last partition"),
-        (DAYS, "币安人生", "币安人生 is not written as YYYY-MM-DD"),
+        (DAYS, "币安人生", "币安人生 is not in the format YYYY-MM-DD"),
     ],
 )
-def test_any_other_partition_is_rejected_with_the_valid_range(
-    target: Target, partition: str | None, cause: str
-) -> None:
+def test_other_partition_is_rejected_with_the_valid_range(target: Target, partition: str | None, cause: str) -> None:
     with pytest.raises(ArgumentError) as error:
         target.check(partition)
     assert str(error.value).startswith("argument --partition: ")
@@ -49,16 +47,16 @@ def test_any_other_partition_is_rejected_with_the_valid_range(
     assert f"from {target.partitions.keys[0]} to {target.partitions.keys[-1]}" in str(error.value)
 
 
-def test_an_asset_that_cannot_be_materialized_so_is_named() -> None:
+def test_asset_that_cannot_be_materialized_is_named() -> None:
     with pytest.raises(ArgumentError, match="argument --partition: maintenance/compaction has no partitions"):
         PLAIN.check("2025-12-31")
-    with pytest.raises(ArgumentError, match="argument asset: no run materializes silver/of_elsewhere"):
+    with pytest.raises(ArgumentError, match="argument asset: silver/external cannot be materialized"):
         EXTERNAL.check("2025-12-31-07:00")
-    with pytest.raises(ArgumentError, match="There is none yet"):
+    with pytest.raises(ArgumentError, match="It has no partitions yet"):
         Target("silver/a", True, Partitions([], "%Y-%m-%d")).check("2025-12-31")
 
 
-def test_an_unknown_asset_gets_the_nearest_names_or_all() -> None:
+def test_unknown_asset_is_reported_with_the_nearest_names_or_all() -> None:
     known = [HOURS.name, DAYS.name, PLAIN.name]
     near, far = unknown_asset("gold/spot_daily_stat", known), unknown_asset("zookeeper", known)
     assert str(near) == "argument asset: no asset is called gold/spot_daily_stat. Did you mean gold/spot_daily_stats?"

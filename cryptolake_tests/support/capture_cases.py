@@ -11,7 +11,7 @@ from typing import Any
 
 from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
-from cryptolake_assets.cli.demo import frames_short
+from cryptolake_assets.cli.demo import unsettled_frames
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
@@ -104,7 +104,7 @@ def _status(settings: Settings) -> ProducerStatus:
 
 def _is_settled(settings: Settings) -> bool:
     producer = _status(settings)
-    short = frames_short(replay(settings)["frames_sent_by_kind"], producer.streams)
+    short = unsettled_frames(replay(settings)["frames_sent_by_kind"], producer.streams)
     return not (short or producer.queued_frames or producer.in_flight)
 
 
