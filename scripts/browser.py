@@ -1,6 +1,6 @@
 """Find or install a Chromium for the browser tests: the machine's own, else Playwright's, else the system's package.
 
-Run by `make browser`, on which `make test` depends; by itself as `python -m scripts.browser`.
+Run by `make browser`, on which `make test` depends, or as `python -m scripts.browser`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main() -> int:
             print(f"Chromium for the browser tests: {path}")
             return 0
     print(
-        "browser: no Chromium or Chrome that starts was found, and none could be fetched. Install one (Debian and "
+        "browser: no Chromium or Chrome that starts was found, and none could be installed. Install one (Debian and "
         "Ubuntu: `sudo apt-get install chromium`), then run `make browser` again.",
         file=sys.stderr,
     )
@@ -60,9 +60,9 @@ def _run(command: list[str]) -> None:
         "PLAYWRIGHT_BROWSERS_PATH": str(FETCHED),
         "DEBIAN_FRONTEND": "noninteractive",
     }
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        _say(f"that failed: {(done.stderr or done.stdout).strip().splitlines()[-1:]}")
+    result = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True, text=True)
+    if result.returncode != 0:
+        _say(f"failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}")
 
 
 def _say(text: str) -> None:

@@ -1,7 +1,7 @@
-"""Makes a capture directory from the shipped one, to see that the demo tells the truth about it.
+"""Make a changed copy of the shipped capture, to test that the demo detects the difference.
 
-`.venv/bin/python -m scripts.changed_capture DIR`: one trade has another price, which its bar's official kline shows; a
-third symbol with ids and prices of its own has no official klines. Prints the changed bar and the symbol, a line each.
+`.venv/bin/python -m scripts.changed_capture DIR`: one trade has another price, so its bar differs from the official
+kline; a third symbol has no official klines. Print the changed bar and the third symbol, a line each.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def main(directory: str) -> None:
         shifted_capture(DEMO_CAPTURE_DIR, other_dir, symbols, days=0, id_shift=1_000_000, price_factor="0.002")
         joined_captures(Path(directory), changed_dir, other_dir)
     minute = datetime.fromtimestamp(changed.window_start_ms / 1000, UTC)
-    # As the demo writes the bar.
+    # The bar in the format of the demo.
     print(f"{changed.symbol}  {minute:%m-%d %H:%M}")
     print(TO_SYMBOL)
 

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
-# Fails when a file of the repository holds a package registry's address, a path of one machine, or a secret.
-# Looks at tracked files and at those that a commit would add.
+# Fail if a file of the repository has a package registry's address, a path of one machine, or a secret.
+# Checks tracked files and files that a commit would add.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 found=0
 
-# check WHAT EXTENDED_REGEX: prints and remembers every line that matches.
+# check NAME EXTENDED_REGEX: print matching lines, and fail at the end.
 check() {
   local status=0
   git --no-pager grep --untracked -nIE -e "$2" -- . ':!scripts/check_tree.sh' || status=$?
   case $status in
-    0) echo "tree: $1: see the lines above, and take it out" >&2; found=1 ;;
+    0) echo "tree: $1 in the lines above. Remove it." >&2; found=1 ;;
     1) ;;
     *) echo "tree: git grep failed ($status)" >&2; exit 2 ;;
   esac

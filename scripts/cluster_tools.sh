@@ -1,16 +1,16 @@
 #!/bin/sh
-# Fetches what the tests of the cluster run on and this machine lacks, into the directory that is named: an S3 store
-# (versitygw, built by Go) and, by apt where that may be done, PostgreSQL, Go and a JDK. Says what it does.
+# Install missing tools of the cluster tests: an S3 store (versitygw, built with Go) in the given directory, and, if run
+# as root, PostgreSQL, Go and a JDK by apt. Prints each step.
 # Usage: sh scripts/cluster_tools.sh DIRECTORY
 set -eu
 tools=$1
 mkdir -p "$tools"
 tools=$(cd "$tools" && pwd)
-PATH=$PATH:/usr/local/go/bin # where Go's own installer puts it, on the PATH or not
+PATH=$PATH:/usr/local/go/bin # the directory of Go's installer, which may not be on the PATH
 export HOME="${HOME:-$tools}" PATH
 store=github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
-# need WHAT PACKAGE: says what is missing, and installs it where apt is there and may be used.
+# need NAME PACKAGE: install a missing tool with apt, or print how to install it.
 need() {
   if command -v apt-get >/dev/null 2>&1 && [ "$(id -u)" = 0 ]; then
     echo "$1: not on this machine; installing $2"
@@ -29,4 +29,4 @@ if [ ! -x "$tools/versitygw" ] || [ "$(cat "$tools/versitygw.version" 2>/dev/nul
   GOBIN=$tools GOFLAGS=-mod=mod go install "$store"
   echo "$store" >"$tools/versitygw.version"
 fi
-echo "PostgreSQL, a JDK and an S3 store: there"
+echo "PostgreSQL, a JDK and an S3 store: installed"

@@ -1,4 +1,4 @@
-"""Draw docs/images/demo.svg: the demo's tables, from the running platform of the present settings."""
+"""Draw docs/images/demo.svg: the demo's tables, from the running platform of the current settings."""
 
 from __future__ import annotations
 

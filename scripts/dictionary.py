@@ -151,7 +151,7 @@ def documents() -> dict[Path, str]:
 
 
 def main() -> None:
-    """Write all documents; remove contracts of tables that are gone."""
+    """Write all documents; delete contracts of removed tables."""
     CONTRACTS.mkdir(exist_ok=True)
     found = documents()
     for path in CONTRACTS.glob("*.yaml"):

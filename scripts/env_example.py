@@ -14,14 +14,14 @@ from cryptolake_assets.settings.graph import GraphSettings
 from scripts.env_secrets import CHOICES, SECRETS
 
 HEAD = """\
-# Settings of CryptoLake. Copy this file to .env and uncomment the variables that you change.
-# The environment takes precedence over .env, and .env over the defaults below.
+# Settings of CryptoLake. To change some, copy this file to .env and remove the `#` in front of them.
+# Environment variables override .env, and .env overrides the defaults below.
 """
 
 
 CLUSTER_HEAD = """\
-# Variables of docker-compose.yml only. `make env` sets them in .env, and also MINIO_ROOT_USER, MINIO_ROOT_PASSWORD and
-# CRYPTOLAKE_DASHBOARD_API_KEY; secrets are random.
+# Variables that only docker-compose.yml reads. `make env` writes a value of each of them to .env, and values of
+# MINIO_ROOT_USER, MINIO_ROOT_PASSWORD and CRYPTOLAKE_DASHBOARD_API_KEY; secrets are random.
 """
 
 
@@ -39,7 +39,7 @@ def default_text(value: object) -> str:
 
 
 def _place(name: str) -> int:
-    """Return the sort key of a setting: the pipeline's first, then those of API and dashboard, then the graph's."""
+    """Return the sort key of a setting: pipeline, then API and dashboard, then graph."""
     return 2 if name in GraphSettings.model_fields else 1 if name in ApiSettings.model_fields else 0
 
 

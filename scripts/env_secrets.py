@@ -18,12 +18,12 @@ SECRET_BYTES = 32
 SECRETS = {
     "MINIO_ROOT_PASSWORD": "",
     "CRYPTOLAKE_DASHBOARD_API_KEY": "",
-    "PROMETHEUS_API_KEY": "API key of Prometheus for the metrics of the HTTP API.",
-    "POSTGRES_PASSWORD": "Password of the PostgreSQL owner.",
+    "PROMETHEUS_API_KEY": "Key of the HTTP API with which Prometheus reads the metrics.",
+    "POSTGRES_PASSWORD": "Password of PostgreSQL's superuser.",
     "POLARIS_DB_PASSWORD": "Password of the catalog's database.",
     "DAGSTER_DB_PASSWORD": "Password of Dagster's database.",
     "POLARIS_CLIENT_SECRET": "Secret of `cryptolake`, the client of the REST catalog.",
-    "POLARIS_TOKEN_KEY": "Signing key for the tokens of the REST catalog.",
+    "POLARIS_TOKEN_KEY": "Key with which the REST catalog signs its tokens.",
     "KAFKA_UI_PASSWORD": "Password of `cryptolake` in the Kafka UI.",
     "GRAFANA_PASSWORD": "Password of `cryptolake` in Grafana.",
 }
@@ -32,8 +32,8 @@ SECRETS = {
 CHOICES = {
     "CLUSTER_BIND_ADDRESS": (
         "127.0.0.1",
-        "Address of this machine for the published pages of the services. Several have no login: on any other address, "
-        "put a proxy with authentication in front of them.",
+        "Address of this machine on which the services' pages are published. Several pages have no login: before you "
+        "publish them on another address, put a proxy with a login in front.",
     ),
     "COMPOSE_PROFILES": ("replay", "`replay` starts the replay exchange; empty with CRYPTOLAKE_SOURCE=binance."),
     "MINIO_ROOT_USER": ("cryptolake", ""),
@@ -43,7 +43,7 @@ _LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$"
 
 
 def completed(text: str) -> tuple[str, list[str]]:
-    """Return the file's text with a value for every variable without one, and the names of these variables.
+    """Return the file's text with a value for every variable without one, and the names of the added variables.
 
     A line without a value is replaced. An empty COMPOSE_PROFILES is kept: it is a valid value.
     """
@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> None:
     path = Path(arguments[0]) if arguments else ENV_FILE
     added = write(path)
     names = ", ".join(added)
-    print(f"{path}: added {names}" if added else f"{path}: nothing is missing")
+    print(f"{path}: added {names}" if added else f"{path}: complete")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Exit with 0 if every part of the platform serves, else print the problems and exit with 1: `cryptolake health`."""
+"""Exit with 0 if every part of the platform is ready, else print the problems and exit with 1: `cryptolake health`."""
 
 from __future__ import annotations
 

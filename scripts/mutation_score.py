@@ -57,14 +57,14 @@ def main(arguments: list[str]) -> int:
     found = verdicts()
     if not found:
         raise SystemExit("mutation score: no results in mutants/. Run `make mutate`.")
-    table = Table("module", "mutants", "killed", "survived", "without a test", "score")
+    table = Table("Module", "Mutants", "Killed", "Survived", "Untested", "Score")
     total: Counter[str] = Counter()
     for module, codes in found.items():
         counts = Counter({SURVIVED: "survived", NO_TESTS: "untested"}.get(code, "killed") for code in codes.values())
         total.update(counts)
         table.add_row(module, *_cells(counts))
     table.add_section()
-    table.add_row("all", *_cells(total))
+    table.add_row("All", *_cells(total))
     console.print(table)
     if "--all" in arguments:
         for module, codes in found.items():

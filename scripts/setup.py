@@ -1,6 +1,6 @@
-"""Set up the environment: .venv with the locked packages, a Java if none is suitable, the pinned jars.
+"""Set up the environment: .venv with the locked packages, a Java if none is suitable, and the pinned jars.
 
-Needs only Python 3.11 to 3.13. Idempotent: unchanged parts are left alone. `--dev` adds the packages of tests and
+Needs only Python 3.11 to 3.13. Idempotent: unchanged parts are skipped. `--dev` adds the packages of tests and
 checks, `--bench` those that benchmarks compare with. Downloads use pip and Ivy, so their settings (PIP_*,
 SSL_CERT_FILE, https_proxy) apply.
 """
@@ -19,12 +19,12 @@ STAMPS = VENV / "cryptolake"
 OLDEST, NEWEST = (3, 11), (3, 13)
 
 # Measured download sizes of the locks on Linux and Python 3.11; other systems differ by a few MB.
-PACKAGES_SIZE = "710 MB, of it Spark 455 MB"
+PACKAGES_SIZE = "710 MB, including 455 MB for Spark"
 EXTRAS = {
     "dev": ("tests and checks", "85 MB"),
     "bench": ("benchmarks", "60 MB"),
     "mutate": ("mutation tests", "20 MB"),
-    "fast": ("the producer's speed", "6 MB"),
+    "fast": ("a faster producer", "6 MB"),
     "cluster": ("PostgreSQL", "5 MB"),
 }
 JAVA_SIZE = "34 MB"
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> None:
         pip_install(lock)
         remember("packages", lock)
     if changed("project", ROOT / "pyproject.toml"):
-        say("CryptoLake itself, into .venv")
+        say("Installing CryptoLake into .venv")
         pip("install", "--no-deps", "--quiet", "--editable", str(ROOT))
         remember("project", ROOT / "pyproject.toml")
     extras = [extra for extra in EXTRAS if f"--{extra}" in arguments]
@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> None:
     if extras:
         return
     if not has_java():
-        say(f"Java: no version 17 or 21 was found on this machine; downloading one, {JAVA_SIZE}, into {VENV}")
+        say(f"Java: no version 17 or 21 on this machine; downloading one, {JAVA_SIZE}, into {VENV}")
         pip_install(ROOT / "requirements/jvm.lock")
     run(str(venv_python()), "-m", "cryptolake_assets.cli", "setup")
     (STAMPS / "ready").write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> None:
 def check_python() -> None:
     if not OLDEST <= sys.version_info[:2] <= NEWEST:
         fail(
-            f"Python {sys.version.split()[0]} ({sys.executable}) cannot be used: 3.11, 3.12 or 3.13 is needed. "
-            "Name one with `make setup PYTHON=/path/to/python3.11`."
+            f"Python {sys.version.split()[0]} ({sys.executable}) is not supported: 3.11, 3.12 or 3.13 is required. "
+            "Choose one with `make setup PYTHON=/path/to/python3.11`."
         )
 
 
@@ -75,8 +75,8 @@ def make_venv() -> None:
     say(f"Python {sys.version.split()[0]}: {VENV}")
     if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode != 0:
         fail(
-            f"{sys.executable} could not make a virtual environment. On Debian and Ubuntu its part for that is a "
-            "package of its own: install python3-venv, then run `make setup` again."
+            f"{sys.executable} could not make a virtual environment. On Debian and Ubuntu, install the package "
+            "python3-venv, then run `make setup` again."
         )
 
 
@@ -96,7 +96,7 @@ def pip(*arguments: str) -> None:
 
 def run(*command: str) -> None:
     if subprocess.run(command, stdin=subprocess.DEVNULL).returncode != 0:
-        fail(f"set-up stopped at: {' '.join(command)}. The cause is above; mend it and run `make setup` again.")
+        fail(f"command failed: {' '.join(command)}. Correct the cause (see above), then run `make setup` again.")
 
 
 def works(*command: str) -> bool:

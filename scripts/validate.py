@@ -1,8 +1,8 @@
 """Run `dagster definitions validate` for every code location of workspace.yaml, with deprecation and supersession
-warnings as errors. Needs no network and no Java. The warning filters are those of the test suite, in pyproject.toml.
+warnings as errors. Needs no network and no Java. The warning filters are those of the tests, from pyproject.toml.
 
-Each location has its own process, which loads the code itself: for several locations of one workspace Dagster would
-start servers, which lack the filters.
+Each location has a separate process, which loads the code itself: for a workspace with several locations Dagster would
+start servers, which do not apply the filters.
 Usage: python -m scripts.validate [workspace file]"""
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def main() -> None:
         print(f"code location {name}", flush=True)
         if subprocess.run(command, cwd=PROJECT_ROOT).returncode:
             failed.append(name)
-    print(f"not valid: {', '.join(failed)}" if failed else "every code location is valid")
+    print(f"not valid: {', '.join(failed)}" if failed else "all code locations are valid")
     sys.exit(1 if failed else 0)
 
 

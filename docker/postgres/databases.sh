@@ -1,5 +1,5 @@
 #!/bin/sh
-# Run once, on an empty volume, by the image of PostgreSQL: a database and an owner for the catalog and for Dagster.
+# PostgreSQL's image runs this once, on an empty volume: create the databases of the catalog and of Dagster.
 set -eu
 
 database() {
