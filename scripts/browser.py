@@ -42,14 +42,14 @@ def _starts(path: str) -> bool:
 
 
 def _playwright() -> None:
-    _say(f"no Chromium or Chrome was found: downloading Playwright's, about {SIZE}, into {FETCHED}")
+    _report(f"no Chromium or Chrome was found: downloading Playwright's, about {SIZE}, into {FETCHED}")
     _run([sys.executable, "-m", "playwright", "install", "--no-shell", "chromium"])
 
 
 def _apt() -> None:
     if os.getuid() != 0 or shutil.which("apt-get") is None:
         return
-    _say(f"installing the system's package chromium by apt-get, about {SIZE}")
+    _report(f"installing the system's package chromium by apt-get, about {SIZE}")
     _run(["apt-get", "update", "-qq"])
     _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", "chromium"])
 
@@ -62,10 +62,10 @@ def _run(command: list[str]) -> None:
     }
     result = subprocess.run(command, stdin=subprocess.DEVNULL, env=environment, capture_output=True, text=True)
     if result.returncode != 0:
-        _say(f"failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}")
+        _report(f"failed: {(result.stderr or result.stdout).strip().splitlines()[-1:]}")
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(f"==> {text}", flush=True)
 
 

@@ -35,11 +35,11 @@ def main(arguments: list[str]) -> None:
     make_venv()
     lock = ROOT / "requirements/base.lock"
     if changed("packages", lock):
-        say(f"Python packages: downloading about {PACKAGES_SIZE}, into {VENV} (takes a few minutes)")
+        report(f"Python packages: downloading about {PACKAGES_SIZE}, into {VENV} (takes a few minutes)")
         pip_install(lock)
         remember("packages", lock)
     if changed("project", ROOT / "pyproject.toml"):
-        say("Installing CryptoLake into .venv")
+        report("Installing CryptoLake into .venv")
         pip("install", "--no-deps", "--quiet", "--editable", str(ROOT))
         remember("project", ROOT / "pyproject.toml")
     extras = [extra for extra in EXTRAS if f"--{extra}" in arguments]
@@ -47,13 +47,13 @@ def main(arguments: list[str]) -> None:
         purpose, size = EXTRAS[extra]
         extra_lock = ROOT / f"requirements/{extra}.lock"
         if changed(extra, extra_lock):
-            say(f"Packages for {purpose}: downloading about {size}")
+            report(f"Packages for {purpose}: downloading about {size}")
             pip_install(extra_lock)
             remember(extra, extra_lock)
     if extras:
         return
     if not has_java():
-        say(f"Java: no version 17 or 21 on this machine; downloading one, {JAVA_SIZE}, into {VENV}")
+        report(f"Java: no version 17 or 21 on this machine; downloading one, {JAVA_SIZE}, into {VENV}")
         pip_install(ROOT / "requirements/jvm.lock")
     run(str(venv_python()), "-m", "cryptolake_assets.cli", "setup")
     (STAMPS / "ready").write_text(time.strftime("%Y-%m-%dT%H:%M:%SZ\n", time.gmtime()))
@@ -72,7 +72,7 @@ def make_venv() -> None:
     fits = f"import pip, sys; sys.exit(not {OLDEST} <= sys.version_info[:2] <= {NEWEST})"
     if works(str(venv_python()), "-c", fits):
         return
-    say(f"Python {sys.version.split()[0]}: {VENV}")
+    report(f"Python {sys.version.split()[0]}: {VENV}")
     if subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)]).returncode != 0:
         fail(
             f"{sys.executable} could not make a virtual environment. On Debian and Ubuntu, install the package "
@@ -126,7 +126,7 @@ def venv_python() -> Path:
     return VENV / "bin" / "python"
 
 
-def say(text: str) -> None:
+def report(text: str) -> None:
     print(f"==> {text}", flush=True)
 
 

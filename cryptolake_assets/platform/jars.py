@@ -261,7 +261,7 @@ def _run_ivy(work_dir: Path, options: list[str], jars: list[Jar], fetched: Calla
         if process.returncode == 0:
             return
         cause = failure_cause(lines)
-        log.warning("jar_download_failed", attempt=attempt, of=ATTEMPTS, cause=cause)
+        log.warning("jar_download_failed", attempt=attempt, attempts=ATTEMPTS, cause=cause)
         time.sleep(RETRY_WAIT_S * attempt)
     raise DownloadError(f"jars: {cause}")
 

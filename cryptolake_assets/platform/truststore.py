@@ -65,7 +65,7 @@ def _trust_options(directory: Path) -> list[str]:
         return []
     store = directory / "truststore.p12"
     if not write_truststore(bundle, store):
-        log.warning("certificates_missing", bundle=str(bundle))
+        log.warning("ca_bundle_skipped", bundle=str(bundle), cause="no valid certificate")
         return []
     return [
         f"-Djavax.net.ssl.trustStore={store}",

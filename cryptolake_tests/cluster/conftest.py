@@ -1,4 +1,4 @@
-"""A cluster of native processes, once for the whole session, and the settings of a platform that works on it."""
+"""A cluster of native processes, one per session, and the settings of a platform on it."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ WORKERS = 2
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """PostgreSQL, S3, the REST catalog, and Spark with two workers; nothing of CryptoLake runs yet."""
+    """Start PostgreSQL, S3, the REST catalog and Spark with two workers, without CryptoLake's parts."""
     with ExitStack() as stack:
-        # Not pytest's own directory, nor one of root's: PostgreSQL's user could not look into it.
+        # PostgreSQL's user cannot read pytest's directory or one of root.
         parent = "/tmp" if os.geteuid() == 0 else None
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cryptolake-cluster-", dir=parent)))
         root.chmod(0o755)
         home = root / "home"
 
-        def place(name: str) -> Path:
+        def make_directory(name: str) -> Path:
             directory = root / name
             directory.mkdir()
             return directory
 
         token = secrets.token_urlsafe(24)
-        database = stack.enter_context(natives.postgres(place("postgres"), secrets.token_urlsafe(16)))
+        database = stack.enter_context(natives.postgres(make_directory("postgres"), secrets.token_urlsafe(16)))
         for name in ("catalog", "dagster"):
             database.create(name)
-        store = stack.enter_context(natives.s3_store(place("s3"), BUCKETS, secrets.token_urlsafe(24)))
+        store = stack.enter_context(natives.s3_store(make_directory("s3"), BUCKETS, secrets.token_urlsafe(24)))
         base = load_settings(home=home)
-        catalog = stack.enter_context(natives.rest_catalog(place("catalog"), base, database, store, token))
-        spark = stack.enter_context(spark_cluster(place("spark"), WORKERS))
+        catalog = stack.enter_context(natives.rest_catalog(make_directory("catalog"), base, database, store, token))
+        spark = stack.enter_context(spark_cluster(make_directory("spark"), WORKERS))
         settings = load_settings(
             home=home,
             **free_ports(),
@@ -73,7 +73,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(autouse=True)
 def settings(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """The cluster's settings as the process's own."""
+    """Apply the cluster's settings to this process."""
     for name, value in cluster.settings.environment().items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()

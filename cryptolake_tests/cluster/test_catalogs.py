@@ -1,4 +1,4 @@
-"""The other catalog of a cluster, PostgreSQL by JDBC, and what is said when a catalog refuses."""
+"""PostgreSQL as a catalog by JDBC, tokens of a REST catalog, and errors of catalogs that reject access."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from cryptolake_tests.support.token_server import TokenServer, serving
 
 @pytest.fixture
 def on_postgresql(cluster: Cluster, tmp_path: Path) -> Iterator[Settings]:
-    """A lake whose catalog is in PostgreSQL and whose files are in the store, with a Spark of its own."""
+    """Start a separate Spark on a lake with its catalog in PostgreSQL and its files in the store."""
     cluster.database.create("lake")
-    # The store is that of the cluster, as the environment says.
+    # The environment has the settings of the cluster's store.
     settings = load_settings(
         home=tmp_path,
         **free_ports(),
@@ -61,7 +61,7 @@ def test_pyiceberg_and_spark_share_a_catalog_in_postgresql(on_postgresql: Settin
 
 @pytest.fixture
 def by_credential(cluster: Cluster, tmp_path: Path) -> Iterator[Settings]:
-    """The cluster's lake for one who has no token, but a credential that another server exchanges for one."""
+    """Return settings of the cluster's lake with a credential that a token server exchanges for a token."""
     server = TokenServer(subject="lake", scope="catalog", token=cluster.settings.iceberg_rest_token.get_secret_value())
     with serving(server):
         yield load_settings(
@@ -91,27 +91,27 @@ def test_pyiceberg_and_spark_exchange_a_credential_for_a_token(by_credential: Se
         lifecycle.down(by_credential)
 
 
-def test_a_credential_that_is_not_exchanged_is_told_with_what_to_do(by_credential: Settings) -> None:
+def test_rejected_credential_is_reported_with_the_next_step(by_credential: Settings) -> None:
     wrong = by_credential.model_copy(update={"iceberg_rest_credential": SecretStr("lake-client:another-word-77")})
-    with pytest.raises(CatalogUnreachableError, match=r"rejected the request.*ICEBERG_REST_CREDENTIAL") as told:
+    with pytest.raises(CatalogUnreachableError, match=r"refuses.*ICEBERG_REST_CREDENTIAL") as error:
         get_catalog(wrong)
-    assert "another-word-77" not in str(told.value)
+    assert "another-word-77" not in str(error.value)
 
 
-def test_a_wrong_token_is_told_with_what_to_do(cluster: Cluster) -> None:
+def test_wrong_token_is_reported_with_the_next_step(cluster: Cluster) -> None:
     wrong = cluster.settings.model_copy(update={"iceberg_rest_token": SecretStr("another")})
-    done = run_cryptolake(wrong, "bootstrap", timeout_s=120)
-    assert done.returncode != 0
-    assert "rejected" in done.stderr
-    assert "ICEBERG_REST_TOKEN" in done.stderr
-    assert "Traceback" not in done.stderr
+    result = run_cryptolake(wrong, "bootstrap", timeout_s=120)
+    assert result.returncode != 0
+    assert "refuses" in result.stderr
+    assert "ICEBERG_REST_TOKEN" in result.stderr
+    assert "Traceback" not in result.stderr
 
 
-def test_a_postgresql_that_is_away_is_told_with_what_to_do(tmp_path: Path) -> None:
-    """Here and not among the unit tests because it needs the driver, which comes with the extra `cluster`."""
+def test_unreachable_postgresql_is_reported_with_the_next_step(tmp_path: Path) -> None:
+    """Not a unit test, because it needs the driver of the extra `cluster`."""
     address = f"127.0.0.1:{free_port()}/lake"
     uri = SecretStr(f"postgresql://somebody:{'hidden'}@{address}")
-    with pytest.raises(CatalogUnreachableError, match=r"cannot be used.*CRYPTOLAKE_CATALOG_URI") as told:
+    with pytest.raises(CatalogUnreachableError, match=r"cannot be used.*CRYPTOLAKE_CATALOG_URI") as error:
         get_catalog(load_settings(home=tmp_path, iceberg_rest_uri="", catalog_uri=uri))
-    assert address in str(told.value)
-    assert "hidden" not in str(told.value)
+    assert address in str(error.value)
+    assert "hidden" not in str(error.value)

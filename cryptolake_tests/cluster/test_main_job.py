@@ -1,5 +1,5 @@
 """The main job on a cluster: replay → Kafka → Bronze on S3 by the REST catalog → Silver and Gold on Spark → dbt → API,
-with Dagster on PostgreSQL. The Bronze stream is killed and a worker is lost on the way."""
+with Dagster on PostgreSQL. Meanwhile the Bronze stream is killed and a worker is lost."""
 
 from __future__ import annotations
 
@@ -35,20 +35,18 @@ from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.waiting import wait_for
 
 COMMAND_TIMEOUT_S = 560
-FRAMES = 24_356
-"""Trades of the shipped capture."""
+FRAMES = 24_356  # trades of the shipped capture
 OFFICIAL_BARS = 14
-HOURS = (datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 1, tzinfo=UTC))
-"""Of the capture's trades."""
+HOURS = (datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 1, tzinfo=UTC))  # of the capture's trades
 
 
-def sent(settings: Settings) -> int:
-    answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=10, trust_env=False)
-    return int(answer.json()["frames_sent"])
+def frames_sent(settings: Settings) -> int:
+    response = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=10, trust_env=False)
+    return int(response.json()["frames_sent"])
 
 
 def kill_bronze(settings: Settings) -> None:
-    """kill -9; its supervisor starts it again."""
+    """Kill the Bronze stream (kill -9) and wait until the supervisor has restarted it."""
     pid = Supervisor(settings).processes()[BRONZE].pid
     assert pid
     os.kill(pid, signal.SIGKILL)
@@ -57,7 +55,7 @@ def kill_bronze(settings: Settings) -> None:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What the main job left."""
+    """The result of the main job."""
 
     settings: Settings
     rows_after_crashes: int
@@ -66,17 +64,17 @@ class Outcome:
 
 @pytest.fixture(scope="module")
 def outcome(cluster: Cluster) -> Outcome:
-    """The platform after a replay in the middle of which the Bronze stream and a worker were killed, and after
-    `cryptolake demo`, which replays once more and waits for Silver and Gold, and after the marts."""
+    """Replay while the Bronze stream and a worker are killed; then run `cryptolake demo`, which replays again and waits
+    for Silver and Gold, and build the marts."""
     settings = cluster.settings
-    # The replay begins with the first subscription: everything that is to be killed is up by then.
+    # The first subscription starts the replay, so start the parts that are killed first.
     lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, BRONZE])
     lifecycle.up(settings, [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER])
-    wait_for(lambda: sent(settings) > FRAMES / 4, timeout_s=120)
+    wait_for(lambda: frames_sent(settings) > FRAMES / 4, timeout_s=120)
     kill_bronze(settings)
-    wait_for(lambda: sent(settings) > FRAMES / 2, timeout_s=120)
+    wait_for(lambda: frames_sent(settings) > FRAMES / 2, timeout_s=120)
     cluster.spark.workers[0].kill()
-    wait_for(lambda: sent(settings) == FRAMES, timeout_s=180)
+    wait_for(lambda: frames_sent(settings) == FRAMES, timeout_s=180)
     wait_for(lambda: bronze_lag(settings) == 0, timeout_s=240)
     trades = load_table(settings, BRONZE_TRADES).scan(selected_fields=("symbol", "trade_id")).to_arrow()
     distinct = set(zip(*(column.to_pylist() for column in trades.columns), strict=True))
@@ -86,12 +84,12 @@ def outcome(cluster: Cluster) -> Outcome:
     return Outcome(settings, trades.num_rows, len(distinct))
 
 
-def test_a_killed_stream_and_a_lost_worker_lose_nothing_and_double_nothing(outcome: Outcome) -> None:
+def test_killed_stream_and_lost_worker_neither_lose_nor_duplicate_trades(outcome: Outcome) -> None:
     assert outcome.trades_after_crashes == FRAMES
     assert outcome.rows_after_crashes == FRAMES
 
 
-def test_tables_and_checkpoints_lie_in_their_buckets(outcome: Outcome) -> None:
+def test_tables_and_checkpoints_are_in_their_buckets(outcome: Outcome) -> None:
     for table in (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY):
         location = load_table(outcome.settings, table).location()
         assert location.startswith(f"s3://{table.namespace}/"), location
@@ -99,7 +97,7 @@ def test_tables_and_checkpoints_lie_in_their_buckets(outcome: Outcome) -> None:
     assert filesystem.get_file_info(FileSelector(path, recursive=True))
 
 
-def test_silver_was_made_by_spark(outcome: Outcome) -> None:
+def test_spark_built_silver(outcome: Outcome) -> None:
     assert outcome.settings.engine_in_use is Engine.SPARK
 
 
@@ -115,20 +113,20 @@ def test_bars_read_through_the_api_equal_the_official_klines(outcome: Outcome) -
     assert Verdict.DIFFERS not in found
 
 
-def test_sql_by_hand_reads_the_store(outcome: Outcome) -> None:
-    """In a process of its own: one that has read tables before knows the store already."""
+def test_sql_command_reads_the_store(outcome: Outcome) -> None:
+    """In a separate process: this one has configured the store already."""
     query = "SELECT count(DISTINCT (symbol, trade_id)) AS trades FROM cryptolake.bronze.futures_trades"
-    told = cryptolake(outcome.settings, "sql", "--format", "csv", query, timeout_s=120)
-    assert told.split() == ["trades", str(FRAMES)]
+    output = cryptolake(outcome.settings, "sql", "--format", "csv", query, timeout_s=120)
+    assert output.split() == ["trades", str(FRAMES)]
 
 
-def test_dbt_made_the_marts(outcome: Outcome) -> None:
+def test_dbt_built_the_marts(outcome: Outcome) -> None:
     fives = ohlcv("BTCUSDT", "5m", frame="arrow", url=outcome.settings.api_url)
     ones = ohlcv("BTCUSDT", frame="arrow", url=outcome.settings.api_url)
     assert sum(fives["trades"].to_pylist()) == sum(ones["trades"].to_pylist())
 
 
-def test_dagster_keeps_its_runs_in_postgresql(outcome: Outcome) -> None:
+def test_dagster_stores_its_runs_in_postgresql(outcome: Outcome) -> None:
     import psycopg2
 
     with psycopg2.connect(outcome.settings.dagster_database.get_secret_value()) as connection:
@@ -138,29 +136,29 @@ def test_dagster_keeps_its_runs_in_postgresql(outcome: Outcome) -> None:
     assert runs > 0
 
 
-def tasks_under_way(settings: Settings) -> int:
-    """Tasks that Spark's executors work on, as Spark's own REST API tells it."""
+def active_tasks(settings: Settings) -> int:
+    """Return the number of active tasks of Spark's executors, from Spark's REST API."""
     base = f"http://127.0.0.1:{settings.spark_ui_port}/api/v1/applications"
     ((application, *_),) = [httpx.get(base, timeout=10, trust_env=False).json()]
     executors = httpx.get(f"{base}/{application['id']}/executors", timeout=10, trust_env=False).json()
     return sum(executor["activeTasks"] for executor in executors)
 
 
-def test_a_worker_lost_in_the_middle_of_a_silver_run_costs_no_bar(outcome: Outcome, cluster: Cluster) -> None:
+def test_worker_lost_during_a_silver_run_loses_no_bar(outcome: Outcome, cluster: Cluster) -> None:
     settings = outcome.settings
-    lifecycle.stop(settings, BRONZE)  # its tasks are not those that are waited for
+    lifecycle.stop(settings, BRONZE)  # so that the only active tasks are those of the Silver run
     before = silver_bars(settings)
 
     session = connect(settings)
 
     def rebuilt() -> bool:
         engine = SparkEngine(settings, session)
-        return all(made.passed for made in rebuild(settings, engine, *HOURS))
+        return all(result.passed for result in rebuild(settings, engine, *HOURS))
 
     with ThreadPoolExecutor(1) as pool:
-        wait_for(lambda: tasks_under_way(settings) == 0)
+        wait_for(lambda: active_tasks(settings) == 0)
         run = pool.submit(rebuilt)
-        wait_for(lambda: run.done() or tasks_under_way(settings) > 0, poll_s=0.02)
+        wait_for(lambda: run.done() or active_tasks(settings) > 0, poll_s=0.02)
         cluster.spark.workers[1].kill()
         assert not run.done()
         assert run.result()
@@ -169,6 +167,6 @@ def test_a_worker_lost_in_the_middle_of_a_silver_run_costs_no_bar(outcome: Outco
 
 
 def silver_bars(settings: Settings) -> list[dict[str, object]]:
-    """Without what differs from run to run."""
+    """Return all bars without the columns that differ between runs."""
     rows = run_sql(settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start")
     return [{name: value for name, value in row.items() if name != "updated_at"} for row in rows.to_pylist()]

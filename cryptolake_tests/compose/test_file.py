@@ -1,4 +1,4 @@
-"""docker-compose.yml without an engine: its schema, images, rights, ports, variables; the lines of docs/cluster.md."""
+"""docker-compose.yml without Docker: schema, images, privileges, ports, variables; the commands of docs/cluster.md."""
 
 from __future__ import annotations
 
@@ -32,43 +32,42 @@ from cryptolake_tests.support.compose import (
 )
 from scripts.env_secrets import CHOICES, SECRETS, completed, write
 
-INDEPENDENT = {"exchange", "kafka", "minio-volume", "postgres", "spark-master"}
-"""Services that need no other one."""
+INDEPENDENT = {"exchange", "kafka", "minio-volume", "postgres", "spark-master"}  # services without dependencies
 
-# The file itself.
+# The file.
 
 
-def test_the_file_holds_to_the_compose_specification() -> None:
+def test_file_conforms_to_the_compose_specification() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
-    answer = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
-def test_a_wrong_file_would_be_noticed(tmp_path: Path) -> None:
-    wrong = tmp_path / "docker-compose.yml"
-    wrong.write_text(COMPOSE.read_text(encoding="utf-8").replace("    restart: on-failure:5\n", "    restarts: x\n"))
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(wrong)]
+def test_invalid_file_fails_the_schema_check(tmp_path: Path) -> None:
+    invalid = tmp_path / "docker-compose.yml"
+    invalid.write_text(COMPOSE.read_text(encoding="utf-8").replace("    restart: on-failure:5\n", "    restarts: x\n"))
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(invalid)]
     assert subprocess.run(command, capture_output=True, timeout=60).returncode != 0
 
 
-def test_the_services_that_users_know_are_there() -> None:
+def test_documented_services_exist() -> None:
     assert set(SERVICES) >= USERS_KNOW
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_image_is_pinned_and_from_the_plain_hub(name: str) -> None:
+def test_every_image_is_pinned_and_from_docker_hub(name: str) -> None:
     image, _, tag = services()[name]["image"].partition(":")
     assert re.search(r"\d+\.\d+|RELEASE\.\d{4}-\d{2}-\d{2}T", tag), services()[name]["image"]
-    assert re.fullmatch(r"[a-z0-9-]+(/[a-z0-9-]+)?", image), "no host name in it"
+    assert re.fullmatch(r"[a-z0-9-]+(/[a-z0-9-]+)?", image), "the image name has a host name"
 
 
-def test_the_own_image_is_of_this_version_and_of_pinned_ones() -> None:
+def test_own_image_has_this_version_and_pinned_bases() -> None:
     project = tomllib.loads((PROJECT_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert {services()[name]["image"] for name in OWN} == {f"{OWN_IMAGE}:{project['version']}"}
     dockerfile = DOCKERFILE.read_text(encoding="utf-8")
     bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
     assert re.fullmatch(r"python:3\.11\.\d+-slim-[a-z]+", bases[0]), bases[0]
-    assert set(bases[1:]) == {"base"}, "the other stages are made of the first"
+    assert set(bases[1:]) == {"base"}, "the other stages are based on the first"
     copied = {
         word for line in re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE) for word in line.split()
     }
@@ -76,32 +75,32 @@ def test_the_own_image_is_of_this_version_and_of_pinned_ones() -> None:
     for path in copied:
         assert (PROJECT_ROOT / path).exists(), path
         ignored = (PROJECT_ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
-        assert f"!{path}" in ignored, f"{path} does not reach the builder"
+        assert f"!{path}" in ignored, f"{path} is excluded from the build context"
     assert "--require-hashes" in dockerfile
     assert dockerfile.rindex("USER cryptolake") > dockerfile.rindex("COPY")
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_is_watched_restarted_and_bounded(name: str) -> None:
+def test_every_service_has_limits_a_health_check_and_a_restart_policy(name: str) -> None:
     service = services()[name]
     limits = service["deploy"]["resources"]["limits"]
     assert limits["memory"]
     assert limits["cpus"]
     if name in ONE_SHOT:
-        # `up --wait` takes an end for a failure unless somebody waits for just that.
-        waited_for = [
+        # `up --wait` treats an exit as a failure unless another service waits for its success.
+        dependents = [
             other
             for other in services().values()
             if other.get("depends_on", {}).get(name, {}).get("condition") == "service_completed_successfully"
         ]
-        assert waited_for or service.get("profiles") == ["tools"]
+        assert dependents or service.get("profiles") == ["tools"]
     else:
         assert service["restart"] == "unless-stopped"
         assert {"test", "interval", "timeout", "retries"} <= set(service["healthcheck"])
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_every_service_has_few_rights(name: str) -> None:
+def test_every_service_runs_with_minimal_privileges(name: str) -> None:
     service = services()[name]
     assert service["cap_drop"] == ["ALL"]
     assert "no-new-privileges:true" in service["security_opt"]
@@ -110,16 +109,16 @@ def test_every_service_has_few_rights(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_dependencies_are_there_and_can_be_met(name: str) -> None:
+def test_dependencies_exist_and_can_be_satisfied(name: str) -> None:
     dependencies = services()[name].get("depends_on") or {}
-    assert dependencies or name in INDEPENDENT, "it would start before what it needs"
-    for other, how in dependencies.items():
-        wanted = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
-        assert how["condition"] == wanted, f"{name} waits for {other}"
-        assert how.get("required", True) != ("profiles" in services()[other])
+    assert dependencies or name in INDEPENDENT, "the service would start before its dependencies"
+    for other, dependency in dependencies.items():
+        expected = "service_completed_successfully" if other in ONE_SHOT else "service_healthy"
+        assert dependency["condition"] == expected, f"{name} waits for {other}"
+        assert dependency.get("required", True) != ("profiles" in services()[other])
 
 
-def test_volumes_are_named_and_files_are_there() -> None:
+def test_volumes_are_named_and_mounted_files_exist() -> None:
     volumes = [volume for service in services().values() for volume in service.get("volumes") or ()]
     files = [volume for volume in volumes if volume.startswith("./")]
     assert len(files) > 0
@@ -132,7 +131,7 @@ def test_volumes_are_named_and_files_are_there() -> None:
 # Ports.
 
 
-def test_ports_are_those_that_users_know_on_the_address_that_was_chosen() -> None:
+def test_published_ports_are_the_documented_ones_on_the_bind_address() -> None:
     found: dict[str, int] = {}
     for name in SERVICES:
         for port in services()[name].get("ports", ()):
@@ -147,12 +146,12 @@ def test_ports_are_those_that_users_know_on_the_address_that_was_chosen() -> Non
     ("name", "field"),
     [("api", "api_port"), ("dashboard", "dashboard_port"), ("dagster-webserver", "dagster_port")],
 )
-def test_published_ports_are_those_of_the_settings(name: str, field: str, bare_environment: pytest.MonkeyPatch) -> None:
+def test_published_ports_equal_the_settings(name: str, field: str, bare_environment: pytest.MonkeyPatch) -> None:
     (port,) = services()[name]["ports"]
     assert int(port.rpartition(":")[2]) == getattr(settings_in(name, bare_environment), field)
 
 
-def test_addresses_inside_are_services_and_their_ports(bare_environment: pytest.MonkeyPatch) -> None:
+def test_internal_addresses_are_services_and_their_ports(bare_environment: pytest.MonkeyPatch) -> None:
     settings = settings_in("cli", bare_environment)
     assert settings.bootstrap_servers == "kafka:9092"
     assert settings.spark_connect_url == f"sc://spark-connect:{settings.spark_connect_port}"
@@ -175,7 +174,7 @@ def test_every_variable_is_described() -> None:
     assert {*SECRETS} <= used
 
 
-def test_no_secret_is_in_the_file() -> None:
+def test_file_has_no_secrets() -> None:
     secret = re.compile(r"PASSWORD|SECRET|TOKEN|KEY$|KEY_ID$|_CREDENTIAL$|MC_HOST|ROOT_USER$")
     given = {
         (name, key): str(value)
@@ -191,19 +190,19 @@ def test_no_secret_is_in_the_file() -> None:
 
 
 @pytest.mark.parametrize("name", OWN)
-def test_only_those_who_need_a_secret_have_it(name: str) -> None:
-    has = {match[1] for match in VARIABLE.finditer(text_of(services()[name].get("environment") or {}))} & {*SECRETS}
+def test_services_have_only_the_secrets_that_they_need(name: str) -> None:
+    secrets = {match[1] for match in VARIABLE.finditer(text_of(services()[name].get("environment") or {}))} & {*SECRETS}
     lake = {"POLARIS_CLIENT_SECRET", "MINIO_ROOT_PASSWORD"}
-    wanted = {
+    expected = {
         **{part: set() for part in ("spark-master", "spark-worker", "exchange")},
         **{part: lake | {"DAGSTER_DB_PASSWORD"} for part in OWN if part.startswith("dagster-")},
         "dashboard": {"CRYPTOLAKE_DASHBOARD_API_KEY"},
         "bootstrap": lake | {"CRYPTOLAKE_DASHBOARD_API_KEY", "PROMETHEUS_API_KEY"},
     }
-    assert has == wanted.get(name, lake)
+    assert secrets == expected.get(name, lake)
 
 
-def test_secrets_are_drawn_once_for_the_owner_only(tmp_path: Path) -> None:
+def test_secrets_are_generated_once_and_readable_only_by_the_owner(tmp_path: Path) -> None:
     path = tmp_path / ".env"
     path.write_text("# mine\nexport GRAFANA_PASSWORD='chosen'\nPOSTGRES_PASSWORD=\nCRYPTOLAKE_SYMBOLS=BTCUSDT\n")
     path.chmod(0o644)
@@ -220,30 +219,32 @@ def test_secrets_are_drawn_once_for_the_owner_only(tmp_path: Path) -> None:
     assert path.read_text() == first
 
 
-def test_no_profile_is_an_answer_too() -> None:
+def test_empty_profile_is_kept() -> None:
     text, added = completed("COMPOSE_PROFILES=\n")
     assert "COMPOSE_PROFILES" not in added
     assert text.startswith("COMPOSE_PROFILES=\n")
 
 
-# The document's check of it.
+# The commands of docs/cluster.md.
 
 
-def validation_lines() -> list[str]:
+def documented_commands() -> list[str]:
     text = (PROJECT_ROOT / "docs/cluster.md").read_text(encoding="utf-8")
     block = text.partition("## Validate Bronze end-to-end")[2].partition("```sh\n")[2].partition("```")[0]
     return block.splitlines()
 
 
-def test_the_ci_runs_the_lines_of_the_document() -> None:
+def test_ci_runs_the_documented_commands() -> None:
     workflow = yaml.safe_load((PROJECT_ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"))
-    ran = [step["run"].strip() for step in workflow["jobs"]["cluster"]["steps"] if "run" in step and "if" not in step]
-    assert len(ran) >= 8
-    assert ran == validation_lines()
+    executed = [
+        step["run"].strip() for step in workflow["jobs"]["cluster"]["steps"] if "run" in step and "if" not in step
+    ]
+    assert len(executed) >= 8
+    assert executed == documented_commands()
 
 
-def test_the_lines_of_the_document_are_understood() -> None:
-    text = "\n".join(validation_lines())
+def test_documented_commands_are_valid() -> None:
+    text = "\n".join(documented_commands())
     called = re.findall(r"docker compose run --rm -T cli ([^|\n]+)", text)
     assert {"topics", "bootstrap", "sql", "peek", "bronze-available-now"} == {line.split()[0] for line in called}
     for line in called:

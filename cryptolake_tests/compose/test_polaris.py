@@ -1,4 +1,4 @@
-"""The warehouse at a Polaris catalog: what is asked of its management API, and how refusals are told."""
+"""The warehouse in a Polaris catalog: requests to its management API, and errors for rejected requests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryptolake_tests.support import web
 
 
 def load_script() -> ModuleType:
-    """The script as a module: it belongs to the containers, not to the package."""
+    """Return the script as a module; it is part of the containers, not of the package."""
     spec = importlib.util.spec_from_file_location("warehouse", PROJECT_ROOT / "docker/polaris/warehouse.py")
     assert spec
     assert spec.loader
@@ -32,13 +32,13 @@ script = load_script()
 
 
 class Polaris(ThreadingHTTPServer):
-    """Answers as Polaris 1.7.0 does by its specification, and remembers what it was asked."""
+    """Respond like Polaris 1.7.0 by its specification, and record the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[tuple[str, str, dict[str, object]]] = []
+        self.requests: list[tuple[str, str, dict[str, object]]] = []
         self.catalogs: set[str] = set()
-        self.drawn = "drawn"
+        self.credential = "generated"
 
     @property
     def address(self) -> str:
@@ -52,27 +52,27 @@ class Handler(web.QuietHandler):
         body = self.rfile.read(int(self.headers["Content-Length"]))
         if self.path.endswith("/oauth/tokens"):
             form = parse_qs(body.decode())
-            basic = base64.b64encode(f"cryptolake:{self.server.drawn}".encode()).decode()
-            right = form == {"grant_type": ["client_credentials"], "scope": ["PRINCIPAL_ROLE:ALL"]}
-            if right and self.headers["Authorization"] == f"Basic {basic}":
-                self.tell(200, {"access_token": "token", "token_type": "bearer"})
+            basic = base64.b64encode(f"cryptolake:{self.server.credential}".encode()).decode()
+            is_valid = form == {"grant_type": ["client_credentials"], "scope": ["PRINCIPAL_ROLE:ALL"]}
+            if is_valid and self.headers["Authorization"] == f"Basic {basic}":
+                self.respond_json(200, {"access_token": "token", "token_type": "bearer"})
             else:
-                self.tell(401, {"error": "unauthorized_client"})
+                self.respond_json(401, {"error": "unauthorized_client"})
             return
-        self.remember(body)
+        self.record(body)
         name = json.loads(body)["catalog"]["name"]
-        self.tell(409 if name in self.server.catalogs else 201, {})
+        self.respond_json(409 if name in self.server.catalogs else 201, {})
         self.server.catalogs.add(name)
 
     def do_PUT(self) -> None:
-        self.remember(self.rfile.read(int(self.headers["Content-Length"])))
-        self.tell(201, {})
+        self.record(self.rfile.read(int(self.headers["Content-Length"])))
+        self.respond_json(201, {})
 
-    def remember(self, body: bytes) -> None:
+    def record(self, body: bytes) -> None:
         assert self.headers["Authorization"] == "Bearer token"
-        self.server.asked.append((self.command, self.path, json.loads(body)))
+        self.server.requests.append((self.command, self.path, json.loads(body)))
 
-    def tell(self, status: int, values: dict[str, object]) -> None:
+    def respond_json(self, status: int, values: dict[str, object]) -> None:
         self.answer(status, json.dumps(values).encode())
 
 
@@ -83,11 +83,11 @@ def polaris() -> Iterator[Polaris]:
         yield server
 
 
-def settings_of(address: str, drawn: str = "drawn") -> Settings:
+def settings_of(address: str, credential: str = "generated") -> Settings:
     return load_settings(
         iceberg_rest_uri=address,
         iceberg_rest_warehouse="cryptolake",
-        iceberg_rest_credential=f"cryptolake:{drawn}",
+        iceberg_rest_credential=f"cryptolake:{credential}",
         iceberg_rest_scope="PRINCIPAL_ROLE:ALL",
         warehouse="s3://lake",
         namespace_location="s3://{namespace}/{namespace}",
@@ -95,17 +95,17 @@ def settings_of(address: str, drawn: str = "drawn") -> Settings:
     )
 
 
-def test_the_warehouse_is_made_once_and_its_tables_may_be_touched(polaris: Polaris) -> None:
+def test_warehouse_is_created_once_with_the_right_to_its_tables(polaris: Polaris) -> None:
     settings = settings_of(polaris.address)
     assert script.ensure_warehouse(settings)
     assert not script.ensure_warehouse(settings)
     grants = "/api/management/v1/catalogs/cryptolake/catalog-roles/catalog_admin/grants"
     grant = {"grant": {"type": "catalog", "privilege": "CATALOG_MANAGE_CONTENT"}}
     catalogs = ("POST", "/api/management/v1/catalogs", script.warehouse(settings))
-    assert polaris.asked == [catalogs, ("PUT", grants, grant)] * 2
+    assert polaris.requests == [catalogs, ("PUT", grants, grant)] * 2
 
 
-def test_every_namespace_lies_where_polaris_allows_it_by_name() -> None:
+def test_every_namespace_is_in_an_allowed_location_under_its_name() -> None:
     settings = settings_of("http://iceberg-rest:8181/api/catalog")
     storage = script.warehouse(settings)["catalog"]["storageConfigInfo"]
     assert {"bronze", "silver", "gold", "ops", "marts"} <= set(namespaces())
@@ -116,8 +116,8 @@ def test_every_namespace_lies_where_polaris_allows_it_by_name() -> None:
     assert (storage["endpoint"], storage["pathStyleAccess"]) == ("http://minio:9000", True)
 
 
-def test_a_refusal_names_the_request_and_the_next_step(polaris: Polaris) -> None:
-    with pytest.raises(CatalogSetupError, match=r"POST .*/oauth/tokens was answered with 401.*ICEBERG_REST_CREDENTIAL"):
+def test_rejected_request_is_reported_with_the_next_step(polaris: Polaris) -> None:
+    with pytest.raises(CatalogSetupError, match=r"POST .*/oauth/tokens returned 401.*ICEBERG_REST_CREDENTIAL"):
         script.ensure_warehouse(settings_of(polaris.address, "another"))
     with pytest.raises(CatalogSetupError, match="is not the address of a Polaris catalog"):
         script.ensure_warehouse(settings_of("http://iceberg-rest:8181"))

@@ -1,4 +1,4 @@
-"""What each service of docker-compose.yml runs, and with which settings; what Grafana shows of it."""
+"""Commands and settings of the services of docker-compose.yml; the Grafana dashboard."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from cryptolake_tests.support.compose import (
     settings_in,
 )
 
-# What runs.
+# Commands.
 
 
 @pytest.mark.parametrize("name", OWN)
@@ -48,7 +48,9 @@ def test_every_command_exists(name: str) -> None:
         elif words[0] == "python" and words[1].endswith(".py"):
             folder = words[1].rpartition("/")[0]
             assert (PROJECT_ROOT / words[1]).is_file()
-            assert f"COPY {folder} {folder}\n" in DOCKERFILE.read_text(encoding="utf-8"), "it is not in the image"
+            assert f"COPY {folder} {folder}\n" in DOCKERFILE.read_text(encoding="utf-8"), (
+                "the script is not in the image"
+            )
         elif words[0] == "python":
             assert words[1] == "-c" or importlib.util.find_spec(words[2]), words
         else:
@@ -56,7 +58,7 @@ def test_every_command_exists(name: str) -> None:
 
 
 def own_commands(service: dict[str, Any]) -> list[list[str]]:
-    """What the service and its health check call, in words."""
+    """Return the commands of the service and of its health check, each as a list of words."""
     command = list(service.get("entrypoint", [])) + list(service["command"])
     found = [command]
     if command[:2] == ["sh", "-ec"]:
@@ -66,7 +68,7 @@ def own_commands(service: dict[str, Any]) -> list[list[str]]:
 
 
 def spark_class(words: list[str]) -> bool:
-    """Whether it is pyspark's own launcher of a class that its jars hold."""
+    """Return whether the command is pyspark's launcher with a class of pyspark's jars."""
     home = re.search(r"SPARK_HOME=(\S+)", DOCKERFILE.read_text(encoding="utf-8"))
     assert home
     assert words[0] == f"{home[1]}/bin/spark-class"
@@ -77,40 +79,43 @@ def spark_class(words: list[str]) -> bool:
 
 
 @pytest.mark.parametrize("name", [name for name in OWN if services()[name].get("environment")])
-def test_the_settings_of_every_service_are_accepted(name: str, bare_environment: pytest.MonkeyPatch) -> None:
+def test_settings_of_every_service_are_valid(name: str, bare_environment: pytest.MonkeyPatch) -> None:
     known = {env_name(field) for field in Settings.model_fields}
     ours = {key for key in services()[name]["environment"] if key.startswith(("CRYPTOLAKE_", "ICEBERG_", "MINIO_"))}
-    assert ours <= known, f"{name}: no settings of these names"
+    assert ours <= known, f"{name}: unknown settings"
     settings = settings_in(name, bare_environment)
     assert settings.source == "replay"
     live = settings_in(name, bare_environment, CRYPTOLAKE_SOURCE="binance", CRYPTOLAKE_SYMBOLS="BTCUSDT")
     if name in ("spark-master", "spark-worker"):
-        assert "CRYPTOLAKE_SOURCE" not in services()[name]["environment"], "they ask no exchange"
+        assert "CRYPTOLAKE_SOURCE" not in services()[name]["environment"], "they do not use the exchange"
     else:
         assert settings.rest_url == f"http://exchange:{settings.exchange_port}"
         assert (live.ws_url, live.rest_url) == ("wss://fstream.binance.com", "https://fapi.binance.com")
 
 
-def test_catalog_and_store_are_told_to_every_engine(bare_environment: pytest.MonkeyPatch) -> None:
+def test_every_engine_has_the_catalog_and_the_store(bare_environment: pytest.MonkeyPatch) -> None:
     settings = settings_in("bronze-stream", bare_environment)
     variables = environment("bronze-stream", drawn())
     assert settings.engine_in_use is Engine.SPARK
-    told = catalog_properties(settings)
-    assert told["type"] == "rest"
-    assert told["uri"] == "http://iceberg-rest:8181/api/catalog"
-    assert told["warehouse"] == "cryptolake"
-    assert told["scope"] == "PRINCIPAL_ROLE:ALL"
-    assert told["oauth2-server-uri"].startswith(told["uri"])
-    assert (told["s3.endpoint"], told["s3.access-key-id"]) == ("http://minio:9000", variables["MINIO_ROOT_USER"])
+    properties = catalog_properties(settings)
+    assert properties["type"] == "rest"
+    assert properties["uri"] == "http://iceberg-rest:8181/api/catalog"
+    assert properties["warehouse"] == "cryptolake"
+    assert properties["scope"] == "PRINCIPAL_ROLE:ALL"
+    assert properties["oauth2-server-uri"].startswith(properties["uri"])
+    assert (properties["s3.endpoint"], properties["s3.access-key-id"]) == (
+        "http://minio:9000",
+        variables["MINIO_ROOT_USER"],
+    )
     conf = spark_catalog(settings)
     for key in ("type", "uri", "warehouse", "scope", "oauth2-server-uri", "s3.endpoint"):
-        assert conf[f"spark.sql.catalog.{CATALOG}.{key}"] == told[key]
+        assert conf[f"spark.sql.catalog.{CATALOG}.{key}"] == properties[key]
     assert conf[f"spark.sql.catalog.{CATALOG}.s3.path-style-access"] == "true"
     assert conf["spark.hadoop.fs.s3a.endpoint"] == "http://minio:9000"
     assert jars.STORE in jars.spark_groups(settings)
 
 
-def test_tables_and_checkpoints_lie_in_buckets_that_are_made(bare_environment: pytest.MonkeyPatch) -> None:
+def test_tables_and_checkpoints_are_in_created_buckets(bare_environment: pytest.MonkeyPatch) -> None:
     settings = settings_in("bronze-stream", bare_environment)
     buckets = {word.removeprefix("lake/") for word in services()["mc"]["command"] if word.startswith("lake/")}
     locations = [settings.namespace_location_of(name) for name in namespaces()]
@@ -120,7 +125,7 @@ def test_tables_and_checkpoints_lie_in_buckets_that_are_made(bare_environment: p
     assert checkpoint(settings, "trades").startswith(("s3://checkpoints/", "s3a://checkpoints/"))
 
 
-def test_spark_connect_works_for_the_master_and_listens_to_others(bare_environment: pytest.MonkeyPatch) -> None:
+def test_spark_connect_uses_the_master_and_listens_on_all_addresses(bare_environment: pytest.MonkeyPatch) -> None:
     assert "SPARK_REMOTE" not in services()["spark-connect"]["environment"]
     conf = spark.server_conf(settings_in("spark-connect", bare_environment))
     assert conf["spark.master"] == services()["spark-worker"]["command"][-1] == "spark://spark-master:7077"
@@ -128,7 +133,7 @@ def test_spark_connect_works_for_the_master_and_listens_to_others(bare_environme
     assert "spark.driver.host" not in conf
 
 
-def test_code_servers_are_found_by_webserver_and_daemon(bare_environment: pytest.MonkeyPatch) -> None:
+def test_webserver_and_daemon_reach_the_code_servers(bare_environment: pytest.MonkeyPatch) -> None:
     settings = settings_in("dagster-daemon", bare_environment)
     aliases = {
         alias: service["command"][-1]
@@ -141,7 +146,7 @@ def test_code_servers_are_found_by_webserver_and_daemon(bare_environment: pytest
     assert settings.dagster_database.get_secret_value().startswith("postgresql://dagster:")
 
 
-def test_the_api_asks_for_keys_that_its_readers_have(bare_environment: pytest.MonkeyPatch) -> None:
+def test_api_requires_keys_that_its_clients_have(bare_environment: pytest.MonkeyPatch) -> None:
     assert settings_in("api", bare_environment).api_keys_required
     assert settings_in("dashboard", bare_environment).dashboard_api_key.get_secret_value()
     script = services()["bootstrap"]["command"][-1]
@@ -154,17 +159,17 @@ def test_the_api_asks_for_keys_that_its_readers_have(bare_environment: pytest.Mo
     assert "CRYPTOLAKE_DASHBOARD_API_KEY" in script
 
 
-def test_the_broker_is_configured_as_the_one_of_our_own(bare_environment: pytest.MonkeyPatch) -> None:
-    own = dict(line.split("=", 1) for line in kafka.server_properties(load_settings()).splitlines())
-    given = services()["kafka"]["environment"]
-    same = {
+def test_broker_is_configured_like_the_local_one(bare_environment: pytest.MonkeyPatch) -> None:
+    local = dict(line.split("=", 1) for line in kafka.server_properties(load_settings()).splitlines())
+    container = services()["kafka"]["environment"]
+    shared = {
         key: value
-        for key, value in own.items()
+        for key, value in local.items()
         if re.match(r"(log\.retention|.*replication\.factor|.*min\.is|auto)", key)
     }
-    assert len(same) >= 9
-    for key, value in same.items():
-        assert str(given[f"KAFKA_{key.upper().replace('.', '_')}"]) == value
+    assert len(shared) >= 9
+    for key, value in shared.items():
+        assert str(container[f"KAFKA_{key.upper().replace('.', '_')}"]) == value
     clients = {jar.version for jar in jars.locked_jars() if (jar.group, jar.name) == (jars.KAFKA, "kafka-server")}
     assert {services()["kafka"]["image"].partition(":")[2]} == clients
 
@@ -179,7 +184,7 @@ def dashboard() -> dict[str, Any]:
     return found
 
 
-def test_every_metric_of_the_dashboard_is_one_of_the_product() -> None:
+def test_dashboard_uses_only_metrics_of_the_product() -> None:
     files = [PROJECT_ROOT / "cryptolake_assets" / "api" / name for name in ("observe.py", "health_routes.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in files)
     families = re.findall(r'(Counter|Gauge|Histogram|GaugeMetricFamily)\(\s*"(cryptolake_\w+)"', source)
@@ -188,7 +193,7 @@ def test_every_metric_of_the_dashboard_is_one_of_the_product() -> None:
         endings = {"Counter": ("_total",), "Histogram": ("_bucket", "_sum", "_count")}.get(kind, ("",))
         exported |= {name + ending for ending in endings}
     expressions = [target["expr"] for panel in dashboard()["panels"] for target in panel["targets"]]
-    # Not what stands in quotes: table names are of the same form.
+    # Ignore quoted text: table names look like metric names.
     used = {name for text in expressions for name in re.findall(r"\bcryptolake_\w+", re.sub(r'"[^"]*"', "", text))}
     assert used
     assert used <= exported
@@ -197,7 +202,7 @@ def test_every_metric_of_the_dashboard_is_one_of_the_product() -> None:
     assert labels <= set(re.findall(r'"(route|status|table|symbol)"', source))
 
 
-def test_the_dashboard_is_provisioned_with_its_source() -> None:
+def test_dashboard_is_provisioned_with_its_data_source() -> None:
     folder = PROJECT_ROOT / "docker/grafana/provisioning"
     (source,) = yaml.safe_load((folder / "datasources/prometheus.yml").read_text(encoding="utf-8"))["datasources"]
     (provider,) = yaml.safe_load((folder / "dashboards/cryptolake.yml").read_text(encoding="utf-8"))["providers"]
