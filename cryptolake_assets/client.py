@@ -78,32 +78,32 @@ class ApiClient:
 
         Raises `ApiUnreachableError` if the API does not respond, `ApiRejectedError` with its reason if it rejects.
         """
-        answer = self._ask(path, query, {"If-None-Match": etag} if etag else {})
-        if answer.is_success or answer.status_code == NOT_MODIFIED:
-            return answer
-        raise _rejection(answer)
+        response = self._request(path, query, {"If-None-Match": etag} if etag else {})
+        if response.is_success or response.status_code == NOT_MODIFIED:
+            return response
+        raise _rejection(response)
 
     def health(self) -> dict[str, Any]:
         """Return the JSON of `/health`, also for status 503. Raises `ApiUnreachableError`, `ApiRejectedError`."""
-        answer = self._ask("/health", {}, {})
-        if answer.status_code not in (OK, UNAVAILABLE):
-            raise _rejection(answer)
-        found: dict[str, Any] = answer.json()
+        response = self._request("/health", {}, {})
+        if response.status_code not in (OK, UNAVAILABLE):
+            raise _rejection(response)
+        found: dict[str, Any] = response.json()
         return found
 
-    def _ask(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> httpx.Response:
+    def _request(self, path: str, query: Mapping[str, str], headers: Mapping[str, str]) -> httpx.Response:
         import httpx
 
         try:
             return self._http.get(path, params=dict(query), headers=dict(headers))
         except httpx.HTTPError as error:
             raise ApiUnreachableError(
-                f"api: it does not answer at {self.url} ({type(error).__name__}). Start it with `cryptolake up`, or "
-                "give its address as `url`."
+                f"api: {self.url} does not respond ({type(error).__name__}). Start the API with `cryptolake up`, or "
+                "pass its address as `url`."
             ) from None
 
     def pages(self, path: str, query: Mapping[str, str]) -> Iterator[httpx.Response]:
-        """Yield the whole range in the format of `query`: one response, or pages if one would be too large."""
+        """Yield the full range in the format of `query`: one response, or pages if one would be too large."""
         try:
             yield self.get(path, query)
             return
@@ -138,22 +138,22 @@ def _fetch(
         return pa.concat_tables([_table(page) for page in api.pages(path, query)])
 
 
-def _rejection(answer: httpx.Response) -> ApiRejectedError:
+def _rejection(response: httpx.Response) -> ApiRejectedError:
     """Return the error of a rejected request: its problem details (RFC 9457), or its status without them."""
     try:
-        problem = answer.json()
+        problem = response.json()
         errors = [f"{item['parameter']}: {item['message']}" for item in problem.get("errors", ())]
-        said = "; ".join([str(problem["detail"]), *errors])
+        message = "; ".join([str(problem["detail"]), *errors])
         code = str(problem["type"]).rpartition(":")[2]
     except (ValueError, KeyError, TypeError, AttributeError):
-        said, code = f"HTTP {answer.status_code}", ""
-    return ApiRejectedError(f"api: {said}", answer.status_code, code)
+        message, code = f"HTTP {response.status_code}", ""
+    return ApiRejectedError(f"api: {message}", response.status_code, code)
 
 
-def _table(answer: httpx.Response) -> pa.Table:
+def _table(response: httpx.Response) -> pa.Table:
     from pyarrow import ipc
 
-    return ipc.open_stream(answer.content).read_all()
+    return ipc.open_stream(response.content).read_all()
 
 
 def _text(value: Moment) -> str:

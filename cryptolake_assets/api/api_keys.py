@@ -52,14 +52,14 @@ def create_key(settings: Settings, name: str, scopes: tuple[Scope, ...]) -> str:
     """Create a key and return its text, which is not stored. Raises `ApiKeyError` if the name is taken or empty."""
     name = name.strip()
     if not name:
-        raise ApiKeyError("keys: a key needs a name. Give one by which you know it again.")
+        raise ApiKeyError("keys: the name is empty. Give a name that identifies the user of the key.")
     key_id, secret = secrets.token_hex(4), secrets.token_urlsafe(32)
     text = f"{PREFIX}_{key_id}_{secret}"
     with _locked(settings):
         known = list_keys(settings)
         if (other := next((key for key in known if key.name == name), None)) is not None:
             raise ApiKeyError(
-                f"keys: {name} has a key already ({other.id}). Give another name, or revoke that one first: "
+                f"keys: a key named {name} exists already ({other.id}). Choose another name, or revoke that key first: "
                 f"`cryptolake keys revoke {other.id}`."
             )
         _write(settings, [*known, ApiKey(key_id, name, scopes, _hash(text), datetime.now(UTC))])
@@ -73,7 +73,7 @@ def register_key(settings: Settings, name: str, scopes: tuple[Scope, ...], text:
     """
     if len(text) < MIN_LENGTH or len(set(text)) < MIN_LENGTH // 4:
         raise ApiKeyError(
-            f"keys: the key for {name} is no secret. Give {MIN_LENGTH} random characters at least: `make env` does."
+            f"keys: the key for {name} is too weak. Use at least {MIN_LENGTH} random characters, as `make env` does."
         )
     with _locked(settings):
         known = list_keys(settings)
@@ -100,9 +100,9 @@ def revoke_key(settings: Settings, id_or_name: str) -> ApiKey:
         if len(found) > 1:
             ids = ", ".join(key.id for key in found)
             raise ApiKeyError(f"keys: {len(found)} keys are named {id_or_name}. Revoke by id: {ids}.")
-        (gone,) = found
-        _write(settings, [key for key in known if key.id != gone.id])
-    return gone
+        (revoked,) = found
+        _write(settings, [key for key in known if key.id != revoked.id])
+    return revoked
 
 
 def list_keys(settings: Settings) -> list[ApiKey]:
@@ -113,7 +113,9 @@ def list_keys(settings: Settings) -> list[ApiKey]:
     except FileNotFoundError:
         return []
     except (OSError, msgspec.MsgspecError) as error:
-        raise ApiKeyError(f"keys: {path} cannot be read ({error}). Mend it, or remove it and make new keys.") from None
+        raise ApiKeyError(
+            f"keys: {path} cannot be read ({error}). Repair it, or remove it and create new keys."
+        ) from None
 
 
 class KeyRing:

@@ -27,16 +27,16 @@ def create_app(settings: Settings) -> FastAPI:
     reader, metrics = Reader(settings), ApiMetrics()
     hub = live.Hub(reader, metrics)
 
-    async def look() -> None:
+    async def refresh() -> None:
         await asyncio.to_thread(reader.table_cache.refresh)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        await _tried(look)
+        await _log_errors(refresh)
         with suppress(CryptolakeError):
             await reader.run(reader.warm_up)
         # Two tasks: the hub waits for a read slot, which must not delay the catalog refresh.
-        tasks = [asyncio.create_task(_repeat(settings.api_refresh_s, each)) for each in (look, hub.table_changed)]
+        tasks = [asyncio.create_task(_repeat(settings.api_refresh_s, each)) for each in (refresh, hub.table_changed)]
         try:
             yield
         finally:
@@ -92,12 +92,12 @@ def _describe_problems(app: FastAPI) -> None:
         components |= schemas.problem_components()
         for path in document["paths"].values():
             for operation in path.values():
-                answer = operation["responses"].get("422")
-                if answer is not None and "application/json" in answer.get("content", {}):
+                response = operation["responses"].get("422")
+                if response is not None and "application/json" in response.get("content", {}):
                     operation["responses"]["422"] = schemas.error_responses(422)[422]
         for path, example in schemas.examples().items():
             content = document["paths"][path]["get"]["responses"]["200"]["content"]
-            content[schemas.kind_of_answer(content)]["example"] = example
+            content[schemas.example_media_type(content)]["example"] = example
         for name in ("HTTPValidationError", "ValidationError"):
             components.pop(name, None)
         return document
@@ -109,10 +109,10 @@ async def _repeat(seconds: float, each: Callable[[], Awaitable[None]]) -> None:
     """Call `each` every `seconds` while the API runs, also after a failed call."""
     while True:
         await asyncio.sleep(seconds)
-        await _tried(each)
+        await _log_errors(each)
 
 
-async def _tried(each: Callable[[], Awaitable[None]]) -> None:
+async def _log_errors(each: Callable[[], Awaitable[None]]) -> None:
     try:
         await each()
     except Exception as error:

@@ -31,13 +31,13 @@ fragment execution on AssetCheckExecution { id status runId partition
     metadataEntries { label ... on IntMetadataEntry { intRepr } } } }
 """
 
-Ask = Callable[[str], Mapping[str, Any]]  # returns the `data` of a GraphQL query
+QueryFunction = Callable[[str], Mapping[str, Any]]  # returns the `data` of a GraphQL query
 CheckKey = tuple[tuple[str, ...], str]  # asset path, check name
-_Asked = tuple[CheckKey, str]  # a check and one of its partitions
+_CheckPartition = tuple[CheckKey, str]
 
 
 class Result(StrEnum):
-    """What a check's evaluations come to, the worst first; what did not end is no evaluation."""
+    """Aggregated result of a check, the worst first; attempts that have not ended do not count."""
 
     FAILED = "failed"
     ERRORED = "errored"
@@ -62,7 +62,7 @@ class Execution:
 
     @property
     def is_running(self) -> bool:
-        """Return whether it is being evaluated or its run is queued."""
+        """Return whether the check is being evaluated or its run is queued."""
         return self.status == "IN_PROGRESS"
 
     @property
@@ -104,13 +104,13 @@ class CheckState:
         keys = sorted(each.partition for each in self.attempts if each.partition is not None)
         if not keys:
             return None
-        said = Counter(each.result for each in self.attempts if each.partition is not None)
+        counts = Counter(each.result for each in self.attempts if each.partition is not None)
         return {
             "unit": next((unit for unit, (form, _) in UNITS.items() if _start(keys[-1], form)), None),
             "first": keys[0],
             "last": keys[-1],
-            "evaluated": said[Result.PASSED] + said[Result.WARNED] + said[Result.FAILED],
-            **{result.value: said[result] for result in Result if result is not Result.NEVER_RUN},
+            "evaluated": counts[Result.PASSED] + counts[Result.WARNED] + counts[Result.FAILED],
+            **{result.value: counts[result] for result in Result if result is not Result.NEVER_RUN},
             "running": len({each.partition for each in self.running} - {None}),
         }
 
@@ -119,9 +119,9 @@ def state_of(executions: Iterable[Execution]) -> CheckState:
     """Aggregate the executions of a check over all partitions. Pure."""
     newest_first = sorted(executions, key=lambda each: each.id, reverse=True)
     by_partition: dict[str | None, list[Execution]] = {}
-    for each in _of_one_kind(newest_first):
+    for each in _with_or_without_partition(newest_first):
         by_partition.setdefault(each.partition, []).append(each)
-    attempts = [_last_word(of) for of in by_partition.values()]
+    attempts = [_decisive(of_partition) for of_partition in by_partition.values()]
     ranks = list(Result)
     result = min((each.result for each in attempts), key=ranks.index, default=Result.NEVER_RUN)
     deciding = [each for each in attempts if each.result is result and not each.is_running]
@@ -134,7 +134,7 @@ def state_of(executions: Iterable[Execution]) -> CheckState:
     )
 
 
-def _of_one_kind(newest_first: Sequence[Execution]) -> list[Execution]:
+def _with_or_without_partition(newest_first: Sequence[Execution]) -> list[Execution]:
     """Return the executions with a partition, or those without, whichever kind the last finished one has.
 
     A run of many partitions announces a check once without a partition and evaluates it per partition, and a later
@@ -145,7 +145,7 @@ def _of_one_kind(newest_first: Sequence[Execution]) -> list[Execution]:
     return [each for each in newest_first if last and (each.partition is None) == (last.partition is None)]
 
 
-def _last_word(of_partition: Sequence[Execution]) -> Execution:
+def _decisive(of_partition: Sequence[Execution]) -> Execution:
     """Return the last finished execution of a partition (given newest first); else the last ended; else the last."""
     finished = [each for each in of_partition if each.evaluated_at is not None]
     if finished:
@@ -157,12 +157,12 @@ def _last_word(of_partition: Sequence[Execution]) -> Execution:
 class CheckHistory:
     """The checks' executions from Dagster; those of older partitions are cached for `OLDER_CACHE_S`."""
 
-    def __init__(self, ask: Ask) -> None:
-        self._ask = ask
-        self._older: tuple[float, dict[_Asked, list[Execution]]] = (0.0, {})
+    def __init__(self, query: QueryFunction) -> None:
+        self._query = query
+        self._older: tuple[float, dict[_CheckPartition, list[Execution]]] = (0.0, {})
 
     def states(self, keys: Sequence[CheckKey]) -> list[CheckState]:
-        """Return the state of each check, in at most two requests. Raises what `ask` raises."""
+        """Return the state of each check, in at most two requests. Raises what `query` raises."""
         newest = self._executions([(key, None, EVALUATIONS) for key in keys])
         older = self._of_older(
             [
@@ -177,27 +177,27 @@ class CheckHistory:
             for key, found in zip(keys, newest, strict=True)
         ]
 
-    def _of_older(self, wanted: Sequence[_Asked]) -> dict[CheckKey, list[Execution]]:
+    def _of_older(self, requested: Sequence[_CheckPartition]) -> dict[CheckKey, list[Execution]]:
         """Return the last executions of each check's older partitions."""
-        since, kept = self._older
+        since, cached = self._older
         if time.monotonic() - since > OLDER_CACHE_S:
-            kept = {}
-            self._older = (time.monotonic(), kept)
-        unknown = [asked for asked in wanted if asked not in kept]
+            cached = {}
+            self._older = (time.monotonic(), cached)
+        unknown = [item for item in requested if item not in cached]
         found = self._executions([(key, partition, EVALUATIONS_EACH) for key, partition in unknown])
-        kept.update(zip(unknown, found, strict=True))
+        cached.update(zip(unknown, found, strict=True))
         by_check: dict[CheckKey, list[Execution]] = {}
-        for asked in wanted:
-            by_check.setdefault(asked[0], []).extend(kept[asked])
+        for item in requested:
+            by_check.setdefault(item[0], []).extend(cached[item])
         return by_check
 
-    def _executions(self, wanted: Sequence[tuple[CheckKey, str | None, int]]) -> list[list[Execution]]:
+    def _executions(self, requested: Sequence[tuple[CheckKey, str | None, int]]) -> list[list[Execution]]:
         """Return the newest executions of each check, or of one of its partitions, in one request."""
-        if not wanted:
+        if not requested:
             return []
-        fields = [f"e{number}: {_field(*each)}" for number, each in enumerate(wanted)]
-        answer = self._ask(f"{{ {' '.join(fields)} }} {_FIELDS}")
-        return [[_execution(each) for each in answer[f"e{number}"]] for number in range(len(wanted))]
+        fields = [f"e{number}: {_field(*each)}" for number, each in enumerate(requested)]
+        response = self._query(f"{{ {' '.join(fields)} }} {_FIELDS}")
+        return [[_execution(each) for each in response[f"e{number}"]] for number in range(len(requested))]
 
 
 def _field(key: CheckKey, partition: str | None, limit: int) -> str:
@@ -214,17 +214,19 @@ def _literal(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _execution(answer: Mapping[str, Any]) -> Execution:
-    said = answer["evaluation"] or {}
-    counts = ((entry["label"], entry["intRepr"]) for entry in said.get("metadataEntries", ()) if "intRepr" in entry)
+def _execution(node: Mapping[str, Any]) -> Execution:
+    evaluation = node["evaluation"] or {}
+    counts = (
+        (entry["label"], entry["intRepr"]) for entry in evaluation.get("metadataEntries", ()) if "intRepr" in entry
+    )
     return Execution(
-        int(answer["id"]),
-        answer["status"],
-        answer["runId"],
-        answer["partition"],
-        said.get("timestamp"),
-        said.get("severity"),
-        said.get("description"),
+        int(node["id"]),
+        node["status"],
+        node["runId"],
+        node["partition"],
+        evaluation.get("timestamp"),
+        evaluation.get("severity"),
+        evaluation.get("description"),
         tuple((label, int(number)) for label, number in counts),
     )
 

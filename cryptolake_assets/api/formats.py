@@ -39,30 +39,32 @@ WHOLE_SECONDS = ("window_start", "open_time", "latest_minute", "first_minute", "
 SNAPSHOT_IDS = ("snapshot", "source_snapshot")
 
 
-def choose(wanted: Format | None, accept: str | None, offered: Collection[Format] = tuple(Format)) -> Format:
-    """Return `wanted` (`format=`), else the preferred offered media type of `accept`, else JSON.
+def choose(requested: Format | None, accept: str | None, offered: Collection[Format] = tuple(Format)) -> Format:
+    """Return `requested` (`format=`), else the preferred offered media type of `accept`, else JSON.
 
     Raises a problem (406) if no accepted format is offered.
     """
-    if wanted is not None:
-        return wanted
+    if requested is not None:
+        return requested
     if not accept:
         return Format.JSON
     ranked = []
-    for place, item in enumerate(accept.split(",")):
+    for position, item in enumerate(accept.split(",")):
         name, *parameters = (part.strip().lower() for part in item.split(";"))
         quality = next((part[2:] for part in parameters if part.startswith("q=")), "1")
         try:
-            ranked.append((-float(quality), place, name))
+            ranked.append((-float(quality), position, name))
         except ValueError:
             continue
-    refused = {ACCEPTED[name] for negative, _, name in ranked if negative == 0 and name in ACCEPTED}
+    rejected = {ACCEPTED[name] for negative, _, name in ranked if negative == 0 and name in ACCEPTED}
     for negative, _, name in sorted(ranked):
         for fmt in ACCEPTED.get(name, ()):
-            if negative < 0 and (fmt,) not in refused and fmt in offered:
+            if negative < 0 and (fmt,) not in rejected and fmt in offered:
                 return fmt
     names = ", ".join(MEDIA_TYPES[fmt].partition(";")[0] for fmt in offered)
-    raise Problem(406, "not-acceptable", "Not acceptable", f"Answers can be had as {names}.")
+    raise Problem(
+        406, "not-acceptable", "Not acceptable", f"None of the accepted formats is available. Available: {names}."
+    )
 
 
 def as_text(rows: pa.Table) -> pa.Table:

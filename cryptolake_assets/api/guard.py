@@ -31,7 +31,7 @@ class GuardMiddleware:
         self._app = app
         self._required = settings.api_keys_required
         self._origins = settings.api_cors_origins
-        self._only_loopback = is_loopback(settings.api_host)
+        self._is_loopback_server = is_loopback(settings.api_host)
         self._named_hosts = {host_name(origin.partition("://")[2]) for origin in settings.api_cors_origins}
         self._ring = KeyRing(settings)
         self._limit = RateLimitItemPerMinute(settings.api_rate_per_minute)
@@ -41,10 +41,10 @@ class GuardMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        if self._is_under_another_name(Headers(scope=scope)):
+        if self._names_foreign_host(Headers(scope=scope)):
             await problems.unknown_host().response()(scope, receive, send)
             return
-        if scope["type"] == "websocket" and self._is_of_another_page(Headers(scope=scope)):
+        if scope["type"] == "websocket" and self._has_foreign_origin(Headers(scope=scope)):
             await problems.other_origin().response()(scope, receive, send)
             return
         problem = await self._rejection(scope, _key_text(scope)) if self._required else None
@@ -53,12 +53,12 @@ class GuardMiddleware:
         else:
             await problem.response()(scope, receive, send)
 
-    def _is_under_another_name(self, headers: Headers) -> bool:
-        """Return whether a request to a loopback server names another host, as a page does after DNS rebinding."""
+    def _names_foreign_host(self, headers: Headers) -> bool:
+        """Return whether a request to a loopback server names a foreign host, as a page does after DNS rebinding."""
         name = host_name(headers.get("host", ""))
-        return self._only_loopback and name != "" and not is_loopback(name) and name not in self._named_hosts
+        return self._is_loopback_server and name != "" and not is_loopback(name) and name not in self._named_hosts
 
-    def _is_of_another_page(self, headers: Headers) -> bool:
+    def _has_foreign_origin(self, headers: Headers) -> bool:
         """Return whether a page of a foreign origin opens the WebSocket: browsers do not apply CORS to WebSockets."""
         origin = headers.get("origin")
         if origin is None or "*" in self._origins or origin in self._origins:
@@ -71,12 +71,12 @@ class GuardMiddleware:
         if key is None:
             scope["cryptolake.anonymous"] = True
             return None if text is None and path in OPEN_PATHS else problems.unauthorized()
-        wanted = KeyScope.OPERATE if path in OPERATE_PATHS else KeyScope.READ
-        if path not in OPEN_PATHS and wanted not in key.scopes:
-            return problems.forbidden(wanted.value)
-        return await self._over_the_limit(key)
+        required_scope = KeyScope.OPERATE if path in OPERATE_PATHS else KeyScope.READ
+        if path not in OPEN_PATHS and required_scope not in key.scopes:
+            return problems.forbidden(required_scope.value)
+        return await self._rate_problem(key)
 
-    async def _over_the_limit(self, key: ApiKey) -> problems.Problem | None:
+    async def _rate_problem(self, key: ApiKey) -> problems.Problem | None:
         if await self._limiter.hit(self._limit, key.id):
             return None
         stats = await self._limiter.get_window_stats(self._limit, key.id)

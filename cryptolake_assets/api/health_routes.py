@@ -51,7 +51,7 @@ class Health(BaseModel):
 
 @dataclass(frozen=True)
 class Dependency:
-    """`problem` returns what is wrong, or None. The API serves no data while a `required` dependency fails."""
+    """`problem` returns a text, or None if the dependency works. Without a `required` one the API serves no data."""
 
     name: str
     problem: Callable[[Settings, Reader], str | None]
@@ -62,7 +62,7 @@ def _catalog(settings: Settings, reader: Reader) -> str | None:
     at = reader.table_cache.refreshed_at
     unreachable_s = None if at is None else time.monotonic() - at
     if unreachable_s is None or unreachable_s > 10 * settings.api_refresh_s + 10:
-        return "it does not answer" if unreachable_s is None else f"it has not answered for {unreachable_s:.0f} s"
+        return "does not respond" if unreachable_s is None else f"has not responded for {unreachable_s:.0f} s"
     return None
 
 
@@ -83,19 +83,19 @@ def _kafka(settings: Settings, _reader: Reader) -> str | None:
 
 def _producer(settings: Settings, _reader: Reader) -> str | None:
     if not probes.reporting(status_path(settings), 0):
-        return "it has not reported for a minute"
+        return "has not reported its status for a minute"
     return rejecting_problem(settings)
 
 
 def _bronze(settings: Settings, _reader: Reader) -> str | None:
     age_s = report_age_s(settings)
     if age_s is None:
-        return "it has never reported"
-    return None if age_s < settings.stream_stall_s else f"it has not reported for {age_s:.0f} s"
+        return "has never reported its progress"
+    return None if age_s < settings.stream_stall_s else f"has not reported its progress for {age_s:.0f} s"
 
 
 def _dagster(settings: Settings, _reader: Reader) -> str | None:
-    return None if probes.webserver_serves(settings.dagster_address) else "the webserver does not answer"
+    return None if probes.webserver_serves(settings.dagster_address) else "the webserver does not respond"
 
 
 DEPENDENCIES = (
@@ -118,14 +118,16 @@ def health_of(reader: Reader) -> CachedValue[DependencyProblems]:
 @router.get(
     "/health",
     response_model=Health,
-    responses={503: {"model": Health, "description": "No data can be had"}},
+    responses={503: {"model": Health, "description": "No data is available"}},
     dependencies=[Depends(of_the_present)],
 )
 async def health(request: Request) -> Response:
-    """`ok`; `degraded` when a part of the pipeline is down and data is served all the same; `down` (503) when no data
-    can be. Each dependency's state is shown to who has a key, or to all where none is required."""
-    kept: CachedValue[DependencyProblems] = request.app.state.health
-    found = await asyncio.to_thread(kept.get)
+    """Report `ok`, `degraded` (a part of the pipeline is down, data is served) or `down` (503, no data is available).
+
+    The states of the dependencies are included if the request has a key, or if no key is required.
+    """
+    cached: CachedValue[DependencyProblems] = request.app.state.health
+    found = await asyncio.to_thread(cached.get)
     failing = [item for item in found if item[1] is not None]
     down = any(dependency.required for dependency, _ in failing)
     body: dict[str, Any] = {"status": "down" if down else "degraded" if failing else "ok"}
@@ -141,7 +143,11 @@ async def health(request: Request) -> Response:
     "/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}, **schemas.error_responses()}
 )
 async def metrics(request: Request) -> Response:
-    """Requests and latency by route; age, rows and event-time lag of the tables; the stream's lag; the cache."""
+    """Return Prometheus metrics.
+
+    Requests and latency by route, snapshot age and rows of the tables, event-time lag of the symbols, lag of the Bronze
+    stream, and the response cache.
+    """
     body = await asyncio.to_thread(generate_latest, request.app.state.metrics.registry)
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
@@ -156,16 +162,16 @@ class LakeCollector:
         return ()
 
     def collect(self) -> Iterable[Any]:
-        """Yield the available metrics: a part that is down removes only its own."""
-        for figures in (self._tables, self._event_time_lag, self._stream_lag, self._cache):
+        """Yield the available metrics: while a part is down, only its own metrics are missing."""
+        for collector in (self._tables, self._event_time_lag, self._stream_lag, self._cache):
             try:
-                yield from figures()
+                yield from collector()
             except (CryptolakeError, OSError) as error:
-                log.info("metrics_missing", figures=figures.__name__, cause=str(error))
+                log.info("metrics_missing", collector=collector.__name__, cause=str(error))
 
     def _tables(self) -> Iterable[Any]:
         age = GaugeMetricFamily(
-            "cryptolake_table_snapshot_age_seconds", "Since the table's last commit.", labels=("table",)
+            "cryptolake_table_snapshot_age_seconds", "Seconds since the table's last commit.", labels=("table",)
         )
         rows = GaugeMetricFamily("cryptolake_table_rows", "Rows of the table.", labels=("table",))
         for spec in MEASURED:
@@ -180,7 +186,7 @@ class LakeCollector:
         status = read_status(self._reader.settings)
         lag = GaugeMetricFamily(
             "cryptolake_event_time_lag_seconds",
-            "From the end of a symbol's newest bar to the exchange's clock.",
+            "Seconds from the end of a symbol's newest bar to the exchange's clock.",
             labels=("symbol",),
         )
         if status is not None and status.exchange_time_ms is not None:
@@ -198,7 +204,7 @@ class LakeCollector:
         )
         partitions = GaugeMetricFamily(
             "cryptolake_stream_partition_lag_records",
-            "The same, of one partition of the trade topic.",
+            "Records of a trade-topic partition that are not in Bronze yet.",
             labels=("partition",),
         )
         for lag in lags:
@@ -208,6 +214,6 @@ class LakeCollector:
     def _cache(self) -> Iterable[Any]:
         cache = self._reader.cache
         return (
-            GaugeMetricFamily("cryptolake_api_cache_bytes", "Finished answers in memory.", cache.size_bytes),
-            GaugeMetricFamily("cryptolake_api_cache_answers", "Finished answers in memory.", len(cache)),
+            GaugeMetricFamily("cryptolake_api_cache_bytes", "Size of the response cache in bytes.", cache.size_bytes),
+            GaugeMetricFamily("cryptolake_api_cache_answers", "Responses in the response cache.", len(cache)),
         )

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 MAX_HEAD_BYTES = 64 * 1024  # of a request line with headers; exceeded by at most one read of the socket
 # Maximum seconds to receive a request, from the connection or its first byte on, once the previous response is sent.
 REQUEST_S = 10.0
-GRACE_S = 3  # seconds that open connections have to end by themselves at shutdown
+GRACE_S = 3  # maximum seconds for open connections to end at shutdown
 STUCK_S = 5.0  # a closing connection is dropped, with its unsent data, if its client reads nothing for this long
 
 
-_watched: WeakSet[ServerState] = WeakSet()
+_watched_servers: WeakSet[ServerState] = WeakSet()
 
 
 class BoundedProtocol(HttpToolsProtocol):
@@ -37,18 +37,18 @@ class BoundedProtocol(HttpToolsProtocol):
     Respond to malformed requests with a problem, instead of uvicorn's plain text.
     """
 
-    _head_bytes: int | None = 0  # received bytes of the current head; None while a body is received
-    _due: asyncio.TimerHandle | None = None  # timeout of the request that is awaited
+    _head_bytes: int | None = 0  # bytes received of the current head; None while a body is received
+    _timeout: asyncio.TimerHandle | None = None  # of the awaited request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if self.server_state not in _watched:
-            _watched.add(self.server_state)
+        if self.server_state not in _watched_servers:
+            _watched_servers.add(self.server_state)
             self.loop.call_later(STUCK_S, _drop_stuck, self.loop, self.server_state, {})
         self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_waiting()
+        self._cancel_timeout()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -58,9 +58,9 @@ class BoundedProtocol(HttpToolsProtocol):
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
         if self._head_bytes is not None and self._head_bytes > MAX_HEAD_BYTES:
-            said = f"The address and the headers may have {MAX_HEAD_BYTES >> 10} KiB together."
-            self._reject(Problem(431, "request-too-large", "Request too large", said))
-        elif self._answered:  # no request yet, but the data has cancelled uvicorn's keep-alive timeout
+            detail = f"The request line and the headers exceed {MAX_HEAD_BYTES >> 10} KiB."
+            self._reject(Problem(431, "request-too-large", "Request too large", detail))
+        elif self._response_complete:  # no request yet, but the data has cancelled uvicorn's keep-alive timeout
             self._await_request()
 
     def on_message_begin(self) -> None:
@@ -73,57 +73,57 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._head_bytes = 0
-        self._stop_waiting()
+        self._cancel_timeout()
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._reject(Problem(400, "malformed-request", "Malformed request", f"{msg} HTTP/1.1 is wanted."))
+        self._reject(Problem(400, "malformed-request", "Malformed request", f"{msg} Send an HTTP/1.1 request."))
 
     @property
-    def _answered(self) -> bool:
+    def _response_complete(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
     def _await_request(self) -> None:
-        if self._due is None:
-            self._due = self.loop.call_later(REQUEST_S, self._request_is_late)
+        if self._timeout is None:
+            self._timeout = self.loop.call_later(REQUEST_S, self._request_timed_out)
 
-    def _stop_waiting(self) -> None:
-        if self._due is not None:
-            self._due.cancel()
-            self._due = None
+    def _cancel_timeout(self) -> None:
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
 
-    def _request_is_late(self) -> None:
-        self._due = None
+    def _request_timed_out(self) -> None:
+        self._timeout = None
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             return
-        if not self._answered:
+        if not self._response_complete:
             self._await_request()  # the previous response is still being sent
         elif self._head_bytes:
-            said = f"A request must be whole within {REQUEST_S:g} s."
-            self._reject(Problem(408, "request-too-slow", "Request too slow", said))
+            detail = f"The request was not complete within {REQUEST_S:g} s."
+            self._reject(Problem(408, "request-too-slow", "Request too slow", detail))
         else:
             self.transport.close()
 
     def _reject(self, problem: Problem) -> None:
-        if self._answered:  # otherwise it would be written into the previous response
+        if self._response_complete:  # otherwise it would be written into the previous response
             self.transport.write(_as_http(problem))
         self.transport.close()
 
 
-def _drop_stuck(loop: asyncio.AbstractEventLoop, server: ServerState, left_before: dict[Any, int]) -> None:
+def _drop_stuck(loop: asyncio.AbstractEventLoop, server: ServerState, unsent_before: dict[Any, int]) -> None:
     """Abort closing connections whose clients read nothing: closing waits until everything is sent."""
     closing = (each.transport for each in server.connections if each.transport.is_closing())
-    left = {transport: transport.get_write_buffer_size() for transport in closing}
-    for transport in [each for each, size in left.items() if left_before.get(each) == size]:
+    unsent = {transport: transport.get_write_buffer_size() for transport in closing}
+    for transport in [each for each, size in unsent.items() if unsent_before.get(each) == size]:
         transport.abort()
     if server.connections:
-        loop.call_later(STUCK_S, _drop_stuck, loop, server, left)
+        loop.call_later(STUCK_S, _drop_stuck, loop, server, unsent)
     else:
-        _watched.discard(server)
+        _watched_servers.discard(server)
 
 
-class QuietWebSocket(WebSocketsSansIOProtocol):
-    """Treat a handshake that was answered by an error as complete; uvicorn's own class logs a fault then.
+class BoundedWebSocket(WebSocketsSansIOProtocol):
+    """Treat a rejected handshake as complete; uvicorn's own class would log an error.
 
     Close a connection whose handshake takes longer than `REQUEST_S`: the parser waits without limit, also for the end
     of a line that is too long.
@@ -131,9 +131,9 @@ class QuietWebSocket(WebSocketsSansIOProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(REQUEST_S, self._handshake_is_late)
+        self.loop.call_later(REQUEST_S, self._handshake_timed_out)
 
-    def _handshake_is_late(self) -> None:
+    def _handshake_timed_out(self) -> None:
         if not self.handshake_complete:
             self.transport.close()
 
@@ -159,7 +159,7 @@ def _as_http(problem: Problem) -> bytes:
 # Keyword arguments for `uvicorn.run`.
 OPTIONS: dict[str, Any] = {
     "http": BoundedProtocol,
-    "ws": QuietWebSocket,
+    "ws": BoundedWebSocket,
     "log_level": "warning",
     "access_log": False,
     "server_header": False,

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from cryptolake_assets.api import formats, problems, schemas
 from cryptolake_assets.api.page_reader import Reader, UnpagedResource, epoch_ms
 from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Symbol, Time
-from cryptolake_assets.api.table_routes import ReaderOf, whole_table
+from cryptolake_assets.api.table_routes import ReaderOf, unpaged_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
@@ -35,7 +35,7 @@ SPAN_COLUMNS = (
     Column("symbol", "string", "the exchange's symbol"),
     Column("first_minute", TIME, "open time of the first bar"),
     Column("last_minute", TIME, "open time of the last bar"),
-    Column("bars", "long", "how many there are"),
+    Column("bars", "long", "number of bars"),
 )
 GAP_COLUMNS = (
     Column("symbol", "string", "the exchange's symbol"),
@@ -48,12 +48,12 @@ Gaps = schemas.rows_model("Gaps", "gaps", schemas.row_model("Gap", GAP_COLUMNS))
 
 
 class CatalogParams(BaseModel):
-    """What `/catalog` takes: its answer is nested, and of many tables."""
+    """Parameters of `/catalog`, whose response is nested and covers all tables."""
 
     as_of: Time | None = Field(
-        None, description="Tables as they were at a time; those without a state of then are left out."
+        None, description="Time of the state to read; tables without a snapshot at that time are omitted."
     )
-    format: JsonOnly | None = Field(None, description="Nothing else can be had.")
+    format: JsonOnly | None = Field(None, description="Only JSON is available.")
 
 
 State = Annotated[StateParams, Query()]
@@ -88,11 +88,11 @@ class CatalogInfo(BaseModel):
     tables: list[TableInfo]
 
 
-@router.get("/symbols", response_model=Symbols, responses=schemas.of_rows())
+@router.get("/symbols", response_model=Symbols, responses=schemas.row_responses())
 async def symbols(request: Request, reader: ReaderOf, params: State) -> Response:
-    """Symbols with one-minute bars, from when to when."""
+    """List the symbols that have one-minute bars, with their first and last minute."""
     unpaged = UnpagedResource("/symbols", SILVER_OHLCV.identifier, "symbols", partial(_spans, reader))
-    return await whole_table(request, reader, unpaged, params)
+    return await unpaged_table(request, reader, unpaged, params)
 
 
 def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
@@ -104,24 +104,24 @@ def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> tuple[pa.Ta
     return _rows(SPAN_COLUMNS, rows), {}
 
 
-@router.get("/gaps", response_model=Gaps, responses=schemas.of_rows(of_a_symbol=True))
+@router.get("/gaps", response_model=Gaps, responses=schemas.row_responses(has_symbol=True))
 async def gaps(
     request: Request, reader: ReaderOf, params: State, symbol: Annotated[Symbol | None, Query()] = None
 ) -> Response:
-    """Spans of exchange time between two connections of which nobody can say that every trade was received."""
+    """List spans of exchange time between two connections in which trades may be missing."""
     unpaged = UnpagedResource("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, symbol))
-    return await whole_table(request, reader, unpaged, params)
+    return await unpaged_table(request, reader, unpaged, params)
 
 
 def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
-    found = [
+    rows = [
         {"symbol": gap.symbol, "stream": gap.stream, "gap_from": _moment(gap.from_ms), "gap_to": _moment(gap.to_ms)}
         for gap in gaps_of(table, snapshot_id)
         if symbol in (None, gap.symbol)
     ]
-    if symbol is not None and not found and symbol not in reader.known_symbols():
+    if symbol is not None and not rows and symbol not in reader.known_symbols():
         raise problems.unknown_symbol(symbol)
-    return _rows(GAP_COLUMNS, found), {}
+    return _rows(GAP_COLUMNS, rows), {}
 
 
 def _rows(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:
@@ -133,7 +133,7 @@ def _rows(columns: tuple[Column, ...], rows: list[dict[str, Any]]) -> pa.Table:
 
 @router.get("/catalog", response_model=CatalogInfo, responses=schemas.error_responses(404, 406, 422))
 async def catalog(request: Request, reader: ReaderOf, params: CatalogState) -> Response:
-    """Every table: what it means, its columns, its size and its newest snapshots."""
+    """List every table with its description, columns, size and newest snapshots."""
     formats.choose(Format.JSON if params.format else None, request.headers.get("accept"), (Format.JSON,))
     return Response(await reader.run(_catalog, reader, params.as_of), media_type="application/json")
 
@@ -147,24 +147,26 @@ def _catalog(reader: Reader, as_of: datetime | None) -> bytes:
             continue
         snapshot = table.current_snapshot() if as_of is None else table.snapshot_as_of_timestamp(epoch_ms(as_of))
         if snapshot is not None or as_of is None:
-            tables.append(_described(table, snapshot))
+            tables.append(_table_info(table, snapshot))
     if as_of is not None and not tables:
         raise problems.unknown_snapshot()
     return orjson.dumps({"tables": tables})
 
 
-def _described(table: Table, shown: Snapshot | None) -> dict[str, Any]:
-    """Return the JSON of a table as of the snapshot `shown`, with its newest snapshots up to then."""
-    summary = _summary(shown)
-    by_then = [item for item in table.metadata.snapshots if shown is None or item.timestamp_ms <= shown.timestamp_ms]
-    newest = sorted(by_then, key=lambda item: item.timestamp_ms, reverse=True)[:SNAPSHOTS_SHOWN]
+def _table_info(table: Table, snapshot: Snapshot | None) -> dict[str, Any]:
+    """Return the JSON of a table as of a snapshot, with the newest snapshots up to it."""
+    summary = _summary(snapshot)
+    history = [
+        item for item in table.metadata.snapshots if snapshot is None or item.timestamp_ms <= snapshot.timestamp_ms
+    ]
+    newest = sorted(history, key=lambda item: item.timestamp_ms, reverse=True)[:SNAPSHOTS_SHOWN]
     schema = table.schema()
-    if shown is not None and shown != table.current_snapshot() and shown.schema_id is not None:
-        schema = table.schemas()[shown.schema_id]
+    if snapshot is not None and snapshot != table.current_snapshot() and snapshot.schema_id is not None:
+        schema = table.schemas()[snapshot.schema_id]
     return {
         "table": ".".join((CATALOG, *table.name()[-2:])),
         "doc": table.properties.get("comment", ""),
-        "snapshot_id": str(shown.snapshot_id) if shown else None,
+        "snapshot_id": str(snapshot.snapshot_id) if snapshot else None,
         "rows": int(summary.get("total-records", 0)),
         "data_files": int(summary.get("total-data-files", 0)),
         "size_bytes": int(summary.get("total-files-size", 0)),

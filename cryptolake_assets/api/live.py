@@ -45,7 +45,7 @@ TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
 UNKNOWN = 404
 READ_ROWS = 10_000  # maximum rows per read of a change; the rest is read next
 MESSAGE_BARS = 1_000  # maximum per message: about 400 kB; the default limit of WebSocket clients is 1 MiB
-PATIENCE_S = 5.0  # maximum wait for clients to drain their queues before the next part of a change is read
+DRAIN_TIMEOUT_S = 5.0  # maximum wait for clients to drain their queues before the next part of a change is read
 POLL_S = 0.02
 
 MAX_SYMBOLS = 200
@@ -55,7 +55,7 @@ def parse_symbols(text: str) -> str:
     """Return the comma-separated symbols as the exchange spells them. Raises `ValueError` for other texts."""
     names = text.split(",")
     if len(names) > MAX_SYMBOLS:
-        raise ValueError(f"at most {MAX_SYMBOLS} symbols can be followed at once")
+        raise ValueError(f"at most {MAX_SYMBOLS} symbols per connection")
     return ",".join(map(parse_symbol, names))
 
 
@@ -65,7 +65,7 @@ SymbolList = Annotated[
     Query(
         min_length=1,
         max_length=MAX_SYMBOLS * (MAX_SYMBOL_BYTES + 1),
-        description="Symbols, separated by commas.",
+        description="Comma-separated symbols.",
         examples=["BTCUSDT,ETHUSDT"],
         json_schema_extra={"format": "symbols"},
     ),
@@ -92,7 +92,7 @@ class Hub:
         # Between two parts of a change, the values of all columns of `CHANGE_KEY`.
         self._seen: tuple[Any, ...] = ()
         # Held while a client joins: it would miss a change sent after its first message was read.
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def join(self, symbols: Iterable[str]) -> Subscriber:
         """Return a new client, with its first message queued.
@@ -100,10 +100,10 @@ class Hub:
         Raises a problem for an unknown symbol or too many clients, and `TableNotFoundError`.
         """
         client = Subscriber(frozenset(symbols))
-        async with self._turn:
+        async with self._lock:
             if self.clients >= self._reader.settings.api_clients:
                 raise Problem(
-                    503, "too-many-clients", "Too many clients", "All live connections are in use; try later."
+                    503, "too-many-clients", "Too many clients", "All live connections are in use. Try again later."
                 )
             if not self._clients:
                 # Read it before the bars: a change in between is then sent twice instead of lost.
@@ -125,15 +125,15 @@ class Hub:
     async def table_changed(self) -> None:
         """Send the bars committed to Silver since the last call; after a failed read, the next call sends them."""
         while True:
-            async with self._turn:
+            async with self._lock:
                 if not self._clients or self._reader.table_cache.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
                     return
                 self._send(*await self._reader.run(self._changes))
-            await self._room()
+            await self._wait_for_queues()
 
-    async def _room(self) -> None:
-        """Wait until all queues have room for the next part, at most `PATIENCE_S`; clients may join meanwhile."""
-        deadline = asyncio.get_running_loop().time() + PATIENCE_S
+    async def _wait_for_queues(self) -> None:
+        """Wait until all queues have room for the next part, at most `DRAIN_TIMEOUT_S`; clients may join meanwhile."""
+        deadline = asyncio.get_running_loop().time() + DRAIN_TIMEOUT_S
         while any(client.queue.qsize() > client.queue.maxsize // 2 for client in self._clients):
             if asyncio.get_running_loop().time() > deadline:
                 return
@@ -198,9 +198,9 @@ class Hub:
         File statistics exclude most files: a commit rewrites only the one file of a day.
         """
         table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
-        within = len(self._seen) == len(CHANGE_KEY)
-        where = filters.all_of(*([filters.above("updated_at", *self._seen)] if self._seen and not within else []))
-        after = self._seen if within else ()
+        is_partial = len(self._seen) == len(CHANGE_KEY)
+        where = filters.all_of(*([filters.above("updated_at", *self._seen)] if self._seen and not is_partial else []))
+        after = self._seen if is_partial else ()
         page = self._page(table, PageQuery(CHANGE_KEY, where, SILVER_OHLCV.column_names, after, READ_ROWS))
         if page.rows.num_rows:
             last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
@@ -231,7 +231,7 @@ def _names(symbols: str) -> frozenset[str]:
 
 @router.websocket("/ws/ohlcv")
 async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
-    """Text frames `{type, snapshot_id, timeframe, bars}`: `snapshot` first, then `bars` with each commit."""
+    """Send text frames `{type, snapshot_id, timeframe, bars}`: first `snapshot`, then `bars` with each commit."""
     hub: Hub = socket.app.state.hub
     await socket.accept()
     try:
@@ -257,7 +257,7 @@ async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
             sending.result()
         if cut.done() and not gone.done():
             async with asyncio.timeout(1):
-                await socket.close(TRY_AGAIN_LATER, "too slow")
+                await socket.close(TRY_AGAIN_LATER, "Client too slow")
     except (WebSocketDisconnect, RuntimeError, TimeoutError):
         pass
     finally:
@@ -283,6 +283,7 @@ async def _until_gone(socket: WebSocket) -> None:
 
 @router.get(
     "/sse/ohlcv",
+    summary="Live bars as server-sent events",
     response_class=Response,
     responses={
         200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
@@ -290,7 +291,7 @@ async def _until_gone(socket: WebSocket) -> None:
     },
 )
 async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
-    """The same messages as server-sent events."""
+    """Stream the newest bars of the symbols (`snapshot`), then the bars that each Silver commit changes (`bars`)."""
     hub: Hub = request.app.state.hub
     client = await hub.join(_names(symbols))
     return _EventStream(hub, client)
@@ -323,7 +324,7 @@ async def _events(hub: Hub, client: Subscriber) -> AsyncIterator[bytes]:
                 async with asyncio.timeout(HEARTBEAT_S):
                     message = await client.queue.get()
             except TimeoutError:
-                yield b": still here\n\n"
+                yield b": heartbeat\n\n"
                 continue
             if message is None:
                 return

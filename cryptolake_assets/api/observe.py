@@ -15,7 +15,7 @@ SECURITY_HEADERS = [
     (b"referrer-policy", b"no-referrer"),
     (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
 ]
-ENDLESS = "/sse/"
+ENDLESS_PREFIX = "/sse/"  # of routes whose responses do not end
 NOT_STORED = (b"cache-control", b"no-store")
 BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -30,7 +30,7 @@ class ApiMetrics:
         )
         self.latency = Histogram(
             "cryptolake_api_latency_seconds",
-            "From the request to the end of its answer.",
+            "Seconds from the request to the end of its response.",
             ("route",),
             buckets=BUCKETS_S,
             registry=self.registry,
@@ -39,12 +39,14 @@ class ApiMetrics:
             "cryptolake_api_live_clients", "Open WebSockets and event streams.", registry=self.registry
         )
         self.cut_clients = Counter(
-            "cryptolake_api_cut_clients", "Live clients that were too slow and were cut off.", registry=self.registry
+            "cryptolake_api_cut_clients",
+            "Live clients disconnected because they were too slow.",
+            registry=self.registry,
         )
 
 
 class ObserveMiddleware:
-    """Outermost middleware: sees every response, also those of the other middleware."""
+    """Observe every response, also those of the other middleware, as the outermost middleware."""
 
     def __init__(self, app: ASGIApp, metrics: ApiMetrics) -> None:
         self._app, self._metrics = app, metrics
@@ -54,14 +56,14 @@ class ObserveMiddleware:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
-        status, begun = 500, False
-        if scope["method"] == "HEAD" and not scope["path"].startswith(ENDLESS):
+        status, started = 500, False
+        if scope["method"] == "HEAD" and not scope["path"].startswith(ENDLESS_PREFIX):
             scope = {**scope, "method": "GET"}  # the server omits the body of a HEAD response
 
         async def observed(message: Message) -> None:
-            nonlocal status, begun
+            nonlocal status, started
             if message["type"] == "http.response.start":
-                status, begun = message["status"], True
+                status, started = message["status"], True
                 headers = message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS]
                 if not any(name == b"cache-control" for name, _ in headers):
                     headers.append(NOT_STORED)
@@ -70,7 +72,7 @@ class ObserveMiddleware:
         try:
             await self._app(scope, receive, observed)
         except Exception as error:
-            if begun:
+            if started:
                 raise
             await problems.unexpected(scope["path"], error).response()(scope, receive, observed)
         finally:

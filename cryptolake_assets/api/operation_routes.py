@@ -18,7 +18,7 @@ from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckSta
 from cryptolake_assets.api.page_reader import UnpagedResource
 from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import CachedValue, json_of_the_present
-from cryptolake_assets.api.table_routes import ReaderOf, whole_table
+from cryptolake_assets.api.table_routes import ReaderOf, unpaged_table
 from cryptolake_assets.lake import reject_counts
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
 from cryptolake_assets.platform import graphql
@@ -70,9 +70,9 @@ class Assets(BaseModel):
 
 
 class CheckPartitions(BaseModel):
-    """How many partitions of a check say what by their last finished evaluation; `errored` and `skipped` have none."""
+    """Partitions of a check by the result of their last finished evaluation; `errored` and `skipped` have none."""
 
-    unit: str | None = Field(description="hour, day, or null for partitions of another kind.")
+    unit: str | None = Field(description="Hour, day, or null for other partitions.")
     first: str
     last: str
     evaluated: int = Field(description="passed + warned + failed")
@@ -88,22 +88,24 @@ class CheckInfo(BaseModel):
     asset: str
     check: str
     blocking: bool
-    result: Result = Field(description="The worst of the partitions; errored: the run failed before it was evaluated.")
-    running: bool = Field(description="It is being evaluated, or a run that does so waits in the queue.")
-    last_attempt: str | None = Field(description="What became of the last attempt, in Dagster's words.")
-    status: str | None = Field(description="SUCCEEDED or FAILED; as what follows, of the evaluation that decides.")
+    result: Result = Field(description="Worst result of the partitions; errored: the run failed before the evaluation.")
+    running: bool = Field(description="The check is being evaluated, or its run is queued.")
+    last_attempt: str | None = Field(description="Dagster's status of the last attempt.")
+    status: str | None = Field(
+        description="SUCCEEDED or FAILED. This and the next fields are of the newest evaluation with this result."
+    )
     severity: str | None
-    checked_at: datetime | None = Field(description="When the check was evaluated.")
+    checked_at: datetime | None = Field(description="Time of the evaluation.")
     partition: str | None
     description: str | None
     run_id: str | None
     run_url: str | None
-    partitions: CheckPartitions | None = Field(description="null for a check without partitions.")
-    counts: dict[str, int] = Field(description="Added up over the last finished evaluations of the partitions.")
+    partitions: CheckPartitions | None = Field(description="Null for a check without partitions.")
+    counts: dict[str, int] = Field(description="Sums over the last finished evaluations of the partitions.")
 
 
 class Bounds(BaseModel):
-    """What is looked at of each check: its newest evaluations, and those of its newest hours or days."""
+    """Evaluations read per check: the newest ones, and those of its newest hours or days."""
 
     evaluations: int
     partitions: int
@@ -114,7 +116,7 @@ class Checks(BaseModel):
     checks: list[CheckInfo]
 
 
-From = Annotated[datetime | None, Field(description="From when on it was counted; null where nothing bounds it.")]
+From = Annotated[datetime | None, Field(description="Start of the counted range; null if it has none.")]
 Dropped = schemas.rows_model("Dropped", "reasons", schemas.row_model("Reason", reject_counts.COLUMNS), start=From)
 
 REJECTED = reject_counts.RejectSource("ingest_ts", ("reason",), reason="split_part(reason, ':', 1)")
@@ -159,7 +161,7 @@ class PlatformReader:
     "/operations/parts", response_model=Parts, responses=schemas.error_responses(406, 422), dependencies=PRESENT
 )
 async def parts(request: Request) -> Response:
-    """Every process of the platform on the API's machine: state, port, lag in records, progress."""
+    """List the parts of the platform on the API's machine: state, port, lag in records, progress."""
     return _json({"parts": await asyncio.to_thread(_platform_reader(request).parts)})
 
 
@@ -167,20 +169,24 @@ async def parts(request: Request) -> Response:
     "/operations/assets", response_model=Assets, responses=schemas.error_responses(406, 422, 503), dependencies=PRESENT
 )
 async def assets(request: Request, reader: ReaderOf) -> Response:
-    """Dagster's assets: freshness and last materialization."""
+    """List Dagster's assets with their freshness and last materialization."""
     nodes = await asyncio.to_thread(_platform_reader(request).nodes)
     url = reader.settings.dagster_pages
     return _json({"dagster_url": url, "assets": sorted(map(_asset, nodes), key=lambda item: str(item["asset"]))})
 
 
 @router.get(
-    "/quality/checks", response_model=Checks, responses=schemas.error_responses(406, 422, 503), dependencies=PRESENT
+    "/quality/checks",
+    summary="Check results",
+    response_model=Checks,
+    responses=schemas.error_responses(406, 422, 503),
+    dependencies=PRESENT,
 )
 async def checks(request: Request, reader: ReaderOf) -> Response:
-    """How every asset check stands: its last finished results, over its partitions, and whether it is running.
+    """List every asset check with its last finished results, aggregated over partitions, and whether it is running.
 
     `status`, `severity`, `checked_at`, `partition`, `description`, `run_id` and `run_url` are those of the newest
-    evaluation that says what `result` says; null while there is none. An evaluation without a run has no `run_id`.
+    evaluation with this `result`; null without one. An evaluation without a run has no `run_id`.
     """
     found = await asyncio.to_thread(_platform_reader(request).checks)
     pages = reader.settings.dagster_pages
@@ -189,30 +195,33 @@ async def checks(request: Request, reader: ReaderOf) -> Response:
     return _json({"looked_at": bounds, "checks": sorted(rows, key=lambda row: (row["asset"], row["check"]))})
 
 
-@router.get("/quality/rejected", response_model=Dropped, responses=schemas.of_rows())
+@router.get("/quality/rejected", summary="Rejected frames", response_model=Dropped, responses=schemas.row_responses())
 async def rejected(request: Request, reader: ReaderOf, params: Range) -> Response:
-    """Frames whose structure was refused, by the reason's code; times are those of their receipt. Without `start`, the
-    30 days up to the newest one."""
+    """Count rejected frames by the reason's code and by receipt time. Without `start`: the 30 days up to the newest."""
     unpaged = UnpagedResource(
-        "/quality/rejected", BRONZE_REJECTED.identifier, "reasons", partial(_dropped, REJECTED, params)
+        "/quality/rejected", BRONZE_REJECTED.identifier, "reasons", partial(_counted, REJECTED, params)
     )
-    return await whole_table(request, reader, unpaged, params)
+    return await unpaged_table(request, reader, unpaged, params)
 
 
-@router.get("/quality/quarantined", response_model=Dropped, responses=schemas.of_rows())
+@router.get(
+    "/quality/quarantined", summary="Quarantined trades", response_model=Dropped, responses=schemas.row_responses()
+)
 async def quarantined(request: Request, reader: ReaderOf, params: Range) -> Response:
-    """Trades that broke a quality rule, by rule and symbol; times are those of the trades. Without `start`, the 30 days
-    up to the newest one."""
-    made = partial(_dropped, QUARANTINED, params)
-    return await whole_table(
-        request, reader, UnpagedResource("/quality/quarantined", SILVER_QUARANTINE.identifier, "reasons", made), params
+    """Count quarantined trades by rule and symbol and by event time. Without `start`: the 30 days up to the newest."""
+    compute = partial(_counted, QUARANTINED, params)
+    return await unpaged_table(
+        request,
+        reader,
+        UnpagedResource("/quality/quarantined", SILVER_QUARANTINE.identifier, "reasons", compute),
+        params,
     )
 
 
-def _dropped(
-    what: reject_counts.RejectSource, params: RangeParams, table: Table, snapshot_id: int | None
+def _counted(
+    source: reject_counts.RejectSource, params: RangeParams, table: Table, snapshot_id: int | None
 ) -> tuple[pa.Table, dict[str, Any]]:
-    found = reject_counts.count_rejects(table, snapshot_id, what, params.start, params.end)
+    found = reject_counts.count_rejects(table, snapshot_id, source, params.start, params.end)
     return found.rows, {"start": None if found.start is None else _instant(found.start.timestamp())}
 
 
@@ -230,9 +239,9 @@ def _asset(node: dict[str, Any]) -> dict[str, Any]:
 
 def _check(key: CheckKey, blocking: bool, state: CheckState, pages: str) -> dict[str, Any]:
     path, name = key
-    by = state.decided_by
-    evaluated_at = by.evaluated_at if by else None
-    run_id = (by.run_id if by else None) or None
+    decisive = state.decided_by
+    evaluated_at = decisive.evaluated_at if decisive else None
+    run_id = (decisive.run_id if decisive else None) or None
     return {
         "asset": "/".join(path),
         "check": name,
@@ -240,11 +249,11 @@ def _check(key: CheckKey, blocking: bool, state: CheckState, pages: str) -> dict
         "result": state.result,
         "running": bool(state.running),
         "last_attempt": state.last_attempt,
-        "status": by.status if by and evaluated_at is not None else None,
-        "severity": by.severity if by else None,
+        "status": decisive.status if decisive and evaluated_at is not None else None,
+        "severity": decisive.severity if decisive else None,
         "checked_at": None if evaluated_at is None else _instant(evaluated_at),
-        "partition": by.partition if by else None,
-        "description": by.description if by else None,
+        "partition": decisive.partition if decisive else None,
+        "description": decisive.description if decisive else None,
         "run_id": run_id,
         "run_url": graphql.RUN_URL.format(address=pages, run_id=run_id) if run_id else None,
         "partitions": state.partitions,

@@ -71,7 +71,7 @@ class PageRequest:
 
 
 class Reader:
-    """The table cache, the response cache and the reader threads of an API. One per API."""
+    """The table cache, the response cache and the reader threads. One per API."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -101,26 +101,26 @@ class Reader:
         except FileNotFoundError as error:
             log.error("files_missing", cause=str(error))
             raise TableUnreadableError(
-                "Files of the table are not there; the API's log names them. Restore them, or make the table anew."
+                "catalog: files of the table are missing. See the API's log; restore them, or recreate the table."
             ) from None
 
-    async def answer(self, asked: PageRequest) -> CachedResponse:
+    async def page(self, request: PageRequest) -> CachedResponse:
         """Return the response with a page. Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
-        return await self.run(self._answer, asked)
+        return await self.run(self._page, request)
 
-    def _answer(self, asked: PageRequest) -> CachedResponse:
-        resource, params = asked.resource, asked.params
+    def _page(self, request: PageRequest) -> CachedResponse:
+        resource, params = request.resource, request.params
         table = self.table_cache.table(resource.table.identifier)
         types = tuple(str(table.schema().find_type(name)) for name in resource.key)
-        snapshot_id, after = self._place(table, asked, types)
-        limit = params.limit or (LIMIT if asked.fmt in PAGED else None)
+        snapshot_id, after = self._start_of_page(table, request, types)
+        limit = params.limit or (LIMIT if request.fmt in PAGED else None)
         columns = tuple(item.name for item in table.schema().fields)
         page = read_page(
             table,
             snapshot_id,
             PageQuery(
                 key=resource.key,
-                where=_where(resource, params, asked.equal, types[0]),
+                where=_where(resource, params, request.equal, types[0]),
                 columns=columns,
                 after=after,
                 limit=limit,
@@ -129,61 +129,62 @@ class Reader:
             ),
             self.settings.api_answer_bytes,
         )
-        symbol = asked.equal.get("symbol")
+        symbol = request.equal.get("symbol")
         if page.rows.num_rows == 0 and symbol is not None and symbol not in self.known_symbols():
             raise problems.unknown_symbol(symbol)
-        return self._finished(asked, table, snapshot_id, page)
+        return self._encoded(request, table, snapshot_id, page)
 
     def warm_up(self) -> None:
         """Import the modules for reading and read Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
         # Order by time, so that the read needs only the first file; by symbol it would read the whole table.
-        asked = PageRequest(Resource("", SILVER_OHLCV, BARS_KEY, "bars"), first, Format.JSON, "")
-        self._answer(asked)
+        self._page(PageRequest(Resource("", SILVER_OHLCV, BARS_KEY, "bars"), first, Format.JSON, ""))
         self.known_symbols()
 
     def known_symbols(self) -> frozenset[str]:
         """Return the symbols with bars in Silver. Raises `TableNotFoundError`."""
         return frozenset(self.symbols.spans(self.table_cache.table(SILVER_OHLCV.identifier)))
 
-    def _place(self, table: Table, asked: PageRequest, types: tuple[str, ...]) -> tuple[int | None, tuple[Any, ...]]:
+    def _start_of_page(
+        self, table: Table, request: PageRequest, types: tuple[str, ...]
+    ) -> tuple[int | None, tuple[Any, ...]]:
         """Return the snapshot to read and the key after which the page begins.
 
         All pages use the snapshot of the first page. Once it has expired, a later snapshot is used: because pages are
-        ordered by the key, unchanged rows are neither missed nor repeated.
+        ordered by the key, unchanged rows are neither skipped nor duplicated.
         """
-        params = asked.params
+        params = request.params
         snapshot_id, after = resolve_as_of(table, params.as_of), ()
         if params.cursor is None:
             return snapshot_id, after
-        of_cursor, place = decode_cursor(params.cursor, asked.page_set, types)
-        begun = table.snapshot_by_id(of_cursor)
+        cursor_id, position = decode_cursor(params.cursor, request.page_set, types)
+        cursor_snapshot = table.snapshot_by_id(cursor_id)
         if params.as_of is not None:
             is_named = params.as_of == snapshot_id
-            is_later = begun is not None and begun.timestamp_ms > epoch_ms(params.as_of)
-            if (is_named and of_cursor != snapshot_id) or (not is_named and is_later):
+            is_later = cursor_snapshot is not None and cursor_snapshot.timestamp_ms > epoch_ms(params.as_of)
+            if (is_named and cursor_id != snapshot_id) or (not is_named and is_later):
                 raise problems.cursor_of_another_request()
-        return snapshot_id if begun is None else of_cursor, place
+        return snapshot_id if cursor_snapshot is None else cursor_id, position
 
-    def _finished(self, asked: PageRequest, table: Table, snapshot_id: int | None, page: Page) -> CachedResponse:
-        resource = asked.resource
+    def _encoded(self, request: PageRequest, table: Table, snapshot_id: int | None, page: Page) -> CachedResponse:
+        resource = request.resource
         next_cursor = None
         if page.more and snapshot_id is not None:
             last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
-            next_cursor = encode_cursor(asked.page_set, snapshot_id, tuple(last[name] for name in resource.key))
-        envelope = {**asked.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
+            next_cursor = encode_cursor(request.page_set, snapshot_id, tuple(last[name] for name in resource.key))
+        envelope = {**request.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
         rows = page.rows
-        if asked.fmt is Format.JSON:
-            rows = rows.select([name for name in rows.column_names if name not in asked.envelope])
-        body = formats.encode(rows, asked.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
+        if request.fmt is Format.JSON:
+            rows = rows.select([name for name in rows.column_names if name not in request.envelope])
+        body = formats.encode(rows, request.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
         return make_response(
             body,
-            asked.fmt,
+            request.fmt,
             resource.route,
             resource.table.identifier,
             current_snapshot_id=table.metadata.current_snapshot_id,
             snapshot_id=snapshot_id,
-            identity=asked.identity,
+            identity=request.identity,
             next_cursor=next_cursor,
         )
 
@@ -196,7 +197,7 @@ class UnpagedResource:
     identifier: Identifier
     rows_name: str
     # Returns the rows and the additional JSON fields for a table and a snapshot id (None while the table is empty).
-    made: Callable[[Table, int | None], tuple[pa.Table, Mapping[str, Any]]]
+    compute: Callable[[Table, int | None], tuple[pa.Table, Mapping[str, Any]]]
 
 
 def unpaged_response(
@@ -204,11 +205,11 @@ def unpaged_response(
 ) -> CachedResponse:
     """Return the response with all rows. Blocks.
 
-    Raises what `made` raises, a problem for an unknown snapshot, `TableNotFoundError`.
+    Raises what `compute` raises, a problem for an unknown snapshot, `TableNotFoundError`.
     """
     table = reader.table_cache.table(unpaged.identifier)
     snapshot_id = resolve_as_of(table, params.as_of)
-    rows, extra = unpaged.made(table, snapshot_id)
+    rows, extra = unpaged.compute(table, snapshot_id)
     envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id), **extra}
     body = formats.encode(rows, fmt, unpaged.rows_name, envelope)
     current_snapshot_id = table.metadata.current_snapshot_id

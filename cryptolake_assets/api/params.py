@@ -26,7 +26,7 @@ DIGITS = re.compile(r"[0-9]{1,19}")
 
 
 class Format(StrEnum):
-    """How an answer is written."""
+    """Encoding of a response."""
 
     JSON = "json"
     NDJSON = "ndjson"
@@ -39,7 +39,7 @@ JsonOnly = Literal["json"]  # format of responses that are not rows of a table
 
 
 class Order(StrEnum):
-    """By time."""
+    """Order of the rows by time."""
 
     ASC = "asc"
     DESC = "desc"
@@ -68,14 +68,14 @@ def parse_time(value: object) -> object:
     text = str(value).strip().replace("z", "Z")
     if DIGITS.fullmatch(text):
         if int(text) > LATEST_MS:
-            raise ValueError(f"a time in ms since 1970 is wanted, at most {LATEST_MS}; µs and ns are not understood")
+            raise ValueError(f"expected a time in ms since 1970, at most {LATEST_MS}; µs and ns are not supported")
         return EARLIEST + timedelta(milliseconds=int(text))
     # An unencoded `+` of the zone arrives as a space.
     text = re.sub(r"(?<=\d) (?=\d\d:?\d\d$)(?<=:\d\d )", "+", text) if text.count(":") > 2 else text
     try:
         moment = datetime.fromisoformat(LEAP_SECOND.sub(":59.999999", text, count=1))
     except ValueError:
-        raise ValueError("a time is wanted, such as 2025-01-31T12:00:00Z, 2025-01-31 12:00:00 or epoch ms") from None
+        raise ValueError("expected a time, such as 2025-01-31T12:00:00Z, 2025-01-31 12:00:00 or epoch ms") from None
     moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     try:
         moment = moment.astimezone(UTC)
@@ -131,71 +131,77 @@ Symbol = Annotated[
 
 
 class StateParams(BaseModel):
-    """What every route takes that answers rows of a table: which state of it, and how they are written."""
+    """Parameters of every route that serves rows of a table: the state to read and the format."""
 
     model_config = ConfigDict(frozen=True)
 
     as_of: AsOf | None = Field(
-        None, description="The table as it was: a snapshot's id, or a time.", examples=["2025-01-31T12:00:00Z"]
+        None, description="State of the table to read: a snapshot id, or a time.", examples=["2025-01-31T12:00:00Z"]
     )
-    format: Format | None = Field(None, description="Instead of the `Accept` header.", examples=["csv"])
+    format: Format | None = Field(
+        None, description="Format of the response; overrides the `Accept` header.", examples=["csv"]
+    )
 
 
 class RangeParams(StateParams):
-    """The same, of a range of time."""
+    """`StateParams` with a range of time."""
 
-    start: Time | None = Field(None, description="First time; RFC 3339 or epoch ms.", examples=["2024-07-18T23:57:00Z"])
+    start: Time | None = Field(
+        None, description="Start of the range, inclusive; RFC 3339 or epoch ms.", examples=["2024-07-18T23:57:00Z"]
+    )
     end: Time | None = Field(
         None,
-        description="Last time; what begins in it is included. RFC 3339 or epoch ms.",
+        description="End of the range, inclusive; RFC 3339 or epoch ms.",
         examples=["2024-07-18T23:59:59Z"],
     )
 
 
 class PageParams(RangeParams):
-    """What a table takes that comes in pages."""
+    """`RangeParams` with the parameters of pages."""
 
     limit: int | None = Field(
         None,
         ge=1,
         le=MAX_LIMIT,
-        description=f"Most rows of a page. Without it {LIMIT} as JSON, and the whole range in other formats.",
+        description=f"Maximum rows per page. Default: {LIMIT} for JSON and NDJSON, the full range for other formats.",
         examples=[100],
     )
     cursor: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9_-]{1,512}$", description="`next_cursor` of the page before; other parameters stay."
+        None,
+        pattern=r"^[A-Za-z0-9_-]{1,512}$",
+        description="`next_cursor` of the previous page; keep the other parameters.",
     )
-    order: Order | None = Field(None, description="By time, oldest or newest first.", examples=["desc"])
+    order: Order | None = Field(None, description="Oldest (`asc`) or newest (`desc`) rows first.", examples=["desc"])
 
 
-def encode_cursor(asked: str, snapshot_id: int, place: tuple[Any, ...]) -> str:
-    """Return an opaque cursor for the end of a page; `asked` identifies the request: route, filters and order."""
-    values = [_to_json(value) for value in place]
-    said = json.dumps([_mark_of(asked), snapshot_id, *values])
-    return base64.urlsafe_b64encode(said.encode()).decode().rstrip("=")
+def encode_cursor(page_set: str, snapshot_id: int, position: tuple[Any, ...]) -> str:
+    """Return an opaque cursor for the end of a page; `page_set` identifies the request: route, filters and order."""
+    values = [_to_json(value) for value in position]
+    text = json.dumps([_digest(page_set), snapshot_id, *values])
+    return base64.urlsafe_b64encode(text.encode()).decode().rstrip("=")
 
 
-def decode_cursor(cursor: str, asked: str, types: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
+def decode_cursor(cursor: str, page_set: str, types: tuple[str, ...]) -> tuple[int, tuple[Any, ...]]:
     """Return the snapshot id and the key values of a cursor, parsed as these Iceberg types.
 
     Raises a problem for an invalid cursor or a cursor of another request.
     """
     try:
         values = json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)))
-        mark, snapshot_id, *place = values
-        if not isinstance(mark, str) or not isinstance(snapshot_id, int):
-            raise ValueError("no cursor")
-        if mark != _mark_of(asked):
+        digest, snapshot_id, *position = values
+        if not isinstance(digest, str) or not isinstance(snapshot_id, int):
+            raise ValueError("not a cursor")
+        if digest != _digest(page_set):
             raise cursor_of_another_request()
-        if len(place) != len(types):
-            raise ValueError("not of this table")
-        return snapshot_id, tuple(_from_json(value, kind) for value, kind in zip(place, types, strict=True))
+        if len(position) != len(types):
+            raise ValueError("wrong number of key values")
+        return snapshot_id, tuple(_from_json(value, kind) for value, kind in zip(position, types, strict=True))
     except (ValueError, TypeError, OverflowError):
         raise unknown_cursor() from None
 
 
-def _mark_of(asked: str) -> str:
-    return hashlib.blake2b(asked.encode(), digest_size=6).hexdigest()
+def _digest(page_set: str) -> str:
+    return hashlib.blake2b(page_set.encode(), digest_size=6).hexdigest()
 
 
 def _to_json(value: Any) -> Any:
@@ -209,19 +215,19 @@ def _from_json(value: Any, kind: str) -> Any:
     if kind == "timestamptz":
         moment = datetime.fromisoformat(value)
         if moment.tzinfo is None:
-            raise ValueError("no zone")
+            raise ValueError("time without a zone")
         return min(max(moment.astimezone(UTC), EARLIEST), LATEST)
     if kind == "date":
         return date.fromisoformat(value)
     if kind.startswith("decimal"):
         return _decimal(value)
-    wanted: type = {"long": int, "int": int, "string": str}[kind]
-    if type(value) is not wanted or (isinstance(value, int) and not -(2**63) <= value < 2**63):
-        raise ValueError("another type")
+    expected: type = {"long": int, "int": int, "string": str}[kind]
+    if type(value) is not expected or (isinstance(value, int) and not -(2**63) <= value < 2**63):
+        raise ValueError("unexpected type")
     return value
 
 
 def _decimal(text: str) -> Decimal:
     if not re.fullmatch(r"-?[0-9]{1,30}(\.[0-9]{1,16})?", text):
-        raise ValueError("no decimal")
+        raise ValueError("not a decimal")
     return Decimal(text)

@@ -19,29 +19,29 @@ class CachedValue(Generic[T]):
     """The cached value of `read`, read again once it is older than `max_age_s` seconds. Raises what `read` raises."""
 
     def __init__(self, read: Callable[[], T], max_age_s: float) -> None:
-        self._read, self._kept_s = read, max_age_s
+        self._read, self._max_age_s = read, max_age_s
         self._last: tuple[float, T] | None = None
 
     def get(self) -> T:
         last = self._last
-        if last is None or time.monotonic() - last[0] > self._kept_s:
+        if last is None or time.monotonic() - last[0] > self._max_age_s:
             value = self._read()
             self._last = last = (time.monotonic(), value)
         return last[1]
 
 
 def _no_earlier_state(_value: object) -> object:
-    raise ValueError("this route tells of the present; no earlier state of it is kept")
+    raise ValueError("this route reports the present state; earlier states are not stored")
 
 
 def of_the_present(
-    wanted: Annotated[JsonOnly | None, Query(alias="format", description="Nothing else can be had.")] = None,
+    fmt: Annotated[JsonOnly | None, Query(alias="format", description="Only JSON is available.")] = None,
     _as_of: Annotated[
         str | None, BeforeValidator(_no_earlier_state), Query(alias="as_of", include_in_schema=False)
     ] = None,
 ) -> bool:
     """Reject other formats and any `as_of` with 422 (a route dependency). Return whether `format=json` was given."""
-    return wanted is not None
+    return fmt is not None
 
 
 def json_of_the_present(request: Request, named: Annotated[bool, Depends(of_the_present)]) -> None:

@@ -1,4 +1,4 @@
-"""Errors as problem details (RFC 9457), in fixed words: no exception text reaches a client by accident."""
+"""Errors as problem details (RFC 9457) with fixed texts: no exception text reaches a client by accident."""
 
 from __future__ import annotations
 
@@ -47,13 +47,13 @@ class Problem(Exception):
 
 def unknown_symbol(symbol: str) -> Problem:
     return Problem(
-        404, "unknown-symbol", "Unknown symbol", f"There is no data of {symbol}; /symbols lists what there is."
+        404, "unknown-symbol", "Unknown symbol", f"The lake has no data of {symbol}. /symbols lists the symbols."
     )
 
 
 def unknown_cursor() -> Problem:
     return Problem(
-        404, "unknown-cursor", "Unknown cursor", "No page of this table ended there. Begin without a cursor."
+        404, "unknown-cursor", "Unknown cursor", "The cursor is not valid for this table. Start without a cursor."
     )
 
 
@@ -63,7 +63,7 @@ def cursor_of_another_request() -> Problem:
         "cursor-of-another-request",
         "Cursor of another request",
         "The cursor belongs to another route, symbol, order or snapshot. Send it with the parameters of the page that "
-        "gave it, or begin without a cursor.",
+        "returned it, or start without a cursor.",
     )
 
 
@@ -72,8 +72,8 @@ def unknown_host() -> Problem:
         421,
         "unknown-host",
         "Unknown host",
-        "The API listens on loopback alone and answers under its names. Name the page's origin in "
-        "CRYPTOLAKE_API_CORS_ORIGINS, or let the API listen elsewhere (CRYPTOLAKE_API_HOST).",
+        "The API listens on loopback and accepts only loopback host names. Add the page's origin to "
+        "CRYPTOLAKE_API_CORS_ORIGINS, or set CRYPTOLAKE_API_HOST to another address.",
     )
 
 
@@ -82,7 +82,7 @@ def unknown_snapshot() -> Problem:
         404,
         "unknown-snapshot",
         "Unknown snapshot",
-        "The table has no such snapshot, or none at that time (any more); /catalog lists what there is.",
+        "The table has no such snapshot, or none at that time, or it has expired. /catalog lists the snapshots.",
     )
 
 
@@ -90,20 +90,20 @@ def unauthorized() -> Problem:
     problem = Problem(
         401,
         "unauthorized",
-        "Key needed",
-        "Send a key as `Authorization: Bearer …`; `cryptolake keys create` makes one.",
+        "Key required",
+        "Send a key as `Authorization: Bearer …`. Create one with `cryptolake keys create`.",
     )
     problem.headers["WWW-Authenticate"] = 'Bearer realm="cryptolake"'
     return problem
 
 
 def forbidden(scope: str) -> Problem:
-    return Problem(403, "forbidden", "Not with this key", f"The key lacks the scope `{scope}`.")
+    return Problem(403, "forbidden", "Scope missing", f"The key lacks the scope `{scope}`. Use a key that has it.")
 
 
 def other_origin() -> Problem:
     return Problem(
-        403, "forbidden", "Not from this page", "Only pages of the origins in CRYPTOLAKE_API_CORS_ORIGINS may call."
+        403, "forbidden", "Origin not allowed", "Only pages of the origins in CRYPTOLAKE_API_CORS_ORIGINS are allowed."
     )
 
 
@@ -115,7 +115,7 @@ def too_many_requests(retry_after_s: int) -> Problem:
 
 def _part_unavailable(error: PartError) -> Problem:
     log.info("part_unavailable", cause=str(error))
-    return Problem(503, "unavailable", "Unavailable", "Dagster does not answer; `cryptolake status` says more.")
+    return Problem(503, "unavailable", "Unavailable", "Dagster does not respond. `cryptolake status` shows its state.")
 
 
 def _invalid_parameter(error: RequestValidationError) -> Problem:
@@ -123,13 +123,13 @@ def _invalid_parameter(error: RequestValidationError) -> Problem:
         {"parameter": ".".join(map(str, item["loc"][1:])) or str(item["loc"][0]), "message": item["msg"]}
         for item in error.errors()
     ]
-    said = "A parameter is missing or does not parse."
-    return Problem(422, "invalid-parameter", "Invalid parameter", said, errors=errors)
+    detail = "A parameter is missing or invalid."
+    return Problem(422, "invalid-parameter", "Invalid parameter", detail, errors=errors)
 
 
 def _of_http(error: HTTPException) -> Problem:
     code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
-    problem = Problem(error.status_code, code, code.replace("-", " ").capitalize(), "See /openapi.json.")
+    problem = Problem(error.status_code, code, code.replace("-", " ").capitalize(), "See the routes in /openapi.json.")
     problem.headers |= dict(error.headers or {})
     return problem
 
@@ -139,7 +139,7 @@ PROBLEMS: dict[type[Exception], Callable[[Any], Problem]] = {
     Problem: lambda problem: problem,
     TableNotFoundError: lambda error: Problem(503, "missing-table", "Table missing", str(error)),
     TableUnreadableError: lambda error: Problem(503, "unreadable-table", "Table unreadable", str(error)),
-    ResponseTooLargeError: lambda error: Problem(413, "answer-too-large", "Answer too large", str(error)),
+    ResponseTooLargeError: lambda error: Problem(413, "answer-too-large", "Response too large", str(error)),
     SnapshotExpiredError: lambda _error: unknown_snapshot(),
     PartError: _part_unavailable,
     RequestValidationError: _invalid_parameter,
@@ -161,5 +161,5 @@ def unexpected(path: str, error: Exception) -> Problem:
     """Return the problem of an unexpected error: log its details, show the client none of them."""
     log.error("request_failed", path=path, cause=repr(error), exc_info=error)
     if isinstance(error, CryptolakeError):
-        return Problem(503, "unavailable", "Unavailable", "The request failed; the API's log says why.")
-    return Problem(500, "internal-error", "Internal error", "The request failed; the API's log says why.")
+        return Problem(503, "unavailable", "Unavailable", "The request failed. See the API's log for the cause.")
+    return Problem(500, "internal-error", "Internal error", "The request failed. See the API's log for the cause.")

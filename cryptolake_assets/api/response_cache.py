@@ -116,6 +116,6 @@ class ResponseCacheMiddleware:
                 return
             self._cache.drop(key)
         await self._app(scope, receive, send)
-        made = scope.get(SLOT)
-        if made is not None:
-            self._cache.put(key, made)
+        created = scope.get(SLOT)
+        if created is not None:
+            self._cache.put(key, created)

@@ -24,18 +24,20 @@ _KINDS: dict[str, Any] = {
     "timestamptz": datetime,
 }
 NextCursor = Annotated[str | None, Field(description="`cursor` of the next page; null at the end.")]
-SnapshotId = Annotated[str | None, Field(description="The snapshot that was read; null while the table is empty.")]
+SnapshotId = Annotated[
+    str | None, Field(description="Id of the snapshot that was read; null while the table is empty.")
+]
 
 
 class ParameterError(BaseModel):
-    """What is wrong with one parameter."""
+    """An invalid or missing parameter."""
 
     parameter: str
     message: str
 
 
 class ProblemDetails(BaseModel):
-    """RFC 9457; `errors` with `invalid-parameter` only."""
+    """Problem details (RFC 9457); only `invalid-parameter` has `errors`."""
 
     type: str
     title: str
@@ -83,16 +85,16 @@ Responses = dict[int | str, dict[str, Any]]  # by status, for FastAPI's `respons
 # Meaning of each status, the same for all routes.
 ERROR_RESPONSES = {
     400: "The cursor belongs to another route, symbol, order or snapshot",
-    401: "Key needed",
+    401: "A key is required",
     403: "The key lacks a scope",
     404: "Unknown symbol, snapshot or cursor",
-    406: "None of the accepted formats is offered",
-    413: "Larger than the memory bound; ask for a shorter range, or for pages",
-    422: "A parameter is missing or does not parse; `errors` names it",
-    429: "Too many requests; `Retry-After` says for how many seconds",
-    503: "The table does not exist (yet) or its files are gone, a part is down, or all live connections are in use",
+    406: "None of the accepted formats is available",
+    413: "The response exceeds the memory limit; request a shorter range, or pages",
+    422: "A parameter is missing or invalid; `errors` names it",
+    429: "Too many requests; retry after the seconds in `Retry-After`",
+    503: "The table does not exist yet, its files are missing, a part is down, or all live connections are in use",
 }
-OF_EVERY_ROUTE = (401, 403, 429)
+COMMON_ERRORS = (401, 403, 429)
 
 
 def error_responses(*statuses: int) -> Responses:
@@ -100,7 +102,7 @@ def error_responses(*statuses: int) -> Responses:
     schema = {"$ref": "#/components/schemas/ProblemDetails"}
     content = {MEDIA_TYPE: {"schema": schema}}
     return {
-        status: {"description": ERROR_RESPONSES[status], "content": content} for status in (*OF_EVERY_ROUTE, *statuses)
+        status: {"description": ERROR_RESPONSES[status], "content": content} for status in (*COMMON_ERRORS, *statuses)
     }
 
 
@@ -114,27 +116,27 @@ EXAMPLES = Path(__file__).with_name("examples.json")  # written by `scripts/api_
 
 
 def examples() -> dict[str, Any]:
-    """Return example responses by path, recorded on the demo's trades: lists shortened, non-JSON as text."""
+    """Return the example responses by path, recorded from the demo: shortened lists, non-JSON as text."""
     found: dict[str, Any] = orjson.loads(EXAMPLES.read_bytes())
     return found
 
 
-def kind_of_answer(content: dict[str, Any]) -> str:
+def example_media_type(content: dict[str, Any]) -> str:
     """Return the media type of a route's example: JSON if the route offers it, else the first one."""
     json = MEDIA_TYPES[Format.JSON]
     return json if json in content else next(iter(content))
 
 
-def of_rows(*, of_a_symbol: bool = False, in_pages: bool = False) -> Responses:
+def row_responses(*, has_symbol: bool = False, paged: bool = False) -> Responses:
     """Return the responses of a route with rows. Without a symbol and pages, 404 means an unknown snapshot."""
     binary = {"schema": {"type": "string", "format": "binary"}}
     content = {kind.partition(";")[0]: binary for name, kind in MEDIA_TYPES.items() if name is not Format.JSON}
-    refused = error_responses(*([400] if in_pages else []), 404, 406, *([413] if in_pages else []), 422, 503)
-    things = [*(["symbol"] if of_a_symbol else []), "snapshot", *(["cursor"] if in_pages else [])]
-    refused[404] = {**refused[404], "description": f"Unknown {' or '.join(things)}"}
-    said = "A page, or the whole range as CSV, Parquet or Arrow" if in_pages else "All rows"
+    errors = error_responses(*([400] if paged else []), 404, 406, *([413] if paged else []), 422, 503)
+    unknown = [*(["symbol"] if has_symbol else []), "snapshot", *(["cursor"] if paged else [])]
+    errors[404] = {**errors[404], "description": f"Unknown {' or '.join(unknown)}"}
+    description = "A page; as CSV, Parquet or Arrow the full range" if paged else "All rows"
     return {
-        200: {"content": content, "description": said},
-        304: {"description": "The client has it already (`If-None-Match`)"},
-        **refused,
+        200: {"content": content, "description": description},
+        304: {"description": "Not modified: the client has the current response (`If-None-Match`)"},
+        **errors,
     }

@@ -82,18 +82,18 @@ async def by_symbol(symbol: OneSymbol, params: Params) -> TableQuery:
 
 
 async def by_any_symbol(params: Params, symbol: AnySymbol = None) -> TableQuery:
-    return TableQuery(params, _given(symbol=symbol))
+    return TableQuery(params, _filters(symbol=symbol))
 
 
 async def by_any_coin(params: Params, coin_id: AnyCoin = None) -> TableQuery:
-    return TableQuery(params, _given(coin_id=coin_id))
+    return TableQuery(params, _filters(coin_id=coin_id))
 
 
 async def by_any_asset(params: Params, asset: AnyAsset = None) -> TableQuery:
-    return TableQuery(params, _given(asset=asset))
+    return TableQuery(params, _filters(asset=asset))
 
 
-def _given(**equal: str | None) -> dict[str, str]:
+def _filters(**equal: str | None) -> dict[str, str]:
     return {name: value for name, value in equal.items() if value is not None}
 
 
@@ -106,6 +106,7 @@ class TableRoute(Resource):
     """
 
     name: str
+    summary: str
     doc: str
     page: str
     row: str | None = None
@@ -120,7 +121,8 @@ TABLE_ROUTES = (
         BARS_KEY,
         "bars",
         name="ohlcv",
-        doc="Bars of a symbol whose open time is between `start` and `end`, both included.",
+        summary="Bars",
+        doc="Return the bars of a symbol whose open time is between `start` and `end`, both included.",
         page="BarsPage",
         row="Bar",
         query=by_timeframe_and_symbol,
@@ -133,7 +135,8 @@ TABLE_ROUTES = (
         "trades",
         distinct=True,
         name="trades",
-        doc="Trades of a symbol in order of (event time, id), each once.",
+        summary="Trades",
+        doc="Return the trades of a symbol, deduplicated and ordered by event time and id.",
         page="TradesPage",
         row="Trade",
         query=by_symbol,
@@ -145,7 +148,8 @@ TABLE_ROUTES = (
         ("trade_date", "symbol"),
         "days",
         name="daily_stats",
-        doc="Statistics of UTC days, of one symbol or all.",
+        summary="Daily statistics",
+        doc="Return the statistics per UTC day, of one symbol or all.",
         page="DaysPage",
         row="Day",
     ),
@@ -155,7 +159,8 @@ TABLE_ROUTES = (
         ("trade_date", "symbol"),
         "days",
         name="daily_returns",
-        doc="Return, realised volatility and drawdown of UTC days.",
+        summary="Daily returns",
+        doc="Return log return, realised volatility and drawdown per UTC day.",
         page="ReturnsPage",
     ),
     TableRoute(
@@ -164,7 +169,8 @@ TABLE_ROUTES = (
         ("window_start", "symbol", "bucket_low"),
         "buckets",
         name="volume_profile",
-        doc="Volume by hour and bucket of prices.",
+        summary="Hourly volume profile",
+        doc="Return the volume per hour and price bucket.",
         page="ProfilePage",
     ),
     TableRoute(
@@ -173,7 +179,8 @@ TABLE_ROUTES = (
         ("latest_minute", "symbol"),
         "symbols",
         name="overview",
-        doc="Latest bar, and change and volume of the last 24 h, per symbol.",
+        summary="Market overview",
+        doc="Return the latest bar, and change and volume of the last 24 h, per symbol.",
         page="OverviewPage",
     ),
     TableRoute(
@@ -182,7 +189,8 @@ TABLE_ROUTES = (
         ("index_date",),
         "days",
         name="sentiment",
-        doc="The Fear & Greed index by UTC day, 0 (extreme fear) to 100 (extreme greed).",
+        summary="Fear & Greed index",
+        doc="Return the Fear & Greed index per UTC day, 0 (extreme fear) to 100 (extreme greed).",
         page="SentimentPage",
         row="SentimentDay",
         query=unfiltered,
@@ -193,7 +201,8 @@ TABLE_ROUTES = (
         ("trade_date", "symbol"),
         "days",
         name="sentiment_market",
-        doc="The index, the market cap of all coins and Bitcoin's share of it beside a symbol's UTC day.",
+        summary="Fear & Greed index and market",
+        doc="Return the index, the market cap of all coins and Bitcoin's share of it with each symbol's UTC day.",
         page="SentimentMarketPage",
     ),
     TableRoute(
@@ -202,7 +211,8 @@ TABLE_ROUTES = (
         ("snapshot_hour", "coin_id"),
         "coins",
         name="coins",
-        doc="CoinGecko's coins by market cap, a snapshot an hour, in US dollars.",
+        summary="Coins",
+        doc="Return CoinGecko's coins by market cap, one snapshot per hour, in US dollars.",
         page="CoinsPage",
         row="Coin",
         query=by_any_coin,
@@ -213,7 +223,8 @@ TABLE_ROUTES = (
         ("snapshot_hour",),
         "hours",
         name="coins_global",
-        doc="All of CoinGecko's coins together, a snapshot an hour, in US dollars.",
+        summary="Totals of all coins",
+        doc="Return CoinGecko's totals of all coins, one snapshot per hour, in US dollars.",
         page="CoinsGlobalPage",
         row="CoinsHour",
         query=unfiltered,
@@ -224,7 +235,8 @@ TABLE_ROUTES = (
         SILVER_FUNDING.key,
         "rates",
         name="funding",
-        doc="Funding rates that were charged, of one symbol or all.",
+        summary="Funding rates",
+        doc="Return the charged funding rates, of one symbol or all.",
         page="FundingPage",
         row="FundingRate",
     ),
@@ -234,7 +246,8 @@ TABLE_ROUTES = (
         SILVER_OPEN_INTEREST.key,
         "values",
         name="open_interest",
-        doc="Open interest by five minutes (`source` history), and when it was asked (present).",
+        summary="Open interest",
+        doc="Return the open interest every five minutes (`source` history) and at the time of a request (present).",
         page="OpenInterestPage",
         row="OpenInterest",
     ),
@@ -244,7 +257,8 @@ TABLE_ROUTES = (
         ("window_start", "symbol"),
         "minutes",
         name="mark_price",
-        doc="Mark price, index and funding rate by the minute; nothing where that stream is not in use.",
+        summary="Mark prices",
+        doc="Return mark price, index price and funding rate per minute; empty if the stream is not in use.",
         page="MarkPricePage",
         row="MarkPriceMinute",
     ),
@@ -254,8 +268,10 @@ TABLE_ROUTES = (
         ("window_start", "symbol", "side"),
         "minutes",
         name="liquidations",
+        summary="Liquidations",
         doc=(
-            "Liquidations by minute and side: a sample, because the exchange tells of at most one a symbol and second."
+            "Return liquidations per minute and side: a sample, because the exchange reports at most one per symbol "
+            "and second."
         ),
         page="LiquidationsPage",
         row="LiquidationsMinute",
@@ -267,7 +283,8 @@ TABLE_ROUTES = (
         "runs",
         order=Order.DESC,
         name="quality",
-        doc="What each run of Silver and Gold read, kept and dropped; newest first.",
+        summary="Run metrics",
+        doc="Return the rows that each Silver and Gold run read, accepted and dropped; newest first.",
         page="RunsPage",
         row="Run",
         query=by_any_asset,
@@ -279,7 +296,8 @@ TABLE_ROUTES = (
         "differences",
         order=Order.DESC,
         name="kline_differences",
-        doc="Fields in which a complete bar and the exchange's own differ, with both values; newest first.",
+        summary="Differences from official klines",
+        doc="Return the fields in which complete bars differ from official klines, with both values; newest first.",
         page="DifferencesPage",
         row="Difference",
     ),
@@ -290,7 +308,8 @@ TABLE_ROUTES = (
         "gaps",
         order=Order.DESC,
         name="missing_trades",
-        doc="Ids of trades that the stream lacked, open gaps and closed ones; newest first.",
+        summary="Missing trades",
+        doc="Return the trade ids missing from the stream, in open and closed gaps; newest first.",
         page="MissingPage",
         row="TradeGap",
     ),
@@ -308,17 +327,17 @@ ReaderOf = Annotated[Reader, Depends(reader_of)]
 class CacheableResponse(Response):
     """A finished response, or 304 if the client has it. It is stored in the scope for the response cache."""
 
-    def __init__(self, request: Request, answer: CachedResponse) -> None:
-        request.scope[SLOT] = answer
-        self._answer = answer
+    def __init__(self, request: Request, response: CachedResponse) -> None:
+        request.scope[SLOT] = response
+        self._response = response
         self._if_none_match = if_none_match_of(request.headers)
         self.background = None
 
     async def __call__(self, _scope: AsgiScope, _receive: Receive, send: Send) -> None:
-        await self._answer.send(send, self._if_none_match)
+        await self._response.send(send, self._if_none_match)
 
 
-async def whole_table(request: Request, reader: Reader, unpaged: UnpagedResource, params: StateParams) -> Response:
+async def unpaged_table(request: Request, reader: Reader, unpaged: UnpagedResource, params: StateParams) -> Response:
     """Return all rows of `unpaged` in one response, in the requested format."""
     fmt = formats.choose(params.format, request.headers.get("accept"))
     identity = f"{request.url.path}?{request.url.query}"
@@ -333,17 +352,18 @@ def _add(route: TableRoute) -> None:
         resource = replace(route, table=query.table or route.table)
         fmt = formats.choose(query.params.format, request.headers.get("accept"))
         identity = f"{request.url.path}?{request.url.query}"
-        asked = PageRequest(resource, query.params, fmt, identity, query.equal, query.envelope)
-        return CacheableResponse(request, await reader.answer(asked))
+        page_request = PageRequest(resource, query.params, fmt, identity, query.equal, query.envelope)
+        return CacheableResponse(request, await reader.page(page_request))
 
-    names_a_symbol = "symbol" in inspect.signature(route.query).parameters
+    has_symbol = "symbol" in inspect.signature(route.query).parameters
     router.add_api_route(
         route.route,
         page,
         name=route.name,
+        summary=route.summary,
         description=route.doc,
         response_model=_page_model(route),
-        responses=schemas.of_rows(of_a_symbol=names_a_symbol, in_pages=True),
+        responses=schemas.row_responses(has_symbol=has_symbol, paged=True),
         response_class=JSONResponse,
     )
 

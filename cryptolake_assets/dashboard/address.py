@@ -11,7 +11,7 @@ T = TypeVar("T")
 WRITTEN = "written_to_url"  # session key: parameters that the pages have written into the URL
 
 
-def asked(
+def read(
     name: str,
     parse: Callable[[str], T | None],
     query: Mapping[str, str] | None = None,
@@ -36,8 +36,8 @@ def asked(
 def write(**texts: str | None) -> None:
     """Write parameters into the URL, all at once: each write is a history entry of the browser. None removes one."""
     changed = {name: text for name, text in texts.items() if text != st.query_params.get(name)}
-    if said := {name: text for name, text in changed.items() if text is not None}:
-        st.query_params.update(said)
-    for name in changed.keys() - said.keys():
+    if updates := {name: text for name, text in changed.items() if text is not None}:
+        st.query_params.update(updates)
+    for name in changed.keys() - updates.keys():
         del st.query_params[name]
     st.session_state[WRITTEN] = {**st.session_state.get(WRITTEN, {}), **texts}

@@ -61,10 +61,10 @@ def main() -> None:
 
 
 def _address(title: str) -> dict[str, str]:
-    """Return the URL parameters of the link to a page: those when the user left it, with the current symbol."""
+    """Return the URL parameters of the link to a page: those saved when the user left it, and the current symbol."""
     symbol = shared.chosen_symbol() or st.query_params.get("symbol")
-    left: dict[str, str] = st.session_state.get(ADDRESSES, {}).get(title, {})
-    return {**left, "symbol": symbol} if symbol else left
+    saved: dict[str, str] = st.session_state.get(ADDRESSES, {}).get(title, {})
+    return {**saved, "symbol": symbol} if symbol else saved
 
 
 main()

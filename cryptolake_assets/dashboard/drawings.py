@@ -12,7 +12,7 @@ import altair as alt
 import pandas as pd
 
 from cryptolake_assets.dashboard.palette import Palette
-from cryptolake_assets.dashboard.series import exact
+from cryptolake_assets.dashboard.series import exact, grouped
 
 Days = Sequence[Mapping[str, Any]]
 Drawing = Any  # an Altair chart, whose methods are not typed
@@ -23,6 +23,8 @@ PROFILE_HEIGHT_PX = 360
 WIDTH_PX = 480  # approximate width of a chart, from which the width of bars is computed
 WIDEST_BAR_PX = 24
 PRICES = ("open", "high", "low", "close")
+VOLUME = "Volume (base)"
+DAY_TOOLTIP = alt.Tooltip("trade_date:N", title="Day (UTC)")
 
 
 def prices(days: Days, colours: Palette) -> Drawing:
@@ -52,7 +54,7 @@ def line(days: Days, name: str, colours: Palette) -> Drawing:
 
 
 def funding(days: Days, colours: Palette) -> Drawing:
-    """Return what longs paid shorts per day, as bars from zero. Rows have `trade_date` and `funding_rate`."""
+    """Return the funding rates per day as bars from zero. Rows have `trade_date` and `funding_rate`."""
     rises = alt.condition("datum.funding_rate >= 0", alt.value(colours.up), alt.value(colours.down))
     chart = alt.Chart(_drawn(days, "funding_rate"), height=SMALL_HEIGHT_PX).mark_bar(size=_bar_px(days))
     axis = alt.Axis(format=".3%", tickCount=4)
@@ -69,7 +71,7 @@ def sentiment(days: Days, colours: Palette) -> Drawing:
     return chart.mark_line(point=point, color=colours.accent).encode(
         _day(),
         alt.Y("value:Q", title=None, scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(values=[0, 25, 50, 75, 100])),
-        tooltip=[alt.Tooltip(f"{name}:N") for name in ("trade_date", "value", "classification")],
+        tooltip=[DAY_TOOLTIP, *(alt.Tooltip(f"{name}:N", title=_label(name)) for name in ("value", "classification"))],
     )
 
 
@@ -77,17 +79,17 @@ def profile(buckets: Sequence[Mapping[str, Any]], colours: Palette) -> Drawing:
     """Return volume by price. Rows have the decimals `low`, `high` and `volume`."""
     rows = [
         {name: float(bucket[name]) for name in ("low", "high", "volume")}
-        | {f"{name}_text": exact(f"{bucket[name]:f}") for name in ("low", "high", "volume")}
+        | {f"{name}_text": grouped(exact(f"{bucket[name]:f}")) for name in ("low", "high", "volume")}
         for bucket in buckets
     ]
-    titles = {"low": "price from", "high": "to", "volume": "volume"}
+    titles = {"low": "Price from", "high": "Price to", "volume": VOLUME}
     return (
         alt.Chart(pd.DataFrame(rows), height=PROFILE_HEIGHT_PX)
         .mark_bar(color=colours.up, stroke=colours.neutral, strokeWidth=0.5)
         .encode(
-            alt.Y("low:Q", title="price", scale=alt.Scale(zero=False)),
+            alt.Y("low:Q", title="Price", scale=alt.Scale(zero=False)),
             alt.Y2("high:Q"),
-            alt.X("volume:Q", title="volume", axis=alt.Axis(tickCount=6), scale=alt.Scale(zero=True)),
+            alt.X("volume:Q", title=VOLUME, axis=alt.Axis(tickCount=6), scale=alt.Scale(zero=True)),
             alt.X2(datum=0),
             tooltip=[alt.Tooltip(f"{name}_text:N", title=title) for name, title in titles.items()],
         )
@@ -99,7 +101,7 @@ def _drawn(days: Days, *names: str) -> pd.DataFrame:
     rows = [
         {"trade_date": day["trade_date"]}
         | {name: None if day[name] is None else float(day[name]) for name in names}
-        | {f"{name}_text": exact(day[name]) for name in names}
+        | {f"{name}_text": _exact(day[name]) for name in names}
         for day in sorted(days, key=lambda day: str(day["trade_date"]))
     ]
     return pd.DataFrame(rows)
@@ -118,4 +120,13 @@ def _share(name: str) -> alt.Y:
 
 
 def _tooltip(*names: str) -> list[alt.Tooltip]:
-    return [alt.Tooltip("trade_date:N", title="day"), *(alt.Tooltip(f"{name}_text:N", title=name) for name in names)]
+    return [DAY_TOOLTIP, *(alt.Tooltip(f"{name}_text:N", title=_label(name)) for name in names)]
+
+
+def _label(name: str) -> str:
+    """Return a column's name in sentence case: `Log return`."""
+    return name.replace("_", " ").capitalize()
+
+
+def _exact(number: str | float | None) -> str:
+    return "" if number is None else grouped(exact(number))

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MEBIBYTE = 1024 * 1024
-KEPT_BYTES = 64 * MEBIBYTE
+CACHE_BYTES = 64 * MEBIBYTE
 TIMEOUT_S = 20.0
 MAX_ROWS = 10_000  # maximum rows of an API page, and so of a chart
 MISSING_TABLE = "missing-table"
@@ -31,7 +31,7 @@ class Lake:
 
     def __init__(self, settings: Settings) -> None:
         self._client = ApiClient(settings.dashboard_reads, settings.dashboard_api_key.get_secret_value(), TIMEOUT_S)
-        self._kept: LRUCache[str, tuple[str, bytes]] = LRUCache(KEPT_BYTES, getsizeof=lambda item: len(item[1]))
+        self._cached: LRUCache[str, tuple[str, bytes]] = LRUCache(CACHE_BYTES, getsizeof=lambda item: len(item[1]))
         self._lock = threading.Lock()
 
     @property
@@ -40,20 +40,20 @@ class Lake:
 
     def read(self, path: str, **query: Any) -> dict[str, Any]:
         """Return the JSON response of a path. Omit parameters that are None; write times as RFC 3339."""
-        said = _said(query)
-        identity = f"{path}?{sorted(said.items())}"
+        parameters = _parameters(query)
+        identity = f"{path}?{sorted(parameters.items())}"
         with self._lock:
-            etag, body = self._kept.get(identity, (None, b""))
-        answer = self._client.get(path, said, etag=etag)
-        if answer.is_success:
-            body = answer.content
-            self._keep(identity, answer.headers.get("etag"), body)
+            etag, body = self._cached.get(identity, (None, b""))
+        response = self._client.get(path, parameters, etag=etag)
+        if response.is_success:
+            body = response.content
+            self._cache(identity, response.headers.get("etag"), body)
         try:
             found: dict[str, Any] = orjson.loads(body)
         except ValueError:
             raise ApiResponseError(
-                f"dashboard: what {self._client.url}{path} answers is not of CryptoLake's API. Set "
-                "`CRYPTOLAKE_DASHBOARD_API_URL` to the API's address, or take away what stands before it."
+                f"dashboard: the response of {self._client.url}{path} is not from CryptoLake's API. Set "
+                "`CRYPTOLAKE_DASHBOARD_API_URL` to the API's address, or remove the proxy in front of it."
             ) from None
         return found
 
@@ -67,33 +67,33 @@ class Lake:
         return found
 
     def table(self, path: str, **query: Any) -> pa.Table | None:
-        """Return a whole range of any length as an Arrow table; None while the table does not exist."""
-        return _unless_missing(lambda: self._table(path, _said(query)))
+        """Return a full range of any length as an Arrow table; None while the table does not exist."""
+        return _unless_missing(lambda: self._table(path, _parameters(query)))
 
     def health(self) -> dict[str, Any]:
         """Return `status` and `dependencies`, also while no data is available (503)."""
         return self._client.health()
 
     def file(self, path: str, fmt: str, **query: Any) -> bytes:
-        """Return a whole range of any length as a CSV or Parquet file."""
-        said = _said(query)
+        """Return a full range of any length as a CSV or Parquet file."""
+        parameters = _parameters(query)
         if fmt == "parquet":
-            return _parquet(self._table(path, said))
-        parts = [page.content for page in self._client.pages(path, {**said, "format": "csv"})]
+            return _parquet(self._table(path, parameters))
+        parts = [page.content for page in self._client.pages(path, {**parameters, "format": "csv"})]
         return parts[0] + b"".join(part.partition(b"\n")[2] for part in parts[1:])
 
-    def _table(self, path: str, said: Mapping[str, str]) -> pa.Table:
+    def _table(self, path: str, parameters: Mapping[str, str]) -> pa.Table:
         import pyarrow as pa
         from pyarrow import ipc
 
-        pages = self._client.pages(path, {**said, "format": "arrow"})
+        pages = self._client.pages(path, {**parameters, "format": "arrow"})
         return pa.concat_tables([ipc.open_stream(page.content).read_all() for page in pages])
 
-    def _keep(self, identity: str, etag: str | None, body: bytes) -> None:
-        if etag is None or len(body) > KEPT_BYTES // 4:
+    def _cache(self, identity: str, etag: str | None, body: bytes) -> None:
+        if etag is None or len(body) > CACHE_BYTES // 4:
             return
         with self._lock:
-            self._kept[identity] = (etag, body)
+            self._cached[identity] = (etag, body)
 
 
 def _unless_missing(read: Callable[[], T]) -> T | None:
@@ -120,7 +120,7 @@ def _parquet(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def _said(query: Mapping[str, Any]) -> dict[str, str]:
+def _parameters(query: Mapping[str, Any]) -> dict[str, str]:
     """Return the query with values as text, without those that are None."""
     return {name: _text(value) for name, value in query.items() if value is not None}
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-# Open time in s, open, high, low, close, volume, VWAP, trades, whether complete; see `chart/chart.js`.
+# Open time in s, open, high, low, close, volume, VWAP, trades, completeness; see `chart/chart.js`.
 Row = tuple[int, str, str, str, str, str, str, int, bool]
 
 PRICES = ("open", "high", "low", "close")
@@ -38,7 +38,14 @@ def fixed(number: str, decimals: int) -> str:
     return f"{whole}.{rest[:decimals].ljust(decimals, '0')}" if decimals else whole
 
 
-def upright(numbers: Sequence[str]) -> list[str]:
+def grouped(number: str) -> str:
+    """Return the number with thousands separators: `63,943.9`."""
+    sign = "-" if number.startswith("-") else ""
+    whole, point, decimals = number.removeprefix("-").partition(".")
+    return f"{sign}{int(whole or 0):,}{point}{decimals}"
+
+
+def right_aligned(numbers: Sequence[str]) -> list[str]:
     """Pad the texts of a column of numbers on the left to one width.
 
     Tables sort by text; the padding puts non-negative numbers in order.
@@ -47,7 +54,7 @@ def upright(numbers: Sequence[str]) -> list[str]:
     return [number.rjust(width) if number else number for number in numbers]
 
 
-def told_apart(texts: Sequence[str]) -> dict[float, str] | None:
+def texts_by_float(texts: Sequence[str]) -> dict[float, str] | None:
     """Return the texts of a column of numbers by their floats; None if two share a float or one is too large."""
     by_number = {float(text): text for text in texts if text}
     small = all(abs(number) < LARGEST_FLOAT for number in by_number)
@@ -55,7 +62,7 @@ def told_apart(texts: Sequence[str]) -> dict[float, str] | None:
 
 
 def aligned(numbers: Sequence[str | None]) -> list[str]:
-    """Return a column of numbers padded to the same number of decimals: exact, and easy to compare."""
+    """Return a column of numbers padded to the same number of decimals. Keeps every digit."""
     decimals = places(number for number in numbers if number is not None)
     return ["" if number is None else fixed(number, decimals) for number in numbers]
 
@@ -93,31 +100,31 @@ class Feed:
     _first: int | None = None
     _sent: dict[int, Row] = field(default_factory=dict)
     _changed: dict[int, Row] = field(default_factory=dict)
-    _whole: bool = True
+    _send_all: bool = True
 
     def rewind(self) -> None:
-        """Send the whole series in the next message, because the browser may have lost it."""
-        self._whole = True
+        """Send the full series in the next message, because the browser may have lost it."""
+        self._send_all = True
 
     def message(self, about: tuple[Any, ...], bars: list[Row]) -> dict[str, Any]:
         """Return `generation`, `about`, `rows` and `changed` for the chart; `about` identifies the series of `bars`.
 
-        `bars` are oldest first. Messages may be lost, so each has all changes since the whole series was sent.
+        `bars` are oldest first. Messages may be lost, so each has all changes since the full series was sent.
         """
         now = {bar[0]: bar for bar in bars}
         if about != self._about or not self._follows(now):
             self.generation += 1
-            self._about, self._sent, self._changed, self._whole = about, now, {}, True
+            self._about, self._sent, self._changed, self._send_all = about, now, {}, True
             self._first = min(now, default=None)
         else:
             self._changed |= {time: bar for time, bar in now.items() if self._sent.get(time) != bar}
             self._sent = now
-        whole = bars if self._whole else None
-        self._whole = False
+        series = bars if self._send_all else None
+        self._send_all = False
         return {
             "generation": f"{self.name}-{self.generation}",
             "about": "/".join(map(str, self._about)),
-            "rows": whole,
+            "rows": series,
             "changed": list(self._changed.values()),
         }
 
@@ -125,5 +132,5 @@ class Feed:
         """Return whether changing some of the sent bars yields the new ones."""
         new = [time for time, bar in now.items() if self._sent.get(time) != bar]
         first = min(now, default=None)
-        gone = any(time not in now for time in self._sent if first is None or time >= first)
-        return not gone and len(self._changed) + len(new) <= MAX_CHANGED and (self._first is None) == (first is None)
+        removed = any(time not in now for time in self._sent if first is None or time >= first)
+        return not removed and len(self._changed) + len(new) <= MAX_CHANGED and (self._first is None) == (first is None)

@@ -1,4 +1,8 @@
-"""Shared by all pages: the API client, error boxes, exact tables and the symbol selector."""
+"""Shared by all pages: the API client, error boxes, exact tables and the symbol selector.
+
+Numbers have thousands separators and all stored digits; a column has one number of decimals. Times are UTC, with
+seconds only where they are not whole minutes.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,8 @@ import structlog
 
 from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
-from cryptolake_assets.dashboard.series import aligned, exact, told_apart, upright
-from cryptolake_assets.errors import ApiError, ApiRejectedError, ApiResponseError, ApiUnreachableError
+from cryptolake_assets.dashboard.series import aligned, exact, grouped, right_aligned, texts_by_float
+from cryptolake_assets.errors import ApiResponseError, ApiError, ApiRejectedError, ApiUnreachableError
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import get_settings
 
@@ -23,18 +27,21 @@ T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
-ILL_SHAPED = (KeyError, TypeError, ValueError)  # raised by code that reads a response with an unexpected shape
+MALFORMED = (KeyError, TypeError, ValueError)  # raised by code that reads a response with an unexpected shape
 
 ROW_PX = 35  # height of a row of Streamlit's tables
 UNKNOWN = "?"
 UNAUTHORIZED = (401, 403)
 CHOSEN = "chosen_symbol"  # session key: Streamlit forgets a widget's value while another page is shown
 NO_BARS = (
-    "**No bars yet.** They appear here as soon as the first hour of Silver is published: `make demo` replays recorded "
-    "trades, `cryptolake up` follows the live market. [Operations](/operations) shows what is running."
+    "**No bars yet.** They appear once the first hour of Silver is published: `make demo` replays recorded trades, "
+    "`cryptolake up` follows the live market. [Operations](/operations) shows the running parts."
 )
 
 RETRY_S = 3.0
+# Columns by the API's names. Identifiers have no thousands separators.
+IDENTIFIERS = ("first_missing_id", "last_missing_id", "port", "snapshot")
+WHOLE_MINUTES = ("window_start",)
 
 Height = int | Literal["content"]
 Widths = Mapping[str, int | Literal["large"]]  # widths of wide columns, by the API's names; px or Streamlit's name
@@ -51,49 +58,49 @@ def refresh_s() -> float:
 
 
 def guarded(page: Callable[[], None]) -> Callable[[], None]:
-    """Wrap a page: while the API cannot be read, show why; show the page again by itself."""
+    """Wrap a page: while the API cannot be read, show the error and retry."""
 
     def shown() -> None:
-        patiently(page, returns=True)
+        with_error_box(page, retries=True)
 
     shown.__name__ = page.__name__
     return shown
 
 
-def patiently(part: Callable[[], None], *, returns: bool = False) -> None:
-    """Draw a part of a page; if the API cannot be read, show why in its place and keep the rest of the page.
+def with_error_box(part: Callable[[], None], *, retries: bool = False) -> None:
+    """Draw a part of a page; if the API cannot be read, show the error in its place and keep the rest of the page.
 
-    With `returns`, rerun the page once the API responds: for parts that Streamlit does not rerun by itself.
+    With `retries`, rerun the page once the API responds: for parts that Streamlit does not rerun by itself.
     """
     try:
         part()
-    except (ApiError, *ILL_SHAPED) as error:
-        problem(error if isinstance(error, ApiError) else _ill_shaped(error))
-        if returns:
-            _until_back()
+    except (ApiError, *MALFORMED) as error:
+        problem(error if isinstance(error, ApiError) else _malformed(error))
+        if retries:
+            _retry()
 
 
-def _ill_shaped(error: Exception) -> ApiResponseError:
+def _malformed(error: Exception) -> ApiResponseError:
     """Log an error in reading a response, and return it as an error to show."""
     log.exception("malformed_response", url=lake().url)
     return ApiResponseError(
-        f"dashboard: an answer of {lake().url} is not shaped as this dashboard knows it ({type(error).__name__}: "
-        f"{error}). Run the API and the dashboard of one version: `cryptolake up` brings both to the present one."
+        f"dashboard: a response of {lake().url} has an unexpected shape ({type(error).__name__}: {error}). Run the API "
+        "and the dashboard of the same version: `cryptolake up` updates both."
     )
 
 
 def problem(error: ApiError) -> None:
-    """Show why something is missing, and what to do."""
+    """Show an error of the API with its remedy."""
     if isinstance(error, ApiUnreachableError):
         st.error(
-            f"**The API does not answer** at {lake().url}. `cryptolake up` starts it, `cryptolake logs api` tells why "
-            "it ended. What is missing here comes back by itself.",
+            f"**The API does not respond** at {lake().url}. Start it with `cryptolake up`; `cryptolake logs api` shows "
+            "why it stopped. This page retries automatically.",
             icon=":material/cloud_off:",
         )
     elif isinstance(error, ApiRejectedError) and error.status in UNAUTHORIZED:
         st.error(
-            "**The API wants a key.** Make one with `cryptolake keys create dashboard --scope read --scope operate`, "
-            "set it as `CRYPTOLAKE_DASHBOARD_API_KEY`, and run `cryptolake up`.",
+            "**The API requires a key.** Create one with `cryptolake keys create dashboard --scope read --scope "
+            "operate`, set it as `CRYPTOLAKE_DASHBOARD_API_KEY`, and run `cryptolake up`.",
             icon=":material/key:",
         )
     else:
@@ -101,17 +108,17 @@ def problem(error: ApiError) -> None:
 
 
 @st.fragment(run_every=RETRY_S)
-def _until_back() -> None:
+def _retry() -> None:
     """Poll the API and rerun the page once it responds; skip the first run, because the API has just failed."""
-    st.caption("Trying again every few seconds …")
-    if st.session_state.pop("tried", False):
+    st.caption(f"Retrying every {RETRY_S:g} s …")
+    if st.session_state.pop("retried", False):
         try:
             lake().symbols()
-        except (ApiError, *ILL_SHAPED):
+        except (ApiError, *MALFORMED):
             pass
         else:
             st.rerun()
-    st.session_state["tried"] = True
+    st.session_state["retried"] = True
 
 
 def attempt(read: Callable[[], T]) -> T | ApiRejectedError:
@@ -125,7 +132,7 @@ def attempt(read: Callable[[], T]) -> T | ApiRejectedError:
 def no_mart_yet(what: str) -> None:
     """Show that dbt has not built a mart yet."""
     st.info(
-        f"**No {what} yet.** dbt makes them within minutes of the first one-minute bars; `make dbt` makes them now.",
+        f"**No {what} yet.** dbt builds them within minutes of the first one-minute bars; `make dbt` builds them now.",
         icon=":material/hourglass_empty:",
     )
 
@@ -137,13 +144,13 @@ def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     symbols exist.
     """
     by_name = {item["symbol"]: item for item in symbols}
-    unknown = address.asked("symbol", lambda text: in_capitals(text) if in_capitals(text) in by_name else None)
+    unknown = address.read("symbol", lambda text: in_capitals(text) if in_capitals(text) in by_name else None)
     if st.session_state.get("symbol") not in by_name:
-        kept = st.session_state.get(CHOSEN)
-        st.session_state["symbol"] = kept if kept in by_name else next(iter(by_name))
+        earlier = st.session_state.get(CHOSEN)
+        st.session_state["symbol"] = earlier if earlier in by_name else next(iter(by_name))
     name = str(st.selectbox("Symbol", list(by_name), key="symbol"))
     if unknown is not None:
-        st.toast(f"There is no symbol {unknown!r} here: this is {name}.", icon=":material/warning:", duration="long")
+        st.toast(f"Unknown symbol {unknown!r}: showing {name}.", icon=":material/warning:", duration="long")
     st.session_state[CHOSEN] = name
     return by_name[name]
 
@@ -170,9 +177,22 @@ def exact_table(
     """
     import pyarrow as pa
 
-    shown = {heading: _column([row.get(name) for row in rows]) for name, heading in columns.items()}
-    numeric = [heading for name, heading in columns.items() if any(_is_number(row.get(name)) for row in rows)]
-    signed = {heading: texts for heading in numeric if (texts := _signed(shown[heading]))}
+    shown: dict[str, list[str]] = {}
+    numeric: list[str] = []
+    signed: dict[str, dict[float, str]] = {}
+    for name, heading in columns.items():
+        values = [row.get(name) for row in rows]
+        shown[heading] = cells = _column(name, values)
+        if not any(map(_is_number, values)):
+            continue
+        numeric.append(heading)
+        if not all(_is_number(value) for value in values if value is not None):
+            continue
+        separate = str if name in IDENTIFIERS else grouped
+        if by_float := _signed(cells):
+            signed[heading] = {number: separate(text) for number, text in by_float.items()}
+        else:
+            shown[heading] = right_aligned([separate(cell) if cell else "" for cell in cells])
     config = {heading: st.column_config.TextColumn(alignment="right") for heading in numeric if heading not in signed}
     config |= {columns[name]: st.column_config.TextColumn(width=width) for name, width in (wide or {}).items()}
     config |= {columns[name]: st.column_config.LinkColumn(display_text=text) for name, text in (links or {}).items()}
@@ -182,11 +202,9 @@ def exact_table(
         st.dataframe(table, hide_index=True, column_config=config, height=height, placeholder="")
 
 
-def _signed(cells: Sequence[str]) -> dict[float, str] | None:
+def _signed(texts: Sequence[str]) -> dict[float, str] | None:
     """Return the texts of a column of numbers by their floats, if some are negative and floats are unambiguous."""
-    texts = [cell.strip() for cell in cells]
-    negative = any(text.startswith("-") for text in texts) and all(map(_is_number, filter(None, texts)))
-    return told_apart(texts) if negative else None
+    return texts_by_float(texts) if any(text.startswith("-") for text in texts) else None
 
 
 def painted(columns: Mapping[str, Sequence[str]], signed: Mapping[str, Mapping[float, str]]) -> Styler:
@@ -209,12 +227,13 @@ def _is_number(value: Any) -> bool:
     )
 
 
-def _column(values: Sequence[Any]) -> list[str]:
-    given = [value for value in values if value is not None]
-    if given and all(isinstance(value, str) and _is_number(value) for value in given):
-        return upright(aligned(values))
-    cells = [_cell(value) for value in values]
-    return upright(cells) if given and all(map(_is_number, given)) else cells
+def _column(name: str, values: Sequence[Any]) -> list[str]:
+    """Return the cells of a column as text: numbers with all stored digits and the same number of decimals."""
+    if all(_is_number(value) for value in values if value is not None):
+        return aligned([None if value is None else exact(value) for value in values])
+    if name in WHOLE_MINUTES:
+        return [minute(value) for value in values]
+    return [_cell(value) for value in values]
 
 
 def _cell(value: Any) -> str:
@@ -235,6 +254,11 @@ def counted(number: int, name: str) -> str:
 def when(text: str | None) -> str:
     """Return a time of the API to the second: `2024-07-18 23:57:00`, UTC; empty for None."""
     return "" if not text else text[:19].replace("T", " ")
+
+
+def minute(text: str | None) -> str:
+    """Return a time of the API to the minute: `2024-07-18 23:57`, UTC; empty for None."""
+    return when(text)[:16]
 
 
 def ago(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of answers when tables are expired, rewritten, dropped or damaged under the API."""
+"""Responses while tables are expired, rewritten, dropped or damaged."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PAGE = "/ohlcv/1m?symbol=BTCUSDT&limit=2"
 
 
 def rewrite_and_expire(lake: Settings) -> None:
-    """Every bar gets another close, and nothing is left of the snapshots before."""
+    """Change the close of every bar and expire all earlier snapshots."""
     for day in range(3):
         of_day = starts()[4 * day : 4 * day + 4]
         put(lake, [bar("BTCUSDT", start, close=Decimal(77)) for start in of_day])
@@ -31,19 +31,19 @@ def rewrite_and_expire(lake: Settings) -> None:
 
 @pytest.fixture
 def stale(bars: Settings) -> Iterator[Api]:
-    """An API that has looked at the catalog once and does not look again by itself."""
+    """Serve an API that has read the catalog once and does not refresh it during the test."""
     with serving(bars, api_refresh_s=60) as made:
         yield made
 
 
-def test_what_was_expired_since_the_last_look_is_read_anew(stale: Api, bars: Settings) -> None:
+def test_page_is_read_again_after_its_snapshot_expired(stale: Api, bars: Settings) -> None:
     rewrite_and_expire(bars)
-    answer = stale.get(PAGE)
-    assert (answer.status_code, answer.json()["bars"][0]["close"]) == (200, "77.00000000")
-    assert answer.json()["snapshot_id"] == str(load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id)
+    response = stale.get(PAGE)
+    assert (response.status_code, response.json()["bars"][0]["close"]) == (200, "77.00000000")
+    assert response.json()["snapshot_id"] == str(load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id)
 
 
-def test_pages_go_on_when_the_first_ones_snapshot_is_gone(stale: Api, bars: Settings) -> None:
+def test_pages_continue_after_the_first_ones_snapshot_expired(stale: Api, bars: Settings) -> None:
     first = stale.get(PAGE).json()
     rewrite_and_expire(bars)
     second = stale.get(f"{PAGE}&cursor={first['next_cursor']}")
@@ -51,30 +51,30 @@ def test_pages_go_on_when_the_first_ones_snapshot_is_gone(stale: Api, bars: Sett
     assert second.json()["snapshot_id"] != first["snapshot_id"]
 
 
-def test_a_snapshot_that_went_since_the_last_look_is_404(stale: Api, bars: Settings) -> None:
+def test_expired_snapshot_is_404(stale: Api, bars: Settings) -> None:
     snapshot_id = load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
     rewrite_and_expire(bars)
-    answer = stale.get(f"{PAGE}&as_of={snapshot_id}")
-    assert (answer.status_code, answer.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
+    response = stale.get(f"{PAGE}&as_of={snapshot_id}")
+    assert (response.status_code, response.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
 
 
-def test_a_table_that_was_dropped_is_503(stale: Api, bars: Settings) -> None:
+def test_dropped_table_is_503(stale: Api, bars: Settings) -> None:
     assert stale.get("/stats/daily").status_code == 200
     get_catalog(bars).drop_table(GOLD_DAILY.identifier)
     stale.look()
-    answer = stale.get("/stats/daily")
-    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cryptolake:problem:missing-table")
+    response = stale.get("/stats/daily")
+    assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:missing-table")
 
 
-def test_a_table_whose_files_are_gone_is_503(stale: Api, bars: Settings) -> None:
+def test_table_with_missing_files_is_503(stale: Api, bars: Settings) -> None:
     for task in load_table(bars, SILVER_OHLCV).scan().plan_files():
         Path(local_path(task.file.file_path)).unlink()
-    answer = stale.get(PAGE)
-    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
-    assert str(bars.home) not in answer.text
+    response = stale.get(PAGE)
+    assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
+    assert str(bars.home) not in response.text
 
 
-def test_one_damaged_table_does_not_hold_up_the_others(api: Api, bars: Settings) -> None:
+def test_damaged_table_does_not_affect_others(api: Api, bars: Settings) -> None:
     assert api.get("/stats/daily").status_code == 200
     gold = load_table(bars, GOLD_DAILY)
     with gold.transaction() as change:
@@ -83,11 +83,11 @@ def test_one_damaged_table_does_not_hold_up_the_others(api: Api, bars: Settings)
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
     api.look()
     assert api.get(PAGE).json()["bars"][0]["close"] == "77.00000000"
-    answer = api.get("/stats/daily")
-    assert (answer.status_code, answer.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
+    response = api.get("/stats/daily")
+    assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
 
 
-def test_pages_as_of_a_time_to_come_stay_in_one_snapshot(api: Api, bars: Settings) -> None:
+def test_pages_as_of_a_future_time_use_one_snapshot(api: Api, bars: Settings) -> None:
     later = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
     first = api.get(f"{PAGE}&as_of={later}").json()
     put(bars, [bar("BTCUSDT", starts()[2], close=Decimal(77))])
@@ -96,15 +96,15 @@ def test_pages_as_of_a_time_to_come_stay_in_one_snapshot(api: Api, bars: Setting
     assert second["snapshot_id"] == first["snapshot_id"]
 
 
-def test_a_cursor_does_not_lead_out_of_the_time_that_is_asked_for(api: Api, bars: Settings) -> None:
+def test_cursor_of_a_later_snapshot_is_rejected_with_as_of(api: Api, bars: Settings) -> None:
     before = load_table(bars, SILVER_OHLCV).current_snapshot()
     assert before is not None
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
     api.look()
     cursor = api.get(PAGE).json()["next_cursor"]
     for as_of in (before.snapshot_id, before.timestamp_ms):
-        refused = api.get(f"{PAGE}&as_of={as_of}&cursor={cursor}")
-        assert (refused.status_code, refused.json()["title"]) == (400, "Cursor of another request")
+        rejected = api.get(f"{PAGE}&as_of={as_of}&cursor={cursor}")
+        assert (rejected.status_code, rejected.json()["title"]) == (400, "Cursor of another request")
         first = api.get(f"{PAGE}&as_of={as_of}").json()
-        answer = api.get(f"{PAGE}&as_of={as_of}&cursor={first['next_cursor']}").json()
-        assert answer["snapshot_id"] == str(before.snapshot_id)
+        response = api.get(f"{PAGE}&as_of={as_of}&cursor={first['next_cursor']}").json()
+        assert response["snapshot_id"] == str(before.snapshot_id)

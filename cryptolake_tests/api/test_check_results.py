@@ -1,4 +1,4 @@
-"""How checks stand, told by the API over a real Dagster: real runs and evaluations, its webserver on a socket."""
+"""Check results of the API with a real Dagster: real runs and evaluations, and a webserver on a socket."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from cryptolake_tests.support.dagster_pages import webserver
 
 HOUR, NEXT_HOUR = "2024-07-18-23:00", "2024-07-19-00:00"
 FEW = 3
-"""Evaluations of a check that are read, where a test makes more."""
+"""Evaluations read per check in tests that make more of them."""
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """Keeps all events in one file: a file for each run takes longer."""
+    """Return a Dagster instance with all events in one file: a file per run is slower."""
     one_file = {"module": "dagster._core.storage.event_log", "class": "ConsolidatedSqliteEventLogStorage"}
     overrides = {"event_log_storage": {**one_file, "config": {"base_dir": str(tmp_path / "events")}}}
     with dg.instance_for_test(overrides=overrides) as made:
@@ -38,7 +38,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 @pytest.fixture
 def api(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Api]:
-    """Asks Dagster anew for every answer."""
+    """Serve an API that queries Dagster for every request."""
     monkeypatch.setattr(operation_routes, "CHECKS_CACHE_S", -1.0)
     with (
         webserver(instance, Path(checked_assets.__file__), "DEFINITIONS") as port,
@@ -48,27 +48,29 @@ def api(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def check(api: Api, name: str, asset: dg.AssetKey = BARS) -> dict[str, Any]:
-    answer = api.get("/quality/checks")
-    assert answer.status_code == 200, answer.text
-    (found,) = (row for row in answer.json()["checks"] if (row["asset"], row["check"]) == ("/".join(asset.path), name))
+    response = api.get("/quality/checks")
+    assert response.status_code == 200, response.text
+    (found,) = (
+        row for row in response.json()["checks"] if (row["asset"], row["check"]) == ("/".join(asset.path), name)
+    )
     return dict(found)
 
 
 def counted(row: dict[str, Any]) -> dict[str, int]:
-    """How many partitions say what; those that nobody says are left out."""
+    """Return the number of partitions per result, without zeros."""
     return {name: number for name, number in row["partitions"].items() if isinstance(number, int) and number}
 
 
-def test_a_check_that_never_ran_says_so(api: Api) -> None:
+def test_check_without_attempts_is_never_run(api: Api) -> None:
     row = check(api, BLOCKING)
     assert (row["result"], row["running"], row["blocking"]) == ("never_run", False, True)
-    told = ("status", "severity", "checked_at", "partition", "description", "run_id", "run_url", "partitions")
-    assert {row[name] for name in told} == {None}
+    fields = ("status", "severity", "checked_at", "partition", "description", "run_id", "run_url", "partitions")
+    assert {row[name] for name in fields} == {None}
     assert row["counts"] == {}
 
 
-def test_a_good_hour_does_not_hide_a_bad_one(api: Api, instance: dg.DagsterInstance) -> None:
-    bad = run(instance, HOUR, passes=False, agreeing=5)
+def test_passed_hour_does_not_hide_a_failed_one(api: Api, instance: dg.DagsterInstance) -> None:
+    failed = run(instance, HOUR, passes=False, agreeing=5)
     run(instance, NEXT_HOUR)
     row = check(api, BLOCKING)
     assert (row["result"], row["status"], row["severity"], row["partition"]) == ("failed", "FAILED", "ERROR", HOUR)
@@ -78,7 +80,7 @@ def test_a_good_hour_does_not_hide_a_bad_one(api: Api, instance: dg.DagsterInsta
         HOUR,
         NEXT_HOUR,
     )
-    assert (row["run_id"], row["run_url"].rpartition("/runs/")[2]) == (bad.run_id, bad.run_id)
+    assert (row["run_id"], row["run_url"].rpartition("/runs/")[2]) == (failed.run_id, failed.run_id)
     official = check(api, OFFICIAL_KLINES)
     assert (official["result"], official["partition"]) == ("warned", HOUR)
     assert official["description"] == "5 of 7 complete bars equal the official klines"
@@ -92,7 +94,7 @@ def test_a_good_hour_does_not_hide_a_bad_one(api: Api, instance: dg.DagsterInsta
     assert (official["counts"][BARS_COMPARED], official["counts"][BARS_AGREEING]) == (14, 14)
 
 
-def test_a_running_check_keeps_its_last_finished_result(api: Api, instance: dg.DagsterInstance) -> None:
+def test_running_check_keeps_its_last_finished_result(api: Api, instance: dg.DagsterInstance) -> None:
     first = run(instance, HOUR)
     for passes, result in ((True, "passed"), (False, "failed")):
         before = check(api, BLOCKING)
@@ -115,7 +117,7 @@ def test_a_running_check_keeps_its_last_finished_result(api: Api, instance: dg.D
         assert (after["result"], after["running"], after["run_id"] == first.run_id) == (result, False, False)
 
 
-def test_a_check_that_runs_for_the_first_time_has_not_failed(api: Api, instance: dg.DagsterInstance) -> None:
+def test_first_run_in_progress_is_never_run(api: Api, instance: dg.DagsterInstance) -> None:
     hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, instance, HOUR, holds=hold)
@@ -129,7 +131,7 @@ def test_a_check_that_runs_for_the_first_time_has_not_failed(api: Api, instance:
     assert counted(row) == {"running": 1}
 
 
-def test_a_skipped_check_has_neither_failed_nor_passed(api: Api, instance: dg.DagsterInstance) -> None:
+def test_skipped_check_is_neither_failed_nor_passed(api: Api, instance: dg.DagsterInstance) -> None:
     assert run(instance, HOUR, skips=True).success
     row = check(api, BLOCKING)
     assert (row["result"], row["running"], row["status"], row["checked_at"]) == ("skipped", False, None, None)
@@ -141,17 +143,17 @@ def test_a_skipped_check_has_neither_failed_nor_passed(api: Api, instance: dg.Da
     )
 
 
-def test_a_run_that_fails_before_its_checks_is_no_failed_check(api: Api, instance: dg.DagsterInstance) -> None:
-    broken = run(instance, HOUR, breaks_off=True)
+def test_run_that_fails_before_its_checks_is_errored(api: Api, instance: dg.DagsterInstance) -> None:
+    crashed = run(instance, HOUR, breaks_off=True)
     row = check(api, BLOCKING)
-    assert (row["result"], row["status"], row["checked_at"], row["run_id"]) == ("errored", None, None, broken.run_id)
+    assert (row["result"], row["status"], row["checked_at"], row["run_id"]) == ("errored", None, None, crashed.run_id)
     run(instance, HOUR)
     run(instance, HOUR, breaks_off=True)
     row = check(api, BLOCKING)
     assert (row["result"], row["last_attempt"]) == ("passed", "EXECUTION_FAILED")
 
 
-def test_a_check_is_dated_when_it_was_evaluated(api: Api, instance: dg.DagsterInstance) -> None:
+def test_checked_at_is_the_time_of_the_evaluation(api: Api, instance: dg.DagsterInstance) -> None:
     hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, instance, HOUR, holds=hold)
@@ -163,10 +165,10 @@ def test_a_check_is_dated_when_it_was_evaluated(api: Api, instance: dg.DagsterIn
     evaluated = datetime.fromisoformat(check(api, BLOCKING)["checked_at"])
     assert released.replace(microsecond=0) <= evaluated <= ended
     assert evaluated.microsecond % 1000 == 0
-    assert check(api, BLOCKING)["checked_at"] == check(api, BLOCKING)["checked_at"], "not when the API is asked"
+    assert check(api, BLOCKING)["checked_at"] == check(api, BLOCKING)["checked_at"], "not the time of the request"
 
 
-def test_an_evaluation_without_a_run_or_partitions(api: Api, instance: dg.DagsterInstance) -> None:
+def test_evaluation_without_run_and_partitions_is_returned(api: Api, instance: dg.DagsterInstance) -> None:
     report(instance, CLOCK, HEARTBEAT, None, passed=False, severity=dg.AssetCheckSeverity.WARN)
     row = check(api, HEARTBEAT, CLOCK)
     assert (row["result"], row["partitions"], row["run_id"], row["run_url"]) == ("warned", None, None, None)
@@ -175,7 +177,7 @@ def test_an_evaluation_without_a_run_or_partitions(api: Api, instance: dg.Dagste
     assert check(api, NEVER, CLOCK)["result"] == "never_run"
 
 
-def test_many_evaluations_of_the_open_hour_do_not_hide_a_bad_hour(
+def test_many_evaluations_of_the_open_hour_do_not_hide_a_failed_hour(
     api: Api, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_results, "EVALUATIONS", FEW)
@@ -185,7 +187,7 @@ def test_many_evaluations_of_the_open_hour_do_not_hide_a_bad_hour(
         report(instance, BARS, BLOCKING, NEXT_HOUR)
     row = check(api, BLOCKING)
     assert (row["result"], row["partition"]) == ("failed", "2024-07-18-02:00")
-    assert counted(row) == {"evaluated": 2, "passed": 1, "failed": 1}, "an hour of more than a day ago is not looked at"
+    assert counted(row) == {"evaluated": 2, "passed": 1, "failed": 1}, "hours more than a day ago are not read"
     report(instance, BARS, BLOCKING, "2024-07-18-02:00")
     assert check(api, BLOCKING)["result"] == "passed"
     assert api.get("/quality/checks").json()["looked_at"] == {"evaluations": FEW, "partitions": PARTITIONS}
@@ -198,29 +200,29 @@ def test_history_is_read_in_two_requests(
     for _ in range(FEW):
         report(instance, BARS, BLOCKING, HOUR)
         report(instance, BARS, OFFICIAL_KLINES, HOUR)
-    asked: list[str] = []
+    queries: list[str] = []
     with webserver(instance, Path(checked_assets.__file__), "DEFINITIONS") as port:
         settings = load_settings(home=tmp_path, dagster_port=port)
 
         def ask(query: str) -> dict[str, Any]:
-            asked.append(query)
+            queries.append(query)
             return graphql.ask(settings, query)
 
         history = check_results.CheckHistory(ask)
         keys = [(tuple(BARS.path), name) for name in (BLOCKING, OFFICIAL_KLINES)]
-        for requests in (2, 3):  # what older partitions said is kept for a while
+        for requests in (2, 3):  # results of older partitions are cached
             assert [state.result for state in history.states(keys)] == [Result.PASSED] * 2
-            assert len(asked) == requests
+            assert len(queries) == requests
 
 
-def test_an_old_hour_that_runs_again_keeps_its_result_behind_many_newer_evaluations(
+def test_old_hour_that_runs_again_keeps_its_result_despite_newer_evaluations(
     api: Api, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(check_results, "EVALUATIONS", FEW)
     report(instance, BARS, BLOCKING, "2024-07-02-00:00", passed=False)
     for _ in range(FEW):
         report(instance, BARS, BLOCKING, NEXT_HOUR)
-    assert check(api, BLOCKING)["result"] == "passed", "it is not looked at any more"
+    assert check(api, BLOCKING)["result"] == "passed", "the old hour is not read any more"
     hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(run, instance, "2024-07-02-00:00", holds=hold)
@@ -238,12 +240,12 @@ def execution(number: int, status: str, partition: str | None, at: float | None 
     return Execution(number, status, run_id, partition, at, None if at is None else "ERROR")
 
 
-def test_a_run_that_was_overtaken_has_the_last_word() -> None:
+def test_evaluation_that_finished_last_decides() -> None:
     state = state_of([execution(1, "FAILED", HOUR, at=20.0), execution(2, "SUCCEEDED", HOUR, at=10.0)])
     assert (state.result, state.decided_by and state.decided_by.id) == (Result.FAILED, 1)
 
 
-def test_the_announcement_of_a_run_of_many_partitions_is_no_partition() -> None:
+def test_announcement_of_a_multi_partition_run_is_not_a_partition() -> None:
     evaluated = [execution(2, "SUCCEEDED", HOUR, at=10.0), execution(3, "SUCCEEDED", NEXT_HOUR, at=11.0)]
     for status in ("SKIPPED", "EXECUTION_FAILED"):
         state = state_of([execution(1, status, None), *evaluated])
@@ -256,7 +258,7 @@ def test_the_announcement_of_a_run_of_many_partitions_is_no_partition() -> None:
     assert (state.result, bool(state.running)) == (Result.PASSED, True)
 
 
-def test_a_check_that_got_partitions_is_not_judged_by_what_it_had_before() -> None:
+def test_check_with_new_partitions_ignores_earlier_evaluations_without() -> None:
     before, since = execution(1, "FAILED", None, at=10.0), execution(2, "SUCCEEDED", HOUR, at=11.0)
     assert state_of([before, since]).result is Result.PASSED
     assert state_of([before]).result is Result.FAILED
@@ -267,9 +269,9 @@ def test_a_check_that_got_partitions_is_not_judged_by_what_it_had_before() -> No
     [((HOUR, NEXT_HOUR), "hour"), (("2024-02-28", "2024-03-01"), "day"), (("BTCUSDT", "币安人生USDT"), None)],
 )
 def test_partitions_of_any_kind_are_counted(keys: tuple[str, str], unit: str | None) -> None:
-    said = state_of(execution(n, "SUCCEEDED", key, at=float(n)) for n, key in enumerate(keys)).partitions
-    assert said is not None
-    assert (said["unit"], said["first"], said["last"], said["evaluated"]) == (unit, *keys, 2)
+    found = state_of(execution(n, "SUCCEEDED", key, at=float(n)) for n, key in enumerate(keys)).partitions
+    assert found is not None
+    assert (found["unit"], found["first"], found["last"], found["evaluated"]) == (unit, *keys, 2)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The documents' curl lines, run by curl itself against a running API."""
+"""The curl commands of the documents, run by curl against a running API."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ LINES = {shlex.join(words): words for path in DOCUMENTS for words in curl_lines(
 
 
 def day(symbol: str) -> dict[str, Any]:
-    """A row of Gold."""
+    """Return a row of Gold."""
     numbers = {column.name: Decimal(1) for column in GOLD_DAILY.columns if column.type.startswith("decimal")}
     counts = {column.name: 1 for column in GOLD_DAILY.columns if column.type == "long"}
-    said = {"symbol": symbol, "trade_date": date(2025, 1, 30), "realised_volatility": 0.1, "is_complete": True}
-    return {**numbers, **counts, **said, "updated_at": datetime(2025, 1, 31, tzinfo=UTC)}
+    values = {"symbol": symbol, "trade_date": date(2025, 1, 30), "realised_volatility": 0.1, "is_complete": True}
+    return {**numbers, **counts, **values, "updated_at": datetime(2025, 1, 31, tzinfo=UTC)}
 
 
 @pytest.fixture
 def full(bars: Settings) -> Iterator[Api]:
-    """An API on a lake that has what the documents ask for."""
+    """Serve a lake with the data that the documents request."""
     make_marts(bars)
     append(bars, BRONZE_TRADES, [trade("ETHUSDT", number, datetime(2025, 1, 30, tzinfo=UTC)) for number in range(5)])
     append(bars, GOLD_DAILY, [day("BTCUSDT")])
@@ -50,36 +50,35 @@ def full(bars: Settings) -> Iterator[Api]:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
-def test_the_documents_show_curl_lines(path: Path) -> None:
+def test_documents_have_curl_commands(path: Path) -> None:
     lines = curl_lines(path)
     assert lines
     assert all(any(word.startswith(ADDRESS) for word in words) for words in lines)
 
 
-def test_every_curl_line_of_the_documents_answers_with_data(full: Api) -> None:
+def test_every_curl_command_returns_data(full: Api) -> None:
     for line, words in LINES.items():
-        here = [word.replace(ADDRESS, full.url) for word in words]
-        done = subprocess.run([*here, "--silent", "--show-error", "--fail"], capture_output=True, timeout=60)
+        command = [word.replace(ADDRESS, full.url) for word in words]
+        done = subprocess.run([*command, "--silent", "--show-error", "--fail"], capture_output=True, timeout=60)
         assert done.returncode == 0, f"{line}: {done.stderr.decode()}"
         if "format=csv" in line:
             assert done.stdout.count(b"\n") > 1, line
             continue
-        answer = orjson.loads(done.stdout)
-        rows = [value for value in answer.values() if isinstance(value, list)]
+        response = orjson.loads(done.stdout)
+        rows = [value for value in response.values() if isinstance(value, list)]
         assert rows, line
         assert all(rows), f"{line}: no rows"
-        assert answer["snapshot_id"], line
+        assert response["snapshot_id"], line
 
 
-def test_the_first_users_call_includes_the_minute_of_its_end(full: Api) -> None:
+def test_first_documented_call_includes_the_minute_of_its_end(full: Api) -> None:
     url = f"{full.url}/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30%2000:00:00&end=2025-01-30%2000:02:59"
-    answer = orjson.loads(subprocess.run(["curl", "-sS", "--fail", url], capture_output=True, timeout=60).stdout)
-    assert list(answer) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
-    assert [bar["window_start"][11:16] for bar in answer["bars"]] == ["00:00", "00:01", "00:02"]
+    response = orjson.loads(subprocess.run(["curl", "-sS", "--fail", url], capture_output=True, timeout=60).stdout)
+    assert list(response) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert [bar["window_start"][11:16] for bar in response["bars"]] == ["00:00", "00:01", "00:02"]
 
 
-def test_every_type_of_problem_is_listed() -> None:
-    """Whichever the API's code names."""
+def test_every_problem_code_is_documented() -> None:
     sources = "".join(
         path.read_text(encoding="utf-8") for path in (PROJECT_ROOT / "cryptolake_assets/api").glob("*.py")
     )

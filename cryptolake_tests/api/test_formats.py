@@ -1,4 +1,4 @@
-"""Rows as bytes: exact in every format."""
+"""Encoding of rows, exact in every format."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ ROWS = pa.table(
 
 
 def test_json_has_every_digit_and_utc() -> None:
-    answer = json.loads(encode(ROWS, Format.JSON, "rows", {"symbol": "A"}, {"next_cursor": None}))
-    assert [row["price"] for row in answer["rows"]] == list(NUMBERS)
-    assert answer["rows"][0]["at"] == "2025-01-01T00:00:00.000001Z"
-    assert answer["rows"][0]["window_start"] == "2025-01-01T00:00:00Z"
-    assert [row["ratio"] for row in answer["rows"]] == [0.1, 1e-300, 2.0, None]
-    assert (answer["symbol"], answer["next_cursor"]) == ("A", None)
+    response = json.loads(encode(ROWS, Format.JSON, "rows", {"symbol": "A"}, {"next_cursor": None}))
+    assert [row["price"] for row in response["rows"]] == list(NUMBERS)
+    assert response["rows"][0]["at"] == "2025-01-01T00:00:00.000001Z"
+    assert response["rows"][0]["window_start"] == "2025-01-01T00:00:00Z"
+    assert [row["ratio"] for row in response["rows"]] == [0.1, 1e-300, 2.0, None]
+    assert (response["symbol"], response["next_cursor"]) == ("A", None)
 
 
-def test_ndjson_is_the_same_rows_a_line_each() -> None:
+def test_ndjson_has_one_row_per_line() -> None:
     lines = encode(ROWS, Format.NDJSON, "rows", {}).decode().splitlines()
     assert [json.loads(line) for line in lines] == json.loads(encode(ROWS, Format.JSON, "rows", {}))["rows"]
 
@@ -67,12 +67,12 @@ def test_parquet_and_arrow_keep_values_and_types() -> None:
         ("application/json;q=0, application/x-ndjson;q=0, application/*", Format.PARQUET),
     ],
 )
-def test_the_most_wanted_format_is_chosen(accept: str | None, expected: Format) -> None:
+def test_preferred_format_is_chosen(accept: str | None, expected: Format) -> None:
     assert choose(None, accept) is expected
     assert choose(Format.CSV, accept) is Format.CSV
 
 
-def test_what_cannot_be_had_is_406() -> None:
-    with pytest.raises(Problem) as refusal:
+def test_unavailable_format_is_406() -> None:
+    with pytest.raises(Problem) as rejection:
         choose(None, "image/png, text/csv;q=0, text/*")
-    assert refusal.value.status == 406
+    assert rejection.value.status == 406

@@ -1,6 +1,6 @@
-"""The OpenAPI document held against the API, with made-up requests: no 5xx, nothing that the document does not say.
+"""Generated requests against the OpenAPI document: no 5xx, and only documented responses.
 
-`make fuzz` does the same with 10,000 cases.
+`make fuzz` runs the same with 10,000 cases.
 """
 
 from __future__ import annotations
@@ -43,19 +43,19 @@ PATHS = (
     *("/mark-price/1m", "/liquidations/1m"),
     "/operations/parts",
 )
-ELSEWHERE = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}
-"""The first does not end by itself (test_live.py reads it); the others ask Dagster (test_dagster_live.py has one)."""
+EXCLUDED = {"/sse/ohlcv", "/operations/assets", "/quality/checks"}
+"""An endless stream (tested in test_live.py), and routes that need Dagster (tested in test_dagster_live.py)."""
 MODES = (GenerationMode.POSITIVE, GenerationMode.NEGATIVE)
 WITHOUT_PARAMETERS = 1
-"""Of the paths: there is one request to make of it."""
+"""Paths without parameters: only one request is possible."""
 FEW_REQUESTS: tuple[list[str], ...] = ([], ["format"])
-"""What a path takes of which there are fewer requests than are tried of others."""
+"""Parameters of paths with fewer possible requests than `EXAMPLES`."""
 EXAMPLES = max(4, -(-CASES // (len(PATHS) - WITHOUT_PARAMETERS) // len(MODES)))
 
 
 @pytest.fixture(scope="module")
 def api(empty_lakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """A lake in which every table exists and has rows."""
+    """Serve a lake with all tables; bars, trades and two marts have rows."""
     bars = open_copy(empty_lakes, tmp_path_factory.mktemp("fuzz"))
     put_days(bars)
     make_marts(bars)
@@ -72,17 +72,17 @@ def document(api: Api) -> Any:
     return schemathesis.openapi.from_url(f"{api.url}/openapi.json")
 
 
-def test_every_path_is_tried(api: Api) -> None:
+def test_every_path_is_tested(api: Api) -> None:
     described = document(api).raw_schema["paths"]
-    assert set(described) == {*PATHS, *ELSEWHERE}
+    assert set(described) == {*PATHS, *EXCLUDED}
     assert sum("parameters" not in described[path]["get"] for path in PATHS) == WITHOUT_PARAMETERS
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_api_keeps_to_its_document(api: Api, path: str) -> None:
+def test_responses_match_the_document(api: Api, path: str) -> None:
     operation = document(api)[path]["GET"]
-    takes = [parameter["name"] for parameter in operation.definition.raw.get("parameters", ())]
-    for mode in MODES if takes else MODES[:1]:
+    parameters = [parameter["name"] for parameter in operation.definition.raw.get("parameters", ())]
+    for mode in MODES if parameters else MODES[:1]:
 
         @settings(
             max_examples=EXAMPLES,
@@ -93,10 +93,10 @@ def test_the_api_keeps_to_its_document(api: Api, path: str) -> None:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def check(made: list[Any], case: Any) -> None:
-            made.append(case)
+        def check(cases: list[Any], case: Any) -> None:
+            cases.append(case)
             case.call_and_validate()
 
-        made: list[Any] = []
-        check(made)
-        assert len(made) >= (EXAMPLES if takes not in FEW_REQUESTS else 1)
+        cases: list[Any] = []
+        check(cases)
+        assert len(cases) >= (EXAMPLES if parameters not in FEW_REQUESTS else 1)

@@ -26,20 +26,20 @@ def guarded(bars: Settings) -> Settings:
     ("host", "required"),
     [("127.0.0.1", False), ("::1", False), ("localhost", False), ("0.0.0.0", True), ("10.0.0.1", True), ("a.b", True)],
 )
-def test_any_other_address_than_loopback_asks_for_keys(host: str, required: bool) -> None:
+def test_keys_are_required_unless_on_loopback(host: str, required: bool) -> None:
     assert load_settings(api_host=host).api_keys_required is required
 
 
-def test_without_a_key_there_is_nothing_but_a_word_of_health(guarded: Settings) -> None:
+def test_only_the_health_status_is_public(guarded: Settings) -> None:
     with serving(guarded) as client:
         answer = client.get("/symbols")
         assert (answer.status_code, answer.headers["www-authenticate"][:6]) == (401, "Bearer")
         assert client.get("/symbols", headers={"X-API-Key": "cl_x_y"}).status_code == 401
         assert set(client.get("/health").json()) == {"status"}
-        assert refused(f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT").status_code == 401
+        assert rejection(f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT").status_code == 401
 
 
-def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
+def test_key_is_limited_to_its_scopes(guarded: Settings) -> None:
     read = {"Authorization": f"Bearer {create_key(guarded, 'a', (Scope.READ,))}"}
     operate = {"X-API-Key": create_key(guarded, "b", (Scope.OPERATE,))}
     with serving(guarded) as client:
@@ -52,17 +52,17 @@ def test_a_key_opens_what_its_scopes_say(guarded: Settings) -> None:
         assert client.get("/symbols", headers=read).status_code == 401
 
 
-def test_a_name_has_one_key(lake: Settings) -> None:
+def test_name_has_one_key(lake: Settings) -> None:
     create_key(lake, "ada", (Scope.READ,))
     (key,) = list_keys(lake)
-    with pytest.raises(ApiKeyError, match=f"ada has a key already .*cryptolake keys revoke {key.id}"):
+    with pytest.raises(ApiKeyError, match=f"a key named ada exists already .*cryptolake keys revoke {key.id}"):
         create_key(lake, " ada ", (Scope.OPERATE,))
-    with pytest.raises(ApiKeyError, match="needs a name"):
+    with pytest.raises(ApiKeyError, match="the name is empty"):
         create_key(lake, "  ", (Scope.READ,))
     assert list_keys(lake) == [key]
 
 
-def test_a_key_is_revoked_by_its_name_or_its_id(lake: Settings) -> None:
+def test_key_is_revoked_by_name_or_id(lake: Settings) -> None:
     for name in ("ada", "币安人生", "carl"):
         create_key(lake, name, (Scope.READ,))
     assert revoke_key(lake, "币安人生").name == "币安人生"
@@ -72,8 +72,8 @@ def test_a_key_is_revoked_by_its_name_or_its_id(lake: Settings) -> None:
     assert [key.name for key in list_keys(lake)] == ["carl"]
 
 
-def test_a_name_that_several_keys_have_revokes_none_of_them(lake: Settings) -> None:
-    """Earlier releases made such keys."""
+def test_ambiguous_name_revokes_no_key(lake: Settings) -> None:
+    """Earlier releases allowed keys with equal names."""
     create_key(lake, "ada", (Scope.READ,))
     create_key(lake, "bob", (Scope.READ,))
     path = keys_path(lake)
@@ -85,7 +85,7 @@ def test_a_name_that_several_keys_have_revokes_none_of_them(lake: Settings) -> N
     assert revoke_key(lake, "ada").id == ids[0]
 
 
-def test_where_no_key_is_required_none_is_looked_at(bars: Settings) -> None:
+def test_credentials_are_ignored_if_no_key_is_required(bars: Settings) -> None:
     key = create_key(bars, "a", (Scope.READ,))
     with serving(bars) as client:
         for value in ("Basic YTpi", "Bearer of-something-else", "Bearer cl_0_wrong", "Digest", "", f"Bearer {key}"):
@@ -96,7 +96,7 @@ def test_where_no_key_is_required_none_is_looked_at(bars: Settings) -> None:
         assert "dependencies" in client.get("/health", headers={"X-API-Key": "wrong"}).json()
 
 
-def test_credentials_of_another_kind_do_not_hide_a_key(guarded: Settings) -> None:
+def test_other_credentials_do_not_hide_a_key(guarded: Settings) -> None:
     basic = {"Authorization": "Basic YTpi"}
     with serving(guarded) as client:
         assert client.get("/symbols", headers=basic).status_code == 401
@@ -106,14 +106,14 @@ def test_credentials_of_another_kind_do_not_hide_a_key(guarded: Settings) -> Non
         assert client.get("/health", headers={"Authorization": "Bearer cl_0_wrong"}).status_code == 401
 
 
-def test_a_cached_answer_is_not_given_to_who_has_no_key(guarded: Settings) -> None:
+def test_cached_response_requires_a_key(guarded: Settings) -> None:
     key = {"X-API-Key": create_key(guarded, "a", (Scope.READ,))}
     with serving(guarded) as client:
         assert client.get("/symbols", headers=key).status_code == 200
         assert client.get("/symbols").status_code == 401
 
 
-def test_keys_are_kept_as_hashes_for_the_owner_only(lake: Settings) -> None:
+def test_keys_are_stored_as_hashes_readable_by_the_owner_only(lake: Settings) -> None:
     text = create_key(lake, "a", (Scope.READ,))
     path = keys_path(lake)
     assert text.split("_", 2)[2] not in path.read_text()
@@ -122,7 +122,7 @@ def test_keys_are_kept_as_hashes_for_the_owner_only(lake: Settings) -> None:
         revoke_key(lake, "nothing")
 
 
-def test_a_key_that_was_drawn_elsewhere_is_registered_once_and_replaced_by_its_name(lake: Settings) -> None:
+def test_registered_key_is_stored_once_and_replaced_by_name(lake: Settings) -> None:
     both = (Scope.READ, Scope.OPERATE)
     first, second = secrets.token_urlsafe(32), secrets.token_urlsafe(32)
     assert register_key(lake, "dashboard", both, first)
@@ -135,63 +135,64 @@ def test_a_key_that_was_drawn_elsewhere_is_registered_once_and_replaced_by_its_n
     assert found is not None
     assert (found.name, found.scopes) == ("dashboard", both)
     for guessed in ("", "secret", "a" * 64):
-        with pytest.raises(ApiKeyError, match="is no secret"):
+        with pytest.raises(ApiKeyError, match="is too weak"):
             register_key(lake, "dashboard", both, guessed)
 
 
-def test_a_key_has_its_rate(guarded: Settings) -> None:
+def test_rate_limit_is_per_key(guarded: Settings) -> None:
     slow = guarded.model_copy(update={"api_rate_per_minute": 3})
     one, other = ({"X-API-Key": create_key(slow, name, (Scope.READ,))} for name in "ab")
     with serving(slow) as client:
-        # Seven, because the window may slide on in between.
+        # Seven requests, because the window may slide in between.
         answers = [client.get("/symbols", headers=one) for _ in range(7)]
         assert [answer.status_code for answer in answers[:3]] == [200, 200, 200]
-        late = next(answer for answer in answers if answer.status_code == 429)
-        assert 1 <= int(late.headers["retry-after"]) <= 60
+        limited = next(answer for answer in answers if answer.status_code == 429)
+        assert 1 <= int(limited.headers["retry-after"]) <= 60
         assert client.get("/symbols", headers=other).status_code == 200
 
 
-def test_pages_of_named_origins_may_call(bars: Settings) -> None:
+def test_cors_allows_configured_origins_only(bars: Settings) -> None:
     with serving(bars, api_cors_origins=("https://a.example",)) as client:
         for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
             answer = client.get("/symbols", headers={"Origin": origin})
             assert answer.headers.get("access-control-allow-origin") == allowed
 
 
-def refused(url: str, **headers: str) -> Response:
-    with pytest.raises(InvalidStatus) as refusal, connect(url, additional_headers=headers):
+def rejection(url: str, **headers: str) -> Response:
+    """Return the response of a rejected WebSocket handshake."""
+    with pytest.raises(InvalidStatus) as rejected, connect(url, additional_headers=headers):
         pass
-    return refusal.value.response
+    return rejected.value.response
 
 
-def test_a_websocket_is_rejected_with_the_same_problems(guarded: Settings) -> None:
+def test_websocket_is_rejected_with_the_same_problems(guarded: Settings) -> None:
     slow = guarded.model_copy(update={"api_rate_per_minute": 1})
     read, operate = (create_key(slow, scope.value, (scope,)) for scope in (Scope.READ, Scope.OPERATE))
     with serving(slow) as client:
         url = f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT"
-        without = refused(url)
+        without = rejection(url)
         assert (without.status_code, without.headers["www-authenticate"][:6]) == (401, "Bearer")
         assert json.loads(without.body or b"")["type"] == "urn:cryptolake:problem:unauthorized"
-        assert refused(url, Authorization=f"Bearer {operate}").status_code == 403
+        assert rejection(url, Authorization=f"Bearer {operate}").status_code == 403
         with connect(url, additional_headers={"X-API-Key": read}) as socket:
             assert json.loads(socket.recv(20))["type"] == "snapshot"
-        for _ in range(3):  # the window may slide on in between
+        for _ in range(3):  # the window may slide in between
             client.get("/symbols", headers={"X-API-Key": read})
-        again = refused(url, Authorization=f"Bearer {read}")
+        again = rejection(url, Authorization=f"Bearer {read}")
         assert (again.status_code, int(again.headers["retry-after"]) > 0) == (429, True)
 
 
-def test_pages_of_other_origins_open_no_websocket(bars: Settings) -> None:
+def test_websocket_of_another_origin_is_rejected(bars: Settings) -> None:
     with serving(bars, api_cors_origins=("https://a.example",)) as client:
         url = f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT"
         for origin in ("https://a.example", client.url):
             with connect(url, additional_headers={"Origin": origin}) as socket:
                 socket.recv(20)
         for origin in ("https://b.example", "null", "http://["):
-            assert refused(url, Origin=origin).status_code == 403
+            assert rejection(url, Origin=origin).status_code == 403
 
 
-def test_server_on_loopback_answers_under_the_names_of_loopback_alone(bars: Settings) -> None:
+def test_loopback_server_accepts_only_loopback_names(bars: Settings) -> None:
     with serving(bars, api_cors_origins=("https://charts.example",)) as api:
         answers = {
             host: api.get("/symbols", headers={"Host": host}).status_code
@@ -206,6 +207,6 @@ def test_server_on_loopback_answers_under_the_names_of_loopback_alone(bars: Sett
     }
 
 
-def test_server_on_all_addresses_answers_under_any_name(bars: Settings) -> None:
+def test_server_on_all_addresses_accepts_any_name(bars: Settings) -> None:
     with serving(bars, api_host="0.0.0.0") as api:
         assert api.get("/health", headers={"Host": "lake.example"}).status_code == 200

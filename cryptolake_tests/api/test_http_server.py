@@ -1,4 +1,4 @@
-"""What the server does before the app hears of a request, on bare sockets."""
+"""The HTTP server's limits before a request reaches the app, tested on plain sockets."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ def connected(api: Api) -> socket.socket:
     return socket.create_connection((api.base_url.host, api.base_url.port or 80), 20)
 
 
-def everything(connection: socket.socket) -> bytes:
-    """Until the server closes."""
+def read_to_end(connection: socket.socket) -> bytes:
+    """Return all data until the server closes the connection."""
     found = b""
     while part := connection.recv(65_536):
         found += part
     return found
 
 
-def test_a_head_without_end_is_rejected_while_it_comes(shared_api: Api) -> None:
+def test_endless_head_is_rejected_while_it_is_received(shared_api: Api) -> None:
     with connected(shared_api) as connection:
         connection.sendall(BEGIN + b"X: " + b"a" * MAX_HEAD_BYTES)
-        head, _, body = everything(connection).partition(b"\r\n\r\n")
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 431 ")
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["type"] == "urn:cryptolake:problem:request-too-large"
 
 
-def test_what_is_no_http_is_told_so_as_the_other_errors_are(shared_api: Api) -> None:
+def test_malformed_request_gets_problem_details(shared_api: Api) -> None:
     with connected(shared_api) as connection:
         connection.sendall(b"hello there\r\n\r\n")
-        head, _, body = everything(connection).partition(b"\r\n\r\n")
+        head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 Bad Request\r\n")
     assert b"content-type: application/problem+json" in head
     assert json.loads(body)["type"] == "urn:cryptolake:problem:malformed-request"
 
 
-def test_who_never_ends_a_request_is_dropped(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who says nothing, a part of a head, of a later head, nothing but blank lines, or a part of a body."""
+def test_incomplete_request_is_dropped(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing, part of a head, part of a later head, only blank lines, or part of a body."""
     monkeypatch.setattr(http_server, "REQUEST_S", 0.3)
     with serving(bars) as api:
         with connected(api) as connection:
-            assert everything(connection) == b""
+            assert read_to_end(connection) == b""
         with connected(api) as connection:
             connection.sendall(BEGIN)
-            head, _, body = everything(connection).partition(b"\r\n\r\n")
+            head, _, body = read_to_end(connection).partition(b"\r\n\r\n")
             assert head.startswith(b"HTTP/1.1 408 ")
             assert json.loads(body)["type"] == "urn:cryptolake:problem:request-too-slow"
         for more in (BEGIN, b"\r\n"):
@@ -64,42 +64,40 @@ def test_who_never_ends_a_request_is_dropped(bars: Settings, monkeypatch: pytest
                 connection.sendall(BEGIN + b"\r\n")
                 found = connection.recv(65_536)
                 connection.sendall(more)
-                found += everything(connection)
+                found += read_to_end(connection)
                 assert re.findall(rb"HTTP/1.1 (\d+)", found) == [b"200", b"408"]
         with connected(api) as connection:
             connection.sendall(BEGIN + b"Content-Length: 10\r\n\r\nabc")
-            assert everything(connection).count(b"HTTP/1.1 ") == 1
+            assert read_to_end(connection).count(b"HTTP/1.1 ") == 1
         wait_for(lambda: not api.connections())
 
 
-def test_an_answer_without_end_is_not_cut_for_what_its_client_says(
-    bars: Settings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_endless_response_is_not_ended_by_data_of_its_client(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "REQUEST_S", 0.1)
     monkeypatch.setattr(live, "HEARTBEAT_S", 0.2)
     with serving(bars) as api, connected(api) as connection:
         connection.sendall(b"GET /sse/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: localhost\r\n\r\n" + BEGIN)
         found = b""
-        while found.count(b"still here") < 3:
+        while found.count(b"heartbeat") < 3:
             part = connection.recv(65_536)
             assert part, found
             found += part
 
 
-def test_many_requests_of_one_connection_are_not_one_long_head(shared_api: Api) -> None:
+def test_many_requests_of_one_connection_do_not_count_as_one_head(shared_api: Api) -> None:
     one = BEGIN + b"X: " + b"a" * 10_000 + b"\r\n"
     with connected(shared_api) as connection:
         for _ in range(10):
             connection.sendall(one + b"\r\n")
         connection.sendall(one + b"Connection: close\r\n\r\n")
-        assert everything(connection).count(b"HTTP/1.1 200 ") == 11
+        assert read_to_end(connection).count(b"HTTP/1.1 200 ") == 11
 
 
-def test_a_body_is_no_head(shared_api: Api) -> None:
+def test_body_does_not_count_as_head(shared_api: Api) -> None:
     body = b"a" * 2 * MAX_HEAD_BYTES
     with connected(shared_api) as connection:
         connection.sendall(BEGIN + b"Content-Length: %d\r\nConnection: close\r\n\r\n" % len(body))
-        assert everything(connection).startswith(b"HTTP/1.1 200 ")
+        assert read_to_end(connection).startswith(b"HTTP/1.1 200 ")
 
 
 UPGRADE = (
@@ -109,10 +107,10 @@ UPGRADE = (
 
 
 @pytest.mark.parametrize("begin", [b"GET /sse/ohlcv", b"GET /ws/ohlcv"], ids=["events", "websocket"])
-def test_a_cut_client_that_reads_nothing_keeps_no_connection(
+def test_connection_of_a_disconnected_client_that_reads_nothing_is_closed(
     bars: Settings, monkeypatch: pytest.MonkeyPatch, begin: bytes
 ) -> None:
-    """More is sent than the sockets hold, so that closing would wait for the client."""
+    """The server sends more than the sockets buffer, so that closing would wait for the client."""
     monkeypatch.setattr(http_server, "STUCK_S", 0.2)
     monkeypatch.setattr(live, "_message", lambda *_: b"x" * 20_000_000)
     with serving(bars) as api, connected(api) as connection:
@@ -123,16 +121,16 @@ def test_a_cut_client_that_reads_nothing_keeps_no_connection(
         wait_for(lambda: not api.connections())
 
 
-def test_a_slow_reader_of_a_large_answer_gets_all_of_it(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_reader_gets_all_of_a_large_response(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "STUCK_S", 0.2)
     monkeypatch.setattr("cryptolake_assets.api.page_reader.formats.encode", lambda *_: b"x" * 20_000_000)
     with serving(bars) as api, connected(api) as connection:
         connection.sendall(b"GET /ohlcv/1m?symbol=BTCUSDT HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
-        got = 0
+        received = 0
         while part := connection.recv(1_000_000):
-            got += len(part)
+            received += len(part)
             time.sleep(0.02)
-        assert got > 20_000_000
+        assert received > 20_000_000
 
 
 HANDSHAKE = (
@@ -151,12 +149,12 @@ HANDSHAKE = (
         b"X: " + b"a" * 9_000,
     ],
 )
-def test_handshake_that_is_not_finished_or_too_long_is_ended(
+def test_unfinished_or_too_long_handshake_is_ended(
     bars: Settings, monkeypatch: pytest.MonkeyPatch, rest: bytes
 ) -> None:
     monkeypatch.setattr(http_server, "REQUEST_S", 0.3)
     with serving(bars) as api, connected(api) as connection:
         connection.settimeout(5)
         connection.sendall(HANDSHAKE + rest)
-        everything(connection)
+        read_to_end(connection)
         wait_for(lambda: api.connections() == 0)

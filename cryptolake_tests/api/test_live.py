@@ -1,4 +1,4 @@
-"""Bars as they change, over a real socket."""
+"""Live bars over a real socket."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cryptolake_tests.support.api import FIRST_DAY, bar, put, serving, starts
 WAIT_S = 20
 
 
-async def test_the_present_bars_come_first_and_then_what_changed(bars: Settings) -> None:
+async def test_websocket_sends_the_newest_bars_and_then_changes(bars: Settings) -> None:
     with serving(bars, api_refresh_s=0.05) as api:
         async with connect(f"{api.ws_url}/ws/ohlcv?symbols=btcusdt,ETHUSDT") as socket:
             first = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))
@@ -39,7 +39,7 @@ async def test_the_present_bars_come_first_and_then_what_changed(bars: Settings)
             assert [(item["symbol"], item["close"]) for item in changed["bars"]] == [("BTCUSDT", "77.00000000")]
 
 
-async def test_events_are_the_same_messages(bars: Settings) -> None:
+async def test_server_sent_events_have_the_same_messages(bars: Settings) -> None:
     with serving(bars, api_refresh_s=0.05) as api:
         async with (
             httpx.AsyncClient(trust_env=False, timeout=WAIT_S) as http,
@@ -57,31 +57,31 @@ async def test_events_are_the_same_messages(bars: Settings) -> None:
             assert kinds == ["snapshot", "bars"]
 
 
-async def test_a_client_that_does_not_read_is_cut_and_the_other_gets_everything(
+async def test_slow_client_is_disconnected_and_the_other_gets_every_change(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(live, "QUEUE", 3)
-    monkeypatch.setattr(live, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(live, "DRAIN_TIMEOUT_S", 0.2)
     reader = Reader(bars)
     reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
     slow, quick = await hub.join(["BTCUSDT"]), await hub.join(["BTCUSDT"])
-    got = []
+    received = []
     for number in range(5):
         put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(700 + number))])
         reader.table_cache.refresh()
         await hub.table_changed()
         while not quick.queue.empty():
-            got.append(json.loads(quick.queue.get_nowait() or b""))
+            received.append(json.loads(quick.queue.get_nowait() or b""))
     assert slow.cut.is_set()
     assert not quick.cut.is_set()
-    assert [item["bars"][0]["close"] for item in got[1:]] == [f"{700 + number}.00000000" for number in range(5)]
+    assert [item["bars"][0]["close"] for item in received[1:]] == [f"{700 + number}.00000000" for number in range(5)]
 
 
-async def test_a_change_of_many_bars_comes_whole_in_bounded_messages(
+async def test_large_change_is_sent_completely_in_bounded_messages(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """More bars than are read at once, and more messages than a queue holds; the next change is not repeated."""
+    """More bars than one read returns, and more messages than a queue holds; nothing is sent twice."""
     monkeypatch.setattr(live, "QUEUE", 4)
     monkeypatch.setattr(live, "MESSAGE_BARS", 500)
     monkeypatch.setattr(live, "READ_ROWS", 1_000)
@@ -92,21 +92,21 @@ async def test_a_change_of_many_bars_comes_whole_in_bounded_messages(
         async with connect(f"{api.ws_url}/ws/ohlcv?symbols={','.join(symbols)}") as socket:
             await asyncio.wait_for(socket.recv(), WAIT_S)
             put(bars, [bar(symbol, minute, close=Decimal("77")) for symbol in symbols for minute in minutes])
-            got: list[tuple[str, str]] = []
-            while len(got) < len(symbols) * len(minutes):
+            received: list[tuple[str, str]] = []
+            while len(received) < len(symbols) * len(minutes):
                 part = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["bars"]
                 assert 0 < len(part) <= 500
-                got += [(item["symbol"], item["window_start"]) for item in part]
-            assert len(got) == len(set(got)) == 11_520
+                received += [(item["symbol"], item["window_start"]) for item in part]
+            assert len(received) == len(set(received)) == 11_520
             put(bars, [bar(symbols[0], minutes[5], close=Decimal("78"))])
             (last,) = json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["bars"]
             assert (last["symbol"], last["close"]) == (symbols[0], "78.00000000")
 
 
-async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_whole(
+async def test_client_that_reads_nothing_of_a_large_change_is_disconnected(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in {"QUEUE": 2, "MESSAGE_BARS": 1, "READ_ROWS": 1, "PATIENCE_S": 0.1}.items():
+    for name, value in {"QUEUE": 2, "MESSAGE_BARS": 1, "READ_ROWS": 1, "DRAIN_TIMEOUT_S": 0.1}.items():
         monkeypatch.setattr(live, name, value)
     reader = Reader(bars)
     reader.table_cache.refresh()
@@ -116,13 +116,13 @@ async def test_who_takes_nothing_of_a_long_change_is_cut_and_the_other_gets_it_w
     reader.table_cache.refresh()
     sending = asyncio.create_task(hub.table_changed())
     async with asyncio.timeout(WAIT_S):
-        said = [json.loads(await quick.queue.get() or b"") for _ in range(5)]
+        received = [json.loads(await quick.queue.get() or b"") for _ in range(5)]
     await asyncio.wait_for(sending, WAIT_S)
-    assert [len(item["bars"]) for item in said[1:]] == [1, 1, 1, 1]
+    assert [len(item["bars"]) for item in received[1:]] == [1, 1, 1, 1]
     assert (slow.cut.is_set(), quick.cut.is_set(), hub.clients) == (True, False, 1)
 
 
-async def test_a_cut_client_is_told_to_try_again_later(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_client_gets_code_try_again_later(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live.Hub, "_offer", lambda _hub, client, _message: client.cut.set())
     with serving(bars, api_refresh_s=0.05) as api:
         async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
@@ -134,19 +134,19 @@ async def test_a_cut_client_is_told_to_try_again_later(bars: Settings, monkeypat
             assert closed.value.rcvd.code == live.TRY_AGAIN_LATER
 
 
-async def test_there_is_a_most_number_of_clients(bars: Settings) -> None:
+async def test_number_of_clients_is_limited(bars: Settings) -> None:
     with serving(bars, api_clients=1) as api:
         socket_url = f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT"
         async with connect(socket_url) as socket:
             await asyncio.wait_for(socket.recv(), WAIT_S)
-            async with connect(socket_url) as refused:
+            async with connect(socket_url) as rejected:
                 with pytest.raises(ConnectionClosed) as closed:
-                    await asyncio.wait_for(refused.recv(), WAIT_S)
+                    await asyncio.wait_for(rejected.recv(), WAIT_S)
                 assert closed.value.rcvd is not None
                 assert closed.value.rcvd.code == live.TRY_AGAIN_LATER
 
 
-async def test_a_commit_while_a_client_joins_is_not_missed(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_commit_while_a_client_joins_is_sent(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(bars)
     reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
@@ -165,11 +165,11 @@ async def test_a_commit_while_a_client_joins_is_not_missed(bars: Settings, monke
     await hub.table_changed()
     client = await joining
     await hub.table_changed()
-    said = [json.loads(client.queue.get_nowait() or b"") for _ in range(client.queue.qsize())]
-    assert [item["bars"][-1]["close"] for item in said][-1] == "77.00000000"
+    received = [json.loads(client.queue.get_nowait() or b"") for _ in range(client.queue.qsize())]
+    assert [item["bars"][-1]["close"] for item in received][-1] == "77.00000000"
 
 
-async def test_a_change_that_could_not_be_read_is_sent_with_the_next_look(
+async def test_change_whose_read_failed_is_sent_with_the_next_poll(
     bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with serving(bars, api_refresh_s=0.05) as api:
@@ -180,7 +180,7 @@ async def test_a_change_that_could_not_be_read_is_sent_with_the_next_look(
             def fails_once(*given: Any) -> Any:
                 if not failed:
                     failed.append(True)
-                    raise OSError("the disk is away")
+                    raise OSError("disk unavailable")
                 return pages.read_page(*given)
 
             monkeypatch.setattr("cryptolake_assets.api.live.read_page", fails_once)
@@ -189,7 +189,7 @@ async def test_a_change_that_could_not_be_read_is_sent_with_the_next_look(
             assert (failed, changed["bars"][0]["close"]) == ([True], "77.00000000")
 
 
-async def test_a_look_by_someone_else_takes_no_message_away(bars: Settings) -> None:
+async def test_refresh_by_another_caller_does_not_lose_a_message(bars: Settings) -> None:
     with serving(bars, api_refresh_s=0.05) as api:
         async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
             await asyncio.wait_for(socket.recv(), WAIT_S)
@@ -198,17 +198,17 @@ async def test_a_look_by_someone_else_takes_no_message_away(bars: Settings) -> N
             assert json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["type"] == "bars"
 
 
-async def test_what_a_client_says_is_of_no_matter(bars: Settings) -> None:
+async def test_messages_of_a_client_are_ignored(bars: Settings) -> None:
     with serving(bars, api_refresh_s=0.05) as api:
         async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
             await asyncio.wait_for(socket.recv(), WAIT_S)
-            for said in ("hello", b"\x00\xff", ""):
-                await socket.send(said)
+            for message in ("hello", b"\x00\xff", ""):
+                await socket.send(message)
             put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
             assert json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["type"] == "bars"
 
 
-async def test_an_unknown_symbol_and_a_missing_table_are_told(bars: Settings) -> None:
+async def test_unknown_symbol_and_missing_table_are_reported(bars: Settings) -> None:
     with serving(bars) as api:
         assert api.get("/sse/ohlcv?symbols=BTCUSDT,NOPE").status_code == 404
         assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT,NOPE") == (1008, "Unknown symbol")
@@ -226,7 +226,7 @@ async def _closed(url: str) -> tuple[int, str]:
     return closed.value.rcvd.code, closed.value.rcvd.reason
 
 
-async def test_an_event_stream_whose_client_left_early_leaves_its_place(bars: Settings) -> None:
+async def test_event_stream_of_a_client_that_left_early_is_removed(bars: Settings) -> None:
     reader = Reader(bars)
     reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())

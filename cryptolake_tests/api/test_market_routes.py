@@ -59,7 +59,7 @@ def get(api: Api, path: str) -> dict[str, Any]:
     return found
 
 
-def test_rates_of_one_symbol_or_all_with_every_digit(api: Api) -> None:
+def test_funding_rates_have_every_digit_and_filter_by_symbol(api: Api) -> None:
     rates = get(api, "/funding")["rates"]
     assert [(rate["funding_time"], rate["symbol"]) for rate in rates] == [
         (f"2025-01-30T{hour:02}:00:00.002000Z", symbol) for hour in HOURS for symbol in SYMBOLS
@@ -73,7 +73,7 @@ def test_rates_of_one_symbol_or_all_with_every_digit(api: Api) -> None:
     assert api.get("/funding?symbol=NOTHING").status_code == 404
 
 
-def test_open_interest_of_both_sources(api: Api) -> None:
+def test_open_interest_has_both_sources(api: Api) -> None:
     values = get(api, "/open-interest?symbol=BTCUSDT")["values"]
     assert [(value["source"], value["open_interest_value"]) for value in values] == [
         ("history", "0.0000000000000001"),
@@ -85,7 +85,7 @@ def test_open_interest_of_both_sources(api: Api) -> None:
     assert table.num_rows == 4
 
 
-def test_minutes_of_mark_prices_and_liquidations(api: Api, bars: Settings) -> None:
+def test_mark_prices_and_liquidations_are_returned_per_minute(api: Api, bars: Settings) -> None:
     assert get(api, "/mark-price/1m?symbol=BTCUSDT")["minutes"] == []
     minute = {"symbol": "BTCUSDT", "window_start": FIRST_DAY}
     prices = dict.fromkeys(("open", "high", "low", "close", "index_close"), Decimal("64000.00000001"))

@@ -17,7 +17,7 @@ from cryptolake_tests.support.api import Api, make_marts
 ROUTES_OF_MARTS = ("/returns/daily", "/profile/hourly", "/overview", "/sentiment/market")
 
 
-def test_the_openapi_document_describes_every_route(shared_api: Api) -> None:
+def test_openapi_document_describes_every_route(shared_api: Api) -> None:
     document = json.loads(shared_api.get("/openapi.json").content)
     assert {"/ohlcv/{timeframe}", "/trades", "/stats/daily", "/gaps", "/quality", "/catalog", "/symbols"} <= set(
         document["paths"]
@@ -26,24 +26,24 @@ def test_the_openapi_document_describes_every_route(shared_api: Api) -> None:
 
 
 def test_every_route_has_an_example_that_fits_its_schema(shared_api: Api) -> None:
-    """`scripts/api_examples.py` makes them."""
+    """The examples are written by `scripts/api_examples.py`."""
     document = json.loads(shared_api.get("/openapi.json").content)
     examples = schemas.examples()
     assert set(document["paths"]) == set(examples)
     with_schema = set()
     for path, example in examples.items():
         content = document["paths"][path]["get"]["responses"]["200"]["content"]
-        said = content[schemas.kind_of_answer(content)]
-        assert said["example"] == example
-        if "schema" in said:
-            schema = {**said["schema"], "components": document["components"]}
+        described = content[schemas.example_media_type(content)]
+        assert described["example"] == example
+        if "schema" in described:
+            schema = {**described["schema"], "components": document["components"]}
             assert not list(jsonschema_rs.validator_for(schema).iter_errors(example)), path
             with_schema.add(path)
     assert set(examples) - with_schema == {"/metrics"}
 
 
 def test_examples_of_tables_have_the_columns_of_the_tables(api: Api, bars: Settings) -> None:
-    """Also those of the marts, whose rows have no schema in the document."""
+    """Examples of the marts, whose rows have no schema in the document."""
     make_marts(bars)
     api.look()
     examples = schemas.examples()
@@ -53,32 +53,32 @@ def test_examples_of_tables_have_the_columns_of_the_tables(api: Api, bars: Setti
         assert list(row) == text.strip().replace('"', "").split(","), (path, rows_name)
 
 
-def test_examples_that_are_no_json_are_what_their_readers_understand(shared_api: Api) -> None:
+def test_examples_of_metrics_and_events_parse_and_match_the_routes(shared_api: Api) -> None:
     examples = schemas.examples()
-    figures = {family.name for family in text_string_to_metric_families(examples["/metrics"])}
-    told = {family.name for family in text_string_to_metric_families(shared_api.get("/metrics").text)}
-    assert {"cryptolake_api_requests", "cryptolake_table_rows", "cryptolake_stream_lag_records"} <= figures
-    assert told <= figures
+    documented = {family.name for family in text_string_to_metric_families(examples["/metrics"])}
+    served = {family.name for family in text_string_to_metric_families(shared_api.get("/metrics").text)}
+    assert {"cryptolake_api_requests", "cryptolake_table_rows", "cryptolake_stream_lag_records"} <= documented
+    assert served <= documented
     event, data = examples["/sse/ohlcv"].strip().splitlines()
     message = json.loads(data.removeprefix("data: "))
     assert (event, message["type"]) == ("event: ohlcv", "snapshot")
     with shared_api.stream("GET", "/sse/ohlcv?symbols=BTCUSDT") as answer:
-        told_now = json.loads(next(line for line in answer.iter_lines() if line.startswith("data: "))[6:])
-    assert (list(message), list(message["bars"][0])) == (list(told_now), list(told_now["bars"][0]))
+        first = json.loads(next(line for line in answer.iter_lines() if line.startswith("data: "))[6:])
+    assert (list(message), list(message["bars"][0])) == (list(first), list(first["bars"][0]))
 
 
-def test_examples_are_of_the_recorded_trades() -> None:
-    (shown,) = schemas.examples()["/ohlcv/{timeframe}"]["bars"]
-    start = datetime.fromisoformat(shown["window_start"])
+def test_examples_match_the_recorded_trades() -> None:
+    (example,) = schemas.examples()["/ohlcv/{timeframe}"]["bars"]
+    start = datetime.fromisoformat(example["window_start"])
     volume, trades = Decimal(0), 0
     for frame in read_frames(PROJECT_ROOT / "cryptolake_assets/captures/demo_capture"):
-        said = json.loads(frame.raw).get("data", {})
-        if said.get("s") == "BTCUSDT" and said["X"] == "MARKET" and said["T"] // 60_000 * 60 == start.timestamp():
-            volume, trades = volume + Decimal(said["q"]), trades + 1
-    assert (Decimal(shown["volume"]), shown["trades"]) == (volume, trades)
+        data = json.loads(frame.raw).get("data", {})
+        if data.get("s") == "BTCUSDT" and data["X"] == "MARKET" and data["T"] // 60_000 * 60 == start.timestamp():
+            volume, trades = volume + Decimal(data["q"]), trades + 1
+    assert (Decimal(example["volume"]), example["trades"]) == (volume, trades)
 
 
-def test_the_document_says_a_routes_problems_in_one_way(shared_api: Api) -> None:
+def test_document_describes_problems_of_all_routes_alike(shared_api: Api) -> None:
     document = json.loads(shared_api.get("/openapi.json").content)
     problems = {
         (path, int(status)): answer["content"]
@@ -88,7 +88,7 @@ def test_the_document_says_a_routes_problems_in_one_way(shared_api: Api) -> None
     }
     assert {path for path, _ in problems} == set(document["paths"]) - {"/health"}
     assert problems == {(path, status): schemas.error_responses(status)[status]["content"] for path, status in problems}
-    refused = shared_api.get("/ohlcv/1m?symbol=BTCUSDT&limit=0").json()
+    rejected = shared_api.get("/ohlcv/1m?symbol=BTCUSDT&limit=0").json()
     schema = {"$ref": "#/components/schemas/ProblemDetails", "components": document["components"]}
-    assert jsonschema_rs.validator_for(schema).is_valid(refused)
-    assert refused["errors"][0]["parameter"] == "limit"
+    assert jsonschema_rs.validator_for(schema).is_valid(rejected)
+    assert rejected["errors"][0]["parameter"] == "limit"

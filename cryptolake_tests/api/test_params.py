@@ -1,4 +1,4 @@
-"""What a request may say, and how it is read."""
+"""Parsers of request parameters."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ ZONED = st.datetimes(datetime(1970, 1, 2), datetime(9999, 12, 30), timezones=st.
         str(int(NOON.timestamp() * 1000)),
     ],
 )
-def test_a_time_in_its_many_forms(text: str) -> None:
+def test_time_is_parsed_in_every_form(text: str) -> None:
     assert parse_time(text) == NOON
 
 
-def test_a_date_is_its_first_moment() -> None:
+def test_date_is_parsed_as_midnight() -> None:
     assert parse_time("2025-01-31") == NOON.replace(hour=0)
 
 
 @pytest.mark.parametrize("text", ["", "noon", "2025-02-30", "1e3", "-5", "NaN", "2025-01-31T12:00:00+99:00"])
-def test_what_is_no_time_is_rejected(text: str) -> None:
-    with pytest.raises(ValueError, match=r"a time is wanted|offset"):
+def test_invalid_time_is_rejected(text: str) -> None:
+    with pytest.raises(ValueError, match=r"expected a time|offset"):
         parse_time(text)
 
 
 @pytest.mark.parametrize("text", [str(LATEST_MS + 1), "1738324800000000", "1738324800000000000"])
-def test_an_epoch_in_another_unit_is_rejected_and_not_taken_as_the_end_of_time(text: str) -> None:
+def test_epoch_in_another_unit_is_rejected_instead_of_clamped(text: str) -> None:
     assert parse_time(str(LATEST_MS)) == LATEST
     with pytest.raises(ValueError, match="in ms"):
         parse_time(text)
@@ -57,12 +57,12 @@ def test_an_epoch_in_another_unit_is_rejected_and_not_taken_as_the_end_of_time(t
         ("2016-12-31T23:59:60Z", datetime(2016, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
     ],
 )
-def test_times_beyond_all_data_are_taken_as_the_bounds(text: str, expected: datetime) -> None:
+def test_times_out_of_range_are_clamped(text: str, expected: datetime) -> None:
     assert parse_time(text) == expected
 
 
 @given(ZONED)
-def test_a_written_time_is_read_as_it_was(moment: datetime) -> None:
+def test_time_survives_formatting_and_parsing(moment: datetime) -> None:
     assert parse_time(moment.isoformat()) == moment
 
 
@@ -74,19 +74,19 @@ def test_a_written_time_is_read_as_it_was(moment: datetime) -> None:
     st.text(max_size=20),
     st.decimals(-(10**9), 10**9, places=8),
 )
-def test_a_cursor_keeps_snapshot_and_place(
+def test_cursor_keeps_snapshot_and_position(
     snapshot_id: int, moment: datetime, day: date, number: int, text: str, price: Decimal
 ) -> None:
-    place = (moment, day, number, text, price)
+    position = (moment, day, number, text, price)
     types = ("timestamptz", "date", "long", "string", "decimal(18, 8)")
-    assert decode_cursor(encode_cursor("route", snapshot_id, place), "route", types) == (snapshot_id, place)
-    with pytest.raises(Problem) as refusal:
-        decode_cursor(encode_cursor("route", snapshot_id, place), "another", types)
-    assert (refusal.value.status, refusal.value.title) == (400, "Cursor of another request")
+    assert decode_cursor(encode_cursor("route", snapshot_id, position), "route", types) == (snapshot_id, position)
+    with pytest.raises(Problem) as rejection:
+        decode_cursor(encode_cursor("route", snapshot_id, position), "another", types)
+    assert (rejection.value.status, rejection.value.title) == (400, "Cursor of another request")
 
 
 @given(st.text(alphabet="ABCabc0189_-", min_size=1, max_size=60))
-def test_no_other_text_is_a_cursor(text: str) -> None:
-    with pytest.raises(Problem) as refusal:
+def test_arbitrary_text_is_not_a_cursor(text: str) -> None:
+    with pytest.raises(Problem) as rejection:
         decode_cursor(text, "route", ("timestamptz", "string"))
-    assert refusal.value.status == 404
+    assert rejection.value.status == 404

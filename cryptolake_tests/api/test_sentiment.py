@@ -47,19 +47,19 @@ def get(api: Api, path: str) -> dict[str, Any]:
     return found
 
 
-def test_the_index_in_pages_ranges_and_every_format(api: Api) -> None:
-    whole = get(api, "/sentiment")["days"]
-    assert [day["value"] for day in whole] == [0, 10, 20, 30, 40]
-    assert whole[0]["index_date"] == FIRST_DAY.date().isoformat()
+def test_index_is_served_in_pages_ranges_and_formats(api: Api) -> None:
+    all_days = get(api, "/sentiment")["days"]
+    assert [day["value"] for day in all_days] == [0, 10, 20, 30, 40]
+    assert all_days[0]["index_date"] == FIRST_DAY.date().isoformat()
     first = get(api, "/sentiment?limit=3&order=desc")
     rest = get(api, f"/sentiment?limit=3&order=desc&cursor={first['next_cursor']}")
-    assert first["days"] + rest["days"] == whole[::-1]
-    start, end = whole[1]["index_date"], whole[2]["index_date"]
-    assert get(api, f"/sentiment?start={start}&end={end}")["days"] == whole[1:3]
+    assert first["days"] + rest["days"] == all_days[::-1]
+    start, end = all_days[1]["index_date"], all_days[2]["index_date"]
+    assert get(api, f"/sentiment?start={start}&end={end}")["days"] == all_days[1:3]
     table = parquet.read_table(io.BytesIO(api.get("/sentiment?format=parquet").content))
     assert table.column("value").to_pylist() == [0, 10, 20, 30, 40]
     assert ipc.open_stream(api.get("/sentiment?format=arrow").content).read_all().to_pylist() == table.to_pylist()
-    assert api.get("/sentiment?format=csv").text.splitlines()[1].startswith(f'"{whole[0]["index_date"]}",0,"Fear"')
+    assert api.get("/sentiment?format=csv").text.splitlines()[1].startswith(f'"{all_days[0]["index_date"]}",0,"Fear"')
     assert len(api.get("/sentiment?format=ndjson").text.splitlines()) == 5
 
 
@@ -75,7 +75,7 @@ def test_the_index_as_of_a_snapshot_and_a_304_while_it_stays(api: Api, bars: Set
     assert len(get(api, f"/sentiment?as_of={snapshot}")["days"]) == 5
 
 
-def test_the_index_beside_a_symbol(api: Api, bars: Settings) -> None:
+def test_sentiment_market_has_the_index_per_symbol_and_day(api: Api, bars: Settings) -> None:
     table = get_catalog(bars).load_table(("marts", "sentiment_vs_market"))
     schema = table.schema().as_arrow()
     empty = dict.fromkeys(schema.names)
@@ -92,7 +92,7 @@ def test_the_index_beside_a_symbol(api: Api, bars: Settings) -> None:
     assert len(get(api, "/sentiment/market")["days"]) == 2
 
 
-def test_coins_with_every_digit_one_or_all(api: Api) -> None:
+def test_coins_have_every_digit_and_filter_by_id(api: Api) -> None:
     rows = get(api, "/coins")["coins"]
     assert [(row["snapshot_hour"], row["coin_id"]) for row in rows] == [
         (f"2025-01-30T0{hour}:00:00.000000Z", coin) for hour in range(2) for coin in ("0-5x-long", "bitcoin")

@@ -35,7 +35,7 @@ from cryptolake_tests.support.api import (
     trade,
 )
 
-AS_FIRST_CALLED = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-01%2000:00:00&end=2025-12-31%2023:59:59"
+FIRST_CALL = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-01%2000:00:00&end=2025-12-31%2023:59:59"
 
 
 def get(api: Api, query: str, **headers: str) -> Any:
@@ -48,8 +48,8 @@ def times(answer: Any) -> list[datetime]:
     return [datetime.fromisoformat(item["window_start"]) for item in answer["bars"]]
 
 
-def test_the_first_users_call_works_as_it_stands(api: Api, bars: Settings) -> None:
-    answer = get(api, AS_FIRST_CALLED)
+def test_documented_first_call_returns_all_bars(api: Api, bars: Settings) -> None:
+    answer = get(api, FIRST_CALL)
     assert list(answer) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
     assert (answer["symbol"], answer["timeframe"], answer["next_cursor"]) == ("BTCUSDT", "1m", None)
     assert int(answer["snapshot_id"]) == load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
@@ -58,20 +58,20 @@ def test_the_first_users_call_works_as_it_stands(api: Api, bars: Settings) -> No
     assert answer["bars"][0]["quote_volume"] == "0.0000000000000001"
 
 
-def test_the_end_includes_the_minute_it_falls_in(shared_api: Api) -> None:
+def test_end_includes_its_minute(shared_api: Api) -> None:
     query = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30T00:01:00Z&end="
     assert times(get(shared_api, query + "2025-01-30T00:02:30Z")) == starts()[1:3]
     assert times(get(shared_api, query + "2025-01-30T00:02:00Z")) == starts()[1:3]
     assert times(get(shared_api, query + "2025-01-30T00:01:59Z")) == starts()[1:2]
 
 
-def test_an_end_before_the_start_is_no_bars(shared_api: Api) -> None:
+def test_end_before_start_returns_no_bars(shared_api: Api) -> None:
     assert get(shared_api, "/ohlcv/1m?symbol=BTCUSDT&start=2025-02-01&end=2025-01-01")["bars"] == []
 
 
 @pytest.mark.parametrize("limit", range(1, DAYS * MINUTES + 2))
 @pytest.mark.parametrize("order", ["asc", "desc"])
-def test_pages_of_any_size_are_the_whole_once(shared_api: Api, limit: int, order: str) -> None:
+def test_pages_of_any_size_return_every_bar_once(shared_api: Api, limit: int, order: str) -> None:
     query = f"/ohlcv/1m?symbol=ETHUSDT&limit={limit}&order={order}"
     found, cursor = [], ""
     while True:
@@ -84,7 +84,7 @@ def test_pages_of_any_size_are_the_whole_once(shared_api: Api, limit: int, order
     assert found == (starts() if order == "asc" else starts()[::-1])
 
 
-def test_pages_stay_in_the_snapshot_of_the_first(api: Api, bars: Settings) -> None:
+def test_pages_use_the_snapshot_of_the_first_page(api: Api, bars: Settings) -> None:
     first = get(api, "/ohlcv/1m?symbol=BTCUSDT&limit=2")
     put(bars, [bar("BTCUSDT", starts()[2], close=Decimal("77"))])
     api.look()
@@ -94,7 +94,7 @@ def test_pages_stay_in_the_snapshot_of_the_first(api: Api, bars: Settings) -> No
     assert get(api, "/ohlcv/1m?symbol=BTCUSDT")["bars"][2]["close"] == "77.00000000"
 
 
-def test_a_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     original = pages.read_files
 
@@ -110,7 +110,7 @@ def test_a_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch)
     assert sum(read) == 1
 
 
-def test_a_trade_that_came_twice_is_told_once(api: Api, bars: Settings) -> None:
+def test_duplicate_trade_is_returned_once(api: Api, bars: Settings) -> None:
     for numbers in ((1, 2, 3), (2, 3, 4)):
         append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[number // 3]) for number in numbers])
     api.look()
@@ -125,8 +125,8 @@ def test_a_trade_that_came_twice_is_told_once(api: Api, bars: Settings) -> None:
     assert answer["trades"][0]["price"] == "0.00000001"
 
 
-def test_one_of_the_copies_of_a_trade_is_told_whatever_the_files_are(api: Api, bars: Settings) -> None:
-    """Copies that differ: the answer is the same for every page size and order of the files."""
+def test_same_copy_of_a_trade_is_returned_regardless_of_files(api: Api, bars: Settings) -> None:
+    """The copies differ; the response is the same for every page size and order."""
     copies = [trade("BTCUSDT", 7, starts()[0]) | {"qty": Decimal(qty)} for qty in (5, 3, 9)]
     for copy in copies:
         append(bars, BRONZE_TRADES, [copy, trade("BTCUSDT", 8, starts()[1])])
@@ -139,7 +139,7 @@ def test_one_of_the_copies_of_a_trade_is_told_whatever_the_files_are(api: Api, b
 
 
 @pytest.mark.parametrize(
-    "elsewhere",
+    "other",
     [
         "/ohlcv/1m?symbol=ETHUSDT&limit=2",
         "/ohlcv/1m?symbol=BTCUSDT&limit=2&order=desc",
@@ -147,10 +147,10 @@ def test_one_of_the_copies_of_a_trade_is_told_whatever_the_files_are(api: Api, b
         "/stats/daily?symbol=BTCUSDT&limit=2",
     ],
 )
-def test_cursor_is_rejected_by_other_requests(shared_api: Api, elsewhere: str) -> None:
+def test_cursor_is_rejected_by_other_requests(shared_api: Api, other: str) -> None:
     cursor = get(shared_api, "/ohlcv/1m?symbol=BTCUSDT&limit=2")["next_cursor"]
-    refused = shared_api.get(f"{elsewhere}&cursor={cursor}")
-    assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) in (
+    rejected = shared_api.get(f"{other}&cursor={cursor}")
+    assert (rejected.status_code, rejected.json()["type"].rpartition(":")[2]) in (
         (400, "cursor-of-another-request"),
         (503, "missing-table"),
     )
@@ -167,52 +167,52 @@ def test_time_travel_by_snapshot_and_by_time(api: Api, bars: Settings) -> None:
         assert answer["snapshot_id"] == str(before.snapshot_id)
         assert answer["bars"][0]["close"] != "77.00000000"
     for unknown in ("1970-01-02", "5", str(2**62)):
-        refused = api.get(f"/ohlcv/1m?symbol=BTCUSDT&as_of={unknown}")
-        assert (refused.status_code, refused.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
+        rejected = api.get(f"/ohlcv/1m?symbol=BTCUSDT&as_of={unknown}")
+        assert (rejected.status_code, rejected.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
 
 
-def test_a_repeated_request_comes_from_memory_until_the_table_changes(api: Api, bars: Settings) -> None:
+def test_repeated_request_is_cached_until_the_table_changes(api: Api, bars: Settings) -> None:
     cache = api.reader.cache
-    first = api.get(AS_FIRST_CALLED)
+    first = api.get(FIRST_CALL)
     assert len(cache) == 1
-    again = api.get(AS_FIRST_CALLED)
+    again = api.get(FIRST_CALL)
     assert again.content == first.content
     assert again.headers["etag"] == first.headers["etag"]
-    unchanged = api.get(AS_FIRST_CALLED, headers={"If-None-Match": first.headers["etag"]})
+    unchanged = api.get(FIRST_CALL, headers={"If-None-Match": first.headers["etag"]})
     assert (unchanged.status_code, unchanged.content) == (304, b"")
     lines = [("If-None-Match", '"other"'), ("If-None-Match", first.headers["etag"])]
-    assert api.request("GET", AS_FIRST_CALLED, headers=lines).status_code == 304
+    assert api.request("GET", FIRST_CALL, headers=lines).status_code == 304
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
     api.look()
-    changed = api.get(AS_FIRST_CALLED, headers={"If-None-Match": first.headers["etag"]})
+    changed = api.get(FIRST_CALL, headers={"If-None-Match": first.headers["etag"]})
     assert changed.status_code == 200
     assert changed.json()["bars"][0]["close"] == "77.00000000"
 
 
-def test_head_is_get_without_the_body(shared_api: Api) -> None:
-    for path in (AS_FIRST_CALLED, "/health", "/ohlcv/1m?symbol=NOPE"):
-        whole, head = shared_api.get(path), shared_api.head(path)
-        assert (head.status_code, head.content) == (whole.status_code, b"")
-        assert head.headers == whole.headers
-    assert shared_api.head("/sse/ohlcv?symbols=BTCUSDT").status_code == 405  # it would have no end
+def test_head_is_get_without_body(shared_api: Api) -> None:
+    for path in (FIRST_CALL, "/health", "/ohlcv/1m?symbol=NOPE"):
+        full, head = shared_api.get(path), shared_api.head(path)
+        assert (head.status_code, head.content) == (full.status_code, b"")
+        assert head.headers == full.headers
+    assert shared_api.head("/sse/ohlcv?symbols=BTCUSDT").status_code == 405  # its response would not end
     assert shared_api.post("/symbols").headers["allow"] == "GET"
 
 
-def test_an_etag_belongs_to_one_format(shared_api: Api) -> None:
-    etags = {shared_api.get(f"{AS_FIRST_CALLED}&format={fmt}").headers["etag"] for fmt in ("json", "csv", "arrow")}
+def test_etag_depends_on_the_format(shared_api: Api) -> None:
+    etags = {shared_api.get(f"{FIRST_CALL}&format={fmt}").headers["etag"] for fmt in ("json", "csv", "arrow")}
     assert len(etags) == 3
-    by_accept = shared_api.get(AS_FIRST_CALLED, headers={"Accept": "text/csv"})
+    by_accept = shared_api.get(FIRST_CALL, headers={"Accept": "text/csv"})
     assert by_accept.headers["content-type"].startswith("text/csv")
-    assert shared_api.get(AS_FIRST_CALLED).headers["content-type"] == "application/json"
+    assert shared_api.get(FIRST_CALL).headers["content-type"] == "application/json"
 
 
-def test_arrow_is_the_whole_range_with_exact_types(shared_api: Api) -> None:
+def test_arrow_has_the_full_range_with_exact_types(shared_api: Api) -> None:
     table = ipc.open_stream(shared_api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
     assert table.schema.equals(SILVER_OHLCV.arrow_schema(), check_metadata=False)
     assert table["window_start"].to_pylist() == starts()
 
 
-def test_memory_is_bounded(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_memory_is_bounded(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     bound, requests = 50_000, 60
     monkeypatch.setattr(type(bars), "api_cache_bytes", property(lambda _: bound))
     with serving(bars) as api:
@@ -223,16 +223,16 @@ def test_memory_is_bounded(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> N
             assert answer.status_code == 200
             lengths.append(len(answer.content))
             assert cache.size_bytes <= bound
-        assert sum(lengths) > 2 * bound, "the answers do not fit, so the oldest had to go"
+        assert sum(lengths) > 2 * bound, "the responses exceed the cache, so the oldest were evicted"
         assert 1 < len(cache) < requests
 
 
-def test_more_than_the_bound_is_413_but_json_comes_in_pages(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_response_beyond_the_limit_is_413_unless_paged(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(type(bars), "api_answer_bytes", property(lambda _: 1_000))
     with serving(bars) as api:
-        refused = api.get("/ohlcv/1m?symbol=BTCUSDT&format=parquet")
-        assert refused.status_code == 413
-        assert "limit" in refused.json()["detail"]
+        rejected = api.get("/ohlcv/1m?symbol=BTCUSDT&format=parquet")
+        assert rejected.status_code == 413
+        assert "limit" in rejected.json()["detail"]
         assert api.get("/ohlcv/1m?symbol=BTCUSDT&limit=1").status_code == 200
 
 
@@ -259,24 +259,24 @@ def test_errors_are_problem_details(shared_api: Api, query: str, status: int, co
     assert {"title", "detail"} <= problem.keys()
 
 
-def test_a_failure_tells_the_client_nothing_of_its_cause(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unexpected_error_hides_its_cause_from_the_client(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise RuntimeError("secret path /etc/x")
 
     monkeypatch.setattr("cryptolake_assets.api.page_reader.read_page", fail)
-    answer = api.get(AS_FIRST_CALLED)
+    answer = api.get(FIRST_CALL)
     assert answer.status_code == 500
     assert "secret" not in answer.text
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_lake_without_tables_is_503(tmp_path: Any) -> None:
+def test_lake_without_tables_is_503(tmp_path: Any) -> None:
     with serving(load_settings(home=tmp_path / "none")) as api:
-        assert api.get(AS_FIRST_CALLED).json()["status"] == 503
+        assert api.get(FIRST_CALL).json()["status"] == 503
         assert api.get("/health").status_code == 503
 
 
-def test_symbols_tell_from_when_to_when(api: Api, bars: Settings) -> None:
+def test_symbols_have_their_first_and_last_minute(api: Api, bars: Settings) -> None:
     new = starts()[-1] + timedelta(minutes=1)
     put(bars, [bar("SOLUSDT", new)])
     api.look()
@@ -290,7 +290,7 @@ def test_symbols_tell_from_when_to_when(api: Api, bars: Settings) -> None:
     assert found["SOLUSDT"]["bars"] == 1
 
 
-def test_symbols_and_gaps_are_had_as_of_a_snapshot_and_in_every_format(api: Api, bars: Settings) -> None:
+def test_symbols_and_gaps_support_as_of_and_every_format(api: Api, bars: Settings) -> None:
     covered = {"exchange": "binance_futures", "symbol": "BTCUSDT", "stream": "trade", "source": "x", "kafka_offset": 1}
     for hour in (0, 2):
         spans = {
@@ -323,31 +323,31 @@ def test_symbols_and_gaps_are_had_as_of_a_snapshot_and_in_every_format(api: Api,
     assert then["gaps"][0]["gap_from"] == "2025-01-30T01:00:00.000000Z"
 
 
-def test_the_catalog_is_json_and_of_a_time_or_says_why_not(api: Api, bars: Settings) -> None:
+def test_catalog_is_json_and_supports_as_of_by_time_only(api: Api, bars: Settings) -> None:
     (first,) = load_table(bars, SILVER_OHLCV).metadata.snapshots
     put(bars, [bar("BTCUSDT", starts()[-1] + timedelta(minutes=1))])
     api.look()
-    (then,) = get(api, f"/catalog?as_of={first.timestamp_ms}")["tables"]  # the other ones are empty
+    (then,) = get(api, f"/catalog?as_of={first.timestamp_ms}")["tables"]  # the other tables are empty
     assert (then["snapshot_id"], then["rows"]) == (str(first.snapshot_id), DAYS * MINUTES * 2)
     assert [item["snapshot_id"] for item in then["snapshots"]] == [str(first.snapshot_id)]
     assert get(api, "/catalog?format=json") == get(api, "/catalog", Accept="text/html,*/*;q=0.8")
     for query, accept, status in (
         ("", "text/csv", 406),
         ("?format=csv", "*/*", 422),
-        (f"?as_of={first.snapshot_id}", "*/*", 422),  # one table's
+        (f"?as_of={first.snapshot_id}", "*/*", 422),  # a snapshot id belongs to one table
         ("?as_of=1970-01-02", "*/*", 404),
     ):
         assert api.get(f"/catalog{query}", headers={"Accept": accept}).status_code == status, query
 
 
-def test_what_was_dropped_is_told_by_reason(api: Api, bars: Settings) -> None:
+def test_rejects_are_counted_by_reason(api: Api, bars: Settings) -> None:
     moment = starts()[0]
-    refused = {"raw": b"x", "stream": "trade", "ingest_ts": moment, "kafka_topic": "t", "kafka_timestamp": moment}
+    frame = {"raw": b"x", "stream": "trade", "ingest_ts": moment, "kafka_topic": "t", "kafka_timestamp": moment}
     reasons = ("not_json: line 1", "not_json: line 2", "bad_price: NaN")
-    append(bars, BRONZE_REJECTED, [{**refused, "reason": reason} for reason in reasons])
-    broken = {**trade("BTCUSDT", 1, moment), "rule": "price_not_positive", "run_id": "r", "source_snapshot": 1}
+    append(bars, BRONZE_REJECTED, [{**frame, "reason": reason} for reason in reasons])
+    invalid = {**trade("BTCUSDT", 1, moment), "rule": "price_not_positive", "run_id": "r", "source_snapshot": 1}
     kafka = ("kafka_partition", "kafka_offset", "kafka_timestamp")
-    append(bars, SILVER_QUARANTINE, [{name: value for name, value in broken.items() if name not in kafka}])
+    append(bars, SILVER_QUARANTINE, [{name: value for name, value in invalid.items() if name not in kafka}])
     api.look()
     found = get(api, "/quality/rejected")["reasons"]
     assert [(item["reason"], item["rows"]) for item in found] == [("not_json", 2), ("bad_price", 1)]
@@ -356,14 +356,14 @@ def test_what_was_dropped_is_told_by_reason(api: Api, bars: Settings) -> None:
     assert datetime.fromisoformat(found["first_at"]) == moment
 
 
-def test_what_was_dropped_is_counted_of_a_range_and_no_other_file_is_read(
+def test_rejects_of_a_range_are_counted_without_reading_other_files(
     api: Api, bars: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     days = (0, 10, 20, 60, 61)
     for day in days:
         moment = FIRST_DAY + timedelta(days=day)
-        refused = {"raw": b"x" * 1_000, "stream": "trade", "ingest_ts": moment, "kafka_topic": "t"}
-        append(bars, BRONZE_REJECTED, [{**refused, "kafka_timestamp": moment, "reason": f"not_json: line {day}"}])
+        frame = {"raw": b"x" * 1_000, "stream": "trade", "ingest_ts": moment, "kafka_topic": "t"}
+        append(bars, BRONZE_REJECTED, [{**frame, "kafka_timestamp": moment, "reason": f"not_json: line {day}"}])
     api.look()
     read: list[int] = []
     names: set[str] = set()
@@ -396,7 +396,7 @@ def test_what_was_dropped_is_counted_of_a_range_and_no_other_file_is_read(
     assert (csv.headers["x-snapshot-id"], csv.text.count("\n")) == (str(first.snapshot_id), 2)
 
 
-def test_differences_from_official_klines_are_told_with_both_values(api: Api, bars: Settings) -> None:
+def test_differences_from_official_klines_have_both_values(api: Api, bars: Settings) -> None:
     one = {"symbol": "BTCUSDT", "window_start": starts()[0], "tolerated": False, "updated_at": starts()[0]}
     values = {"ours": Decimal("0.00000001"), "official": Decimal("1.5")}
     append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": name} for name in ("volume", "high")])
@@ -412,7 +412,7 @@ def test_differences_from_official_klines_are_told_with_both_values(api: Api, ba
     assert api.get("/quality/klines?symbol=NOPE").status_code == 404
 
 
-def test_every_table_route_of_the_list_is_served(api: Api, bars: Settings) -> None:
+def test_every_table_route_is_served_and_described(api: Api, bars: Settings) -> None:
     make_marts(bars)
     api.look()
     document = get(api, "/openapi.json")
@@ -421,7 +421,7 @@ def test_every_table_route_of_the_list_is_served(api: Api, bars: Settings) -> No
         answer = get(api, route.route.format(timeframe="1m") + "?symbol=BTCUSDT&limit=1")
         assert list(answer) == [*route.envelope, "snapshot_id", route.rows_name, "next_cursor"]
         operation = document["paths"][route.route]["get"]
-        assert (operation["description"], operation["summary"]) == (route.doc, route.name.replace("_", " ").title())
+        assert (operation["description"], operation["summary"]) == (route.doc, route.summary)
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
         assert schema == {"$ref": f"#/components/schemas/{route.page}"}
 
@@ -437,28 +437,28 @@ def test_longer_bars_come_from_the_mart_of_their_timeframe(api: Api, bars: Setti
     assert (answer["timeframe"], [item["volume"] for item in answer["bars"]]) == (timeframe, ["7.00000000"])
 
 
-def test_to_warm_up_one_file_is_read_and_not_the_table(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warm_up_reads_one_file(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[int] = []
     real = pages.read_files
 
-    def noted(table: Any, scan: Any, tasks: list[Any]) -> Any:
+    def counted(table: Any, scan: Any, tasks: list[Any]) -> Any:
         read.append(len(tasks))
         return real(table, scan, tasks)
 
-    monkeypatch.setattr(pages, "read_files", noted)
+    monkeypatch.setattr(pages, "read_files", counted)
     monkeypatch.setattr(pages, "FIRST_FILES", 1)
     with serving(bars):
         assert read == [1]
 
 
-def test_without_dagster_its_routes_are_503_and_the_parts_are_stopped(bars: Settings) -> None:
-    with serving(bars, dagster_port=9) as api:  # a platform may run on the usual one
+def test_routes_of_dagster_are_503_while_it_is_down(bars: Settings) -> None:
+    with serving(bars, dagster_port=9) as api:  # a platform may run on the default port
         for path in ("/operations/assets", "/quality/checks"):
             assert (api.get(path).status_code, api.get(path).json()["title"]) == (503, "Unavailable")
         assert {item["state"] for item in get(api, "/operations/parts")["parts"]} == {"stopped"}
 
 
-def test_the_catalog_lists_tables_with_their_snapshots(api: Api, bars: Settings) -> None:
+def test_catalog_lists_tables_with_snapshots(api: Api, bars: Settings) -> None:
     changed = put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
     api.look()
     tables = {item["table"]: item for item in get(api, "/catalog")["tables"]}
@@ -471,28 +471,28 @@ def test_the_catalog_lists_tables_with_their_snapshots(api: Api, bars: Settings)
 
 
 def test_metrics_count_requests_and_describe_the_lake(api: Api) -> None:
-    api.get(AS_FIRST_CALLED)
-    api.get(AS_FIRST_CALLED)
+    api.get(FIRST_CALL)
+    api.get(FIRST_CALL)
     lines = api.get("/metrics").text.splitlines()
     assert 'cryptolake_api_requests_total{route="/ohlcv/{timeframe}",status="200"} 2.0' in lines
     assert 'cryptolake_table_rows{table="cryptolake.silver.futures_ohlcv_1m"} 24.0' in lines
 
 
-def test_health_and_metrics_do_not_wait_for_those_who_read(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    free, reading = threading.Event(), threading.Event()
+def test_health_and_metrics_do_not_wait_for_readers(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    released, reading = threading.Event(), threading.Event()
 
     def waits(*given: Any) -> Any:
         reading.set()
-        assert free.wait(60)
+        assert released.wait(60)
         return pages.read_page(*given)
 
     with serving(bars, api_readers=1) as api, ThreadPoolExecutor(1) as pool:
         monkeypatch.setattr("cryptolake_assets.api.page_reader.read_page", waits)
-        slow = pool.submit(api.get, AS_FIRST_CALLED)
+        slow = pool.submit(api.get, FIRST_CALL)
         try:
             assert reading.wait(60)
             for path in ("/health", "/metrics", "/operations/parts"):
                 assert api.get(path, timeout=15).status_code == 200, path
         finally:
-            free.set()
+            released.set()
         assert slow.result().status_code == 200

@@ -1,4 +1,4 @@
-"""A choice in a widget and in the URL: whichever was changed last counts."""
+"""A value in a widget and in the URL: the one that changed last wins."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def parse(text: str) -> str | None:
 
 
 @pytest.mark.parametrize(
-    ("url", "written", "held", "then", "unread"),
+    ("url", "written", "in_widget", "expected", "invalid"),
     [
         ("ETHUSDT", None, None, "ETHUSDT", None),
         ("ethusdt", None, "BTCUSDT", "ETHUSDT", None),
@@ -26,14 +26,14 @@ def parse(text: str) -> str | None:
         ("NOPE", "BTCUSDT", "BTCUSDT", "BTCUSDT", "NOPE"),
         (None, "BTCUSDT", "BTCUSDT", "BTCUSDT", None),
     ],
-    ids=["a link", "typed", "chosen in the widget", "Back", "another page was shown", "unknown", "no parameter"],
+    ids=["link", "typed", "set in the widget", "back", "after another page", "unknown", "no parameter"],
 )
-def test_who_says_what_the_choice_is(
-    url: str | None, written: str | None, held: str | None, then: str, unread: str | None
+def test_value_that_changed_last_wins(
+    url: str | None, written: str | None, in_widget: str | None, expected: str, invalid: str | None
 ) -> None:
     state: dict[str, Any] = {address.WRITTEN: {"symbol": written}}
-    if held is not None:
-        state["symbol"] = held
+    if in_widget is not None:
+        state["symbol"] = in_widget
     query = {} if url is None else {"symbol": url}
-    assert address.asked("symbol", parse, query, state) == unread
-    assert state["symbol"] == then
+    assert address.read("symbol", parse, query, state) == invalid
+    assert state["symbol"] == expected

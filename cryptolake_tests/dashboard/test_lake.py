@@ -1,4 +1,4 @@
-"""What the pages ask of the API, against a running one."""
+"""The pages' API client, against a running API."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def lake_of(settings: Settings, api: Api) -> Lake:
     return Lake(settings.model_copy(update={"dashboard_api_url": api.url}))
 
 
-def answered(api: Api, status: int) -> float:
-    """How many requests of bars the API has answered so."""
+def responses(api: Api, status: int) -> float:
+    """Return the number of responses with this status that the API has sent for requests of bars."""
     label = f'route="/ohlcv/{{timeframe}}",status="{status}"'
     lines = api.get("/metrics").text.splitlines()
     return sum(
@@ -24,11 +24,11 @@ def answered(api: Api, status: int) -> float:
     )
 
 
-def test_asking_again_costs_a_304_until_the_table_changes(bars: Settings, api: Api) -> None:
+def test_repeated_read_gets_304_until_the_table_changes(bars: Settings, api: Api) -> None:
     lake = lake_of(bars, api)
     first = lake.read("/ohlcv/1m", symbol="BTCUSDT", limit=2)
     assert lake.read("/ohlcv/1m", symbol="BTCUSDT", limit=2) == first
-    assert (answered(api, 200), answered(api, 304)) == (1, 1)
+    assert (responses(api, 200), responses(api, 304)) == (1, 1)
     put(bars, [bar(symbol, start, trades=7) for symbol in ("BTCUSDT", "ETHUSDT") for start in starts()[:4]])
     api.look()
     changed = lake.read("/ohlcv/1m", symbol="BTCUSDT", limit=2)
@@ -36,34 +36,34 @@ def test_asking_again_costs_a_304_until_the_table_changes(bars: Settings, api: A
     assert changed["snapshot_id"] != first["snapshot_id"]
 
 
-def test_a_table_that_is_not_there_is_none_and_other_refusals_are_raised(bars: Settings, api: Api) -> None:
+def test_missing_table_is_none_and_other_rejections_raise(bars: Settings, api: Api) -> None:
     lake = lake_of(bars, api)
     assert lake.page("/ohlcv/1h", symbol="BTCUSDT") is None
     assert lake.table("/ohlcv/1h", symbol="BTCUSDT") is None
     make_marts(bars)
     api.look()
     assert lake.page("/ohlcv/1h", symbol="BTCUSDT") is not None
-    with pytest.raises(ApiRejectedError, match="no data of NOPE") as refused:
+    with pytest.raises(ApiRejectedError, match="no data of NOPE") as rejection:
         lake.page("/ohlcv/1m", symbol="NOPE")
-    assert (refused.value.status, refused.value.code) == (404, "unknown-symbol")
+    assert (rejection.value.status, rejection.value.code) == (404, "unknown-symbol")
 
 
-def test_files_hold_every_bar_also_where_they_come_in_pages(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_have_every_bar_even_if_fetched_in_pages(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(bars) as api:
-        whole = lake_of(bars, api).file("/ohlcv/1m", "csv", symbol="BTCUSDT", start=FIRST_DAY)
-    assert whole.count(b"\n") == len(starts()) + 1
+        expected = lake_of(bars, api).file("/ohlcv/1m", "csv", symbol="BTCUSDT", start=FIRST_DAY)
+    assert expected.count(b"\n") == len(starts()) + 1
     monkeypatch.setattr(type(bars), "api_answer_bytes", property(lambda _: 1_500))
     monkeypatch.setattr(client, "PAGE_ROWS", 5)
     with serving(bars) as api:
         lake = lake_of(bars, api)
-        assert lake.file("/ohlcv/1m", "csv", symbol="BTCUSDT") == whole
+        assert lake.file("/ohlcv/1m", "csv", symbol="BTCUSDT") == expected
         table = lake.table("/ohlcv/1m", symbol="BTCUSDT")
         assert table is not None
         assert table["window_start"].to_pylist() == starts()
         assert lake.file("/ohlcv/1m", "parquet", symbol="BTCUSDT").startswith(b"PAR1")
 
 
-def test_symbols_of_an_empty_lake_and_of_one_with_bars(lake: Settings) -> None:
+def test_symbols_are_listed_once_the_lake_has_bars(lake: Settings) -> None:
     with serving(lake) as api:
         assert lake_of(lake, api).symbols() == []
         put(lake, [bar("BTCUSDT", start) for start in starts()[:2]])
@@ -72,13 +72,13 @@ def test_symbols_of_an_empty_lake_and_of_one_with_bars(lake: Settings) -> None:
     assert (symbol["symbol"], symbol["first_minute"]) == ("BTCUSDT", "2025-01-30T00:00:00Z")
 
 
-def test_health_is_told_also_when_it_is_bad(bars: Settings, api: Api) -> None:
+def test_health_is_returned_when_degraded(bars: Settings, api: Api) -> None:
     found = lake_of(bars, api).health()
     assert found["status"] == "degraded"
     assert {item["name"] for item in found["dependencies"] if item["state"] == "down"} >= {"producer", "bronze"}
 
 
-def test_an_api_that_is_not_there(bars: Settings) -> None:
+def test_unreachable_api_raises(bars: Settings) -> None:
     lake = Lake(bars.model_copy(update={"dashboard_api_url": "http://127.0.0.1:9"}))
     with pytest.raises(ApiUnreachableError, match="cryptolake up"):
         lake.symbols()

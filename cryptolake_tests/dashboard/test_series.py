@@ -1,4 +1,4 @@
-"""What the chart is given: exact numbers, and enough to know every bar, whichever messages are lost."""
+"""Messages to the chart: exact numbers, and every bar regardless of lost messages."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from cryptolake_assets.dashboard.series import (
     aligned,
     exact,
     fixed,
+    grouped,
     places,
     plain,
     price_places,
+    right_aligned,
     rows,
-    told_apart,
-    upright,
+    texts_by_float,
 )
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**9, places=8).map(
@@ -33,7 +34,7 @@ def row(minute: int, close: str = "1", *, complete: bool = True) -> Row:
 
 
 class Browser:
-    """What `chart/chart.js` does with messages: the whole series once a generation, then what changed."""
+    """A model of `chart/chart.js`: takes the full series once per generation, then the changes."""
 
     def __init__(self) -> None:
         self.generation = ""
@@ -41,7 +42,7 @@ class Browser:
         self.draws = 0
 
     def take(self, message: dict[str, Any]) -> bool:
-        """False when it asks for the whole series."""
+        """Return False if the browser needs the full series."""
         if message["generation"] != self.generation:
             if message["rows"] is None:
                 return False
@@ -52,7 +53,7 @@ class Browser:
 
 
 @given(st.lists(DECIMALS, min_size=1))
-def test_numbers_keep_their_value_and_get_equal_decimals(numbers: list[str]) -> None:
+def test_aligned_numbers_keep_their_values_and_have_equal_decimals(numbers: list[str]) -> None:
     column = aligned(numbers)
     assert [Decimal(text) for text in column] == [Decimal(text) for text in numbers]
     assert len({len(text.partition(".")[2]) for text in column}) == 1
@@ -60,7 +61,7 @@ def test_numbers_keep_their_value_and_get_equal_decimals(numbers: list[str]) -> 
     assert places(numbers) == max(len(plain(text).partition(".")[2]) for text in numbers)
 
 
-def test_numbers_as_people_write_them() -> None:
+def test_numbers_are_formatted_with_every_digit() -> None:
     assert plain("63943.90000000") == "63943.9"
     assert plain("100") == "100"
     assert plain("0.00000001") == "0.00000001"
@@ -72,20 +73,29 @@ def test_numbers_as_people_write_them() -> None:
     assert exact("67123.4500000001") == "67123.4500000001"
 
 
+def test_numbers_have_thousands_separators() -> None:
+    assert [grouped(text) for text in ("63943.90", "-1234567", "-0.50", "999")] == [
+        *("63,943.90", "-1,234,567", "-0.50", "999"),
+    ]
+    assert grouped("1234567890123456789012.1234567890123456") == "1,234,567,890,123,456,789,012.1234567890123456"
+
+
 @given(st.lists(DECIMALS, min_size=1))
-def test_a_column_sorted_as_text_is_sorted_by_its_numbers(numbers: list[str]) -> None:
-    column = upright(aligned(numbers))
-    assert [Decimal(text.strip()) for text in sorted(column)] == sorted(Decimal(text) for text in numbers)
+def test_column_sorted_as_text_is_sorted_by_its_numbers(numbers: list[str]) -> None:
+    column = right_aligned([grouped(number) for number in aligned(numbers)])
+    assert [Decimal(text.strip().replace(",", "")) for text in sorted(column)] == sorted(
+        Decimal(text) for text in numbers
+    )
     assert len(set(map(len, column))) == 1
 
 
-def test_numbers_are_told_apart_by_floats_or_stay_text() -> None:
-    assert told_apart(["-0.5", "", "0.0000000001"]) == {-0.5: "-0.5", 1e-10: "0.0000000001"}
-    assert told_apart(["-0.1000000000000000000", "-0.1000000000000000001"]) is None
-    assert told_apart(["-9007199254740993"]) is None
+def test_texts_are_keyed_by_floats_only_if_unambiguous() -> None:
+    assert texts_by_float(["-0.5", "", "0.0000000001"]) == {-0.5: "-0.5", 1e-10: "0.0000000001"}
+    assert texts_by_float(["-0.1000000000000000000", "-0.1000000000000000001"]) is None
+    assert texts_by_float(["-9007199254740993"]) is None
 
 
-def test_bars_of_the_api_as_rows() -> None:
+def test_bars_become_rows_of_the_chart() -> None:
     bar = {
         **dict.fromkeys(("open", "high", "low"), "63943.90000000"),
         **{"close": "63952.65000000", "window_start": "2024-07-18T23:57:00Z", "volume": "24.11500000"},
@@ -97,7 +107,7 @@ def test_bars_of_the_api_as_rows() -> None:
     ]
 
 
-def test_the_whole_series_is_sent_once_and_then_only_what_changed() -> None:
+def test_full_series_is_sent_once_and_then_only_changes() -> None:
     feed = Feed()
     first = feed.message(("BTCUSDT",), [row(1), row(2)])
     assert first["rows"] == [row(1), row(2)]
@@ -108,14 +118,14 @@ def test_the_whole_series_is_sent_once_and_then_only_what_changed() -> None:
     assert second["generation"] == first["generation"]
 
 
-def test_a_late_correction_of_an_old_bar_is_sent_too() -> None:
+def test_late_change_of_an_old_bar_is_sent() -> None:
     feed = Feed()
     feed.message(("BTCUSDT",), [row(minute) for minute in range(100)])
     late = [row(minute, "7" if minute == 3 else "1") for minute in range(100)]
     assert feed.message(("BTCUSDT",), late)["changed"] == [row(3, "7")]
 
 
-def test_another_symbol_or_range_and_a_bar_that_is_gone_begin_anew() -> None:
+def test_other_symbol_or_range_or_removed_bar_starts_a_new_series() -> None:
     feed = Feed()
     browser = Browser()
     for about, bars in (
@@ -130,7 +140,7 @@ def test_another_symbol_or_range_and_a_bar_that_is_gone_begin_anew() -> None:
     assert browser.draws == 5
 
 
-def test_more_changes_than_are_carried_along_begin_anew() -> None:
+def test_too_many_changes_start_a_new_series() -> None:
     feed, browser = Feed(), Browser()
     browser.take(feed.message(("A",), [row(1)]))
     many = [row(minute) for minute in range(1, MAX_CHANGED + 3)]
@@ -140,7 +150,7 @@ def test_more_changes_than_are_carried_along_begin_anew() -> None:
     assert len(browser.bars) == len(many)
 
 
-def test_a_window_that_moves_on_needs_no_new_drawing() -> None:
+def test_moving_window_sends_only_new_bars() -> None:
     feed = Feed()
     feed.message(("A",), [row(minute) for minute in range(10)])
     message = feed.message(("A",), [row(minute) for minute in range(3, 13)])
@@ -148,11 +158,11 @@ def test_a_window_that_moves_on_needs_no_new_drawing() -> None:
     assert message["changed"] == [row(10), row(11), row(12)]
 
 
-def test_a_feed_that_was_begun_again_names_no_generation_as_the_one_before() -> None:
+def test_restarted_feed_uses_new_generation_names() -> None:
     browser = Browser()
     assert browser.take(Feed().message(("A",), [row(1)]))
-    begun_again = Feed()
-    message = begun_again.message(("A",), [row(1), row(2)])
+    restarted = Feed()
+    message = restarted.message(("A",), [row(1), row(2)])
     assert message["generation"] != browser.generation
     assert browser.take(message)
     assert sorted(browser.bars) == [60, 120]
@@ -169,7 +179,7 @@ Steps = st.lists(
 
 
 @given(Steps)
-def test_whatever_changes_and_whichever_messages_are_lost_the_last_one_shows_the_table(
+def test_last_message_shows_the_table_regardless_of_lost_messages(
     steps: list[tuple[dict[int, tuple[str, bool]], bool, bool]],
 ) -> None:
     feed, browser = Feed(), Browser()

@@ -1,4 +1,4 @@
-"""What the pages make of answers: charts that are drawn from floats and tell the exact text, ranges, verdicts."""
+"""Charts, tables, ranges and check results computed from responses of the API."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ DAYS: list[dict[str, Any]] = [
 ]
 
 
-def test_the_pointer_is_told_every_digit_and_days_go_from_left_to_right() -> None:
+def test_tooltips_show_every_digit_and_days_run_left_to_right() -> None:
     rows = next(iter(drawings.prices(DAYS, palette.LIGHT).to_dict()["datasets"].values()))
     assert [row["trade_date"] for row in rows] == ["2024-07-18", "2024-07-19"]
-    assert [row["close_text"] for row in rows] == ["0.00000001", "63943.9"]
+    assert [row["close_text"] for row in rows] == ["0.00000001", "63,943.9"]
     (row,) = next(iter(drawings.returns(DAYS[:1], palette.DARK).to_dict()["datasets"].values()))
     assert row["log_return_text"] == "-0.0000000001"
     line = next(iter(drawings.line(DAYS, "log_return", palette.LIGHT).to_dict()["datasets"].values()))
     assert line[0]["log_return_text"] == ""
 
 
-def test_the_index_is_drawn_on_its_whole_scale_from_left_to_right() -> None:
+def test_index_is_drawn_on_its_full_scale_left_to_right() -> None:
     days = [
         {"index_date": f"2024-07-{day}", "value": value, "classification": "Greed"}
         for day, value in ((19, 60), (18, 69))
@@ -40,7 +40,7 @@ def test_the_index_is_drawn_on_its_whole_scale_from_left_to_right() -> None:
     assert made["encoding"]["y"]["scale"]["domain"] == [0, 100]
 
 
-def test_fundings_are_summed_exactly_by_utc_day_and_drawn_from_zero() -> None:
+def test_funding_rates_are_summed_exactly_per_utc_day() -> None:
     rates = [
         {"funding_time": f"2024-07-{day}T{hour}:00:00.002000Z", "funding_rate": rate}
         for day, hour, rate in ((19, "08", "0.000000000001"), (19, "00", "0.100000000000"), (18, "16", "-0.0001"))
@@ -54,25 +54,27 @@ def test_fundings_are_summed_exactly_by_utc_day_and_drawn_from_zero() -> None:
     assert [row["funding_rate_text"] for row in rows] == ["-0.0001", "0.100000000001"]
 
 
-def test_a_volume_profile_has_a_bar_from_zero_for_each_bucket() -> None:
+def test_volume_profile_has_a_bar_from_zero_per_bucket() -> None:
     buckets = [{"low": Decimal(100), "high": Decimal(200), "volume": Decimal("0.000000010")}]
     made = drawings.profile(buckets, palette.LIGHT).to_dict()
     assert next(iter(made["datasets"].values()))[0]["volume_text"] == "0.00000001"
     assert made["encoding"]["x2"] == {"datum": 0}
 
 
-def test_up_and_down_are_told_apart_without_red_and_green() -> None:
+def test_up_and_down_differ_without_red_and_green() -> None:
     for colours in (palette.LIGHT, palette.DARK):
         reds, greens, blues = zip(
             *(tuple(int(text[at : at + 2], 16) for at in (1, 3, 5)) for text in (colours.up, colours.down)), strict=True
         )
-        assert abs(blues[0] - blues[1]) > 100, "the difference is one of blue, which nearly everybody sees"
+        assert abs(blues[0] - blues[1]) > 100, (
+            "the colours differ in blue, which red-green color blindness does not affect"
+        )
         assert reds[0] < reds[1]
         assert greens
     assert re.fullmatch(r"#[0-9a-f]{6}", palette.both()["dark"]["accent"])
 
 
-def test_a_range_begins_with_the_bar_that_holds_its_first_minute() -> None:
+def test_range_starts_with_the_bar_that_contains_its_first_minute() -> None:
     last = datetime(2024, 7, 19, 0, 5, tzinfo=UTC)
     assert first_open_time(last, timedelta(days=1), timedelta(days=1)) == datetime(2024, 7, 18, tzinfo=UTC)
     assert first_open_time(last, timedelta(hours=1), timedelta(hours=4)) == datetime(2024, 7, 18, 20, tzinfo=UTC)
@@ -80,7 +82,7 @@ def test_a_range_begins_with_the_bar_that_holds_its_first_minute() -> None:
     assert first_open_time(last, None, timedelta(minutes=1)) is None
 
 
-def test_negative_numbers_are_floats_that_are_painted_as_they_are_stored() -> None:
+def test_negative_numbers_sort_as_floats_and_show_every_digit() -> None:
     texts = {-0.0123456789012345: "-0.0123456789012345", -1e-10: "-0.0000000001"}
     columns = {"day": ["a", "b", "c"], "log return": [*texts.values(), ""]}
     styler = painted(columns, {"log return": texts})
@@ -91,7 +93,7 @@ def test_negative_numbers_are_floats_that_are_painted_as_they_are_stored() -> No
     ]
 
 
-def test_buckets_of_two_widths_are_added_to_the_wider_ones() -> None:
+def test_buckets_are_merged_to_the_widest_width() -> None:
     rows = [
         {"bucket_low": Decimal(low), "bucket_width": Decimal(width), "volume_sum": Decimal(volume)}
         for low, width, volume in (("99.9", "0.1", "1.5"), ("99.1", "0.1", "2"), ("100", "1", "0.00000001"))
@@ -103,7 +105,7 @@ def test_buckets_of_two_widths_are_added_to_the_wider_ones() -> None:
 
 
 def check(result: str, **changes: Any) -> dict[str, Any]:
-    """A check as the API tells of it."""
+    """Return a check as in a response of the API."""
     attempts = {"passed": "SUCCEEDED", "warned": "FAILED", "failed": "FAILED", "errored": "EXECUTION_FAILED"}
     return {
         **{"asset": "silver/bars", "check": "no_nulls", "blocking": True, "result": result, "running": False},
@@ -119,19 +121,19 @@ def partitions(unit: str | None = "hour", **counts: int) -> dict[str, Any]:
     return {"unit": unit, "first": "a", "last": "b", "evaluated": evaluated, **dict.fromkeys(names, 0), **counts}
 
 
-def test_a_check_that_runs_keeps_its_last_result_and_nothing_red_is_only_running() -> None:
+def test_running_check_shows_its_last_result_and_only_failures_are_crossed() -> None:
     assert quality.verdict(check("passed", running=True, last_attempt="IN_PROGRESS")) == "✓ passed · running"
     assert quality.verdict(check("failed", running=True, last_attempt="IN_PROGRESS")) == "✗ failed · running"
     assert quality.verdict(check("never_run", running=True, last_attempt="IN_PROGRESS")) == "◐ running"
-    said = {result: quality.verdict(check(result)) for result in quality.VERDICTS}
-    assert {result for result, text in said.items() if text.startswith("✗")} == {"failed"}
-    assert (said["skipped"], said["never_run"]) == ("○ skipped", "○ not run")
-    assert len(set(said.values())) == len(said)
+    verdicts = {result: quality.verdict(check(result)) for result in quality.VERDICTS}
+    assert {result for result, text in verdicts.items() if text.startswith("✗")} == {"failed"}
+    assert (verdicts["skipped"], verdicts["never_run"]) == ("○ skipped", "○ not run")
+    assert len(set(verdicts.values())) == len(verdicts)
     assert quality.verdict(check("passed", last_attempt="EXECUTION_FAILED")) == "✓ passed · last run failed"
 
 
-def test_a_check_says_how_many_partitions_it_is_about() -> None:
-    said = [
+def test_check_shows_its_number_of_partitions() -> None:
+    checks = [
         check("passed"),
         check("passed", partitions=partitions(passed=2)),
         check("passed", partitions=partitions("day", passed=1)),
@@ -142,7 +144,7 @@ def test_a_check_says_how_many_partitions_it_is_about() -> None:
         check("errored", partitions=partitions(errored=1)),
         check("skipped", partitions=partitions(skipped=1)),
     ]
-    assert list(map(quality.over, said)) == [
+    assert list(map(quality.over, checks)) == [
         "",
         "2 hours",
         "1 day",
@@ -155,7 +157,7 @@ def test_a_check_says_how_many_partitions_it_is_about() -> None:
     ]
 
 
-def test_agreement_is_summed_over_the_hours_and_names_the_bad_one() -> None:
+def test_agreement_is_summed_over_hours_and_names_the_worst() -> None:
     fourteen = {"bars_compared": 14, "bars_agreeing": 14, "failing_rows": 0}
     good = check("passed", counts=fourteen, partitions=partitions(passed=2), description="7 of 7", partition="b")
     assert quality.agreement(good) == "14 of 14 bars, 2 hours"
@@ -166,10 +168,10 @@ def test_agreement_is_summed_over_the_hours_and_names_the_bad_one() -> None:
     assert quality.agreement(check("never_run")) == "not run"
     assert quality.agreement(check("never_run", running=True)) == "not run · running"
     old = check("passed", description="7 of 7 complete bars equal", partitions=partitions(passed=1))
-    assert quality.agreement(old) == "7 of 7 complete bars equal", "an evaluation of before it had counts"
+    assert quality.agreement(old) == "7 of 7 complete bars equal", "evaluations of earlier releases have no counts"
 
 
-def test_the_rows_of_checks_begin_with_the_worst_and_keep_their_run() -> None:
+def test_rows_of_checks_start_with_the_worst_and_link_their_run() -> None:
     link = "http://127.0.0.1:3000/runs/476a12a9-b70e-433c-89ee-b16a1537b519"
     results = ("never_run", "passed", "warned", "skipped", "failed", "errored")
     rows = quality.check_rows([check(result, run_url=link, running=True) for result in results])

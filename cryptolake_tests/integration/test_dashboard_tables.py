@@ -1,4 +1,4 @@
-"""What readers of the dashboard do beside looking: sorting tables, downloading, finding the way, on a phone."""
+"""Interaction with the dashboard: sorted tables, downloads, navigation, phone screens."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from cryptolake_tests.support.pages import View, dashboard, view
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
 LOG_RETURNS = (None, -0.0123456789012345, 0.05, -1e-10, 1e-10, -0.5, 0.0)
-"""By day: as text, 0.05 comes before 1e-10, and -1e-10 before -0.5."""
+"""By day. As text, 0.05 sorts before 1e-10, and -1e-10 before -0.5."""
 LOG_RETURN = 12
-"""Place of the column in the table of days."""
+"""Position of the column in the table of days."""
 
 
 def days(count: int) -> list[dict[str, Any]]:
@@ -77,7 +77,7 @@ def page(browser: Browser, url: str) -> Iterator[View]:
 
 
 def number(text: str) -> float | str:
-    """A cell that is read aloud may have an exponent where none is painted."""
+    """Parse a cell: its accessible text may have an exponent where the painted text has none."""
     try:
         return float(text)
     except ValueError:
@@ -85,7 +85,7 @@ def number(text: str) -> float | str:
 
 
 def read_column(shown: View, column: int) -> list[float | str]:
-    """Without what is not known."""
+    """Return the non-empty cells of a column."""
     cells = [shown.cell("daily", column, row) for row in range(len(LOG_RETURNS))]
     return [number(cell) for cell in cells if cell]
 
@@ -93,11 +93,22 @@ def read_column(shown: View, column: int) -> list[float | str]:
 @pytest.mark.parametrize(
     ("heading", "column", "in_order"),
     [
-        ("log return", LOG_RETURN, ["-0.5", "-0.0123456789012345", "-0.0000000001", "0", "0.0000000001", "0.05"]),
-        ("day (UTC)", 0, [str(day["trade_date"]) for day in days(len(LOG_RETURNS))]),
+        (
+            "Log return",
+            LOG_RETURN,
+            [
+                "-0.5000000000000000",
+                "-0.0123456789012345",
+                "-0.0000000001000000",
+                "0.0000000000000000",
+                "0.0000000001000000",
+                "0.0500000000000000",
+            ],
+        ),
+        ("Day (UTC)", 0, [str(day["trade_date"]) for day in days(len(LOG_RETURNS))]),
     ],
 )
-def test_a_table_is_sorted_by_its_numbers_also_negative_ones_and_shows_every_digit(
+def test_table_sorts_by_number_and_shows_every_digit(
     browser: Browser, url: str, heading: str, column: int, in_order: list[str]
 ) -> None:
     with view(browser, url, width=2400) as shown:
@@ -110,15 +121,15 @@ def test_a_table_is_sorted_by_its_numbers_also_negative_ones_and_shows_every_dig
         assert read_column(shown, column) == [number(text) for text in in_order[::-1]]
 
 
-def test_a_download_that_fails_says_why(browser: Browser, tmp_path: Any) -> None:
+def test_failed_download_shows_its_error(browser: Browser, tmp_path: Any) -> None:
     lake = load_settings(home=tmp_path / "home without marts")
     bootstrap(lake)
     put(lake, [bar("BTCUSDT", FIRST)])
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/?symbol=BTCUSDT&timeframe=1h")
         shown.says("No 1h bars yet.")
-        said = api.get("/ohlcv/1h?symbol=BTCUSDT").json()["detail"]
-        reason = said.partition(" `")[0]  # what follows is set as code
+        detail = api.get("/ohlcv/1h?symbol=BTCUSDT").json()["detail"]
+        reason = detail.partition(" `")[0]  # the rest is rendered as code
         assert shown.page.get_by_text(reason).count() == 0
         shown.page.get_by_role("button", name="CSV", exact=True).click()
         shown.says(reason)
@@ -129,7 +140,7 @@ def test_a_download_that_fails_says_why(browser: Browser, tmp_path: Any) -> None
         shown.page.get_by_text(reason).first.wait_for(state="detached")
 
 
-def test_the_link_of_the_page_at_hand_says_so(page: View) -> None:
+def test_link_of_the_current_page_is_marked(page: View) -> None:
     page.open("/?symbol=BTCUSDT")
     links = page.page.locator(".st-key-navigation a")
     for title in ("Market", "Daily", "Quality", "Operations", "Market"):
@@ -139,7 +150,7 @@ def test_the_link_of_the_page_at_hand_says_so(page: View) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_every_choice_is_in_sight_on_a_phone(browser: Browser, url: str, width: int) -> None:
+def test_every_option_is_visible_on_a_phone(browser: Browser, url: str, width: int) -> None:
     with view(browser, url, width=width, height=844) as shown:
         for path in ("/?symbol=BTCUSDT", "/daily?symbol=BTCUSDT"):
             shown.open(path)

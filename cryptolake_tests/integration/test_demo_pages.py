@@ -1,6 +1,6 @@
-"""The demo as a person sees it: the whole platform on the shipped capture, its dashboard in a real Chromium.
+"""The demo in the dashboard: the full platform on the shipped capture, in a real Chromium.
 
-Takes the pictures of the documentation: `make pictures` puts them into docs/images.
+Takes the screenshots of the documentation: `make pictures` writes them to docs/images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ COMMAND_TIMEOUT_S = 420
 pytestmark = pytest.mark.nightly
 EQUAL_BARS = "14 of 14 complete bars equal"
 BARS = 9
-"""Minutes of each symbol in the shipped capture, the first and the last of them cut."""
+"""Minutes of each symbol in the shipped capture, including the partial first and last one."""
 PICTURES = os.environ.get("CRYPTOLAKE_PICTURES", "")
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "vwap", "trades", "taker_buy_volume")
 
@@ -63,7 +63,7 @@ def page(browser: Browser, demo: Settings) -> Iterator[View]:
 
 
 def picture(shown: View, name: str, directory: Path) -> None:
-    """Into docs/images when asked for, else to where the test leaves its files."""
+    """Save a screenshot, in docs/images if `CRYPTOLAKE_PICTURES` is set."""
     path = (Path(PICTURES) if PICTURES else directory) / f"{name}.png"
     shown.page.mouse.move(2, 2)
     shown.page.screenshot(path=path)
@@ -71,6 +71,7 @@ def picture(shown: View, name: str, directory: Path) -> None:
 
 
 def plain(number: str) -> str:
+    number = number.replace(",", "")
     return number.rstrip("0").rstrip(".") if "." in number else number
 
 
@@ -81,26 +82,28 @@ def bars(api: httpx.Client, symbol: str, timeframe: str) -> list[dict[str, Any]]
     return found
 
 
-def assert_table_is(shown: View, wanted: list[dict[str, Any]]) -> None:
-    """Every number of the table is the API's, digit by digit; zeros behind the last one apart."""
-    for number, bar in enumerate(wanted):
-        opened = bar["window_start"].replace("T", " ").removesuffix("Z")
+def assert_table_shows(shown: View, expected: list[dict[str, Any]]) -> None:
+    """Every number of the table is the API's, digit by digit, except for separators and trailing zeros."""
+    for number, bar in enumerate(expected):
+        opened = bar["window_start"].replace("T", " ")[:16]
         figures = [plain(str(bar[name])) for name in COLUMNS]
         texts = [opened, *figures, "yes" if bar["is_complete"] else "no"]
         shown.has_row("bars", number, texts, plain)
 
 
-def test_the_market_is_drawn_and_its_table_is_the_apis(page: View, api: httpx.Client, tmp_path: Path) -> None:
+def test_market_draws_the_bars_and_its_table_shows_the_apis_numbers(
+    page: View, api: httpx.Client, tmp_path: Path
+) -> None:
     page.open("/?symbol=BTCUSDT")
     page.drawn(bars=BARS)
-    wanted = bars(api, "BTCUSDT", "1m")
-    assert len(wanted) == BARS
-    assert_table_is(page, wanted)
-    assert page.last_bar()[4] == plain(wanted[0]["close"])
+    expected = bars(api, "BTCUSDT", "1m")
+    assert len(expected) == BARS
+    assert_table_shows(page, expected)
+    assert page.last_bar()[4] == plain(expected[0]["close"])
     picture(page, "dashboard-market", tmp_path)
 
 
-def test_switching_symbol_and_timeframe(page: View, api: httpx.Client) -> None:
+def test_symbol_and_timeframe_can_be_switched(page: View, api: httpx.Client) -> None:
     page.open("/?symbol=BTCUSDT")
     page.drawn(bars=BARS)
     page.choose_symbol("ETHUSDT")
@@ -108,20 +111,20 @@ def test_switching_symbol_and_timeframe(page: View, api: httpx.Client) -> None:
     for timeframe in ("5m", "1h", "1d"):
         page.choose(timeframe)
         page.page.wait_for_selector(f'.st-key-candles .chart[data-about^="ETHUSDT/{timeframe}"]')
-        wanted = bars(api, "ETHUSDT", timeframe)
-        page.drawn(bars=len(wanted))
-        assert_table_is(page, wanted)
+        expected = bars(api, "ETHUSDT", timeframe)
+        page.drawn(bars=len(expected))
+        assert_table_shows(page, expected)
 
 
 def sentiment(api: httpx.Client) -> list[dict[str, Any]]:
-    """Newest first."""
+    """Return the index by day, newest first."""
     found: list[dict[str, Any]] = api.get("/sentiment", params={"order": "desc"}).json()["days"]
     return found
 
 
-def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
+def test_daily_shows_the_days_of_gold(page: View, api: httpx.Client, tmp_path: Path) -> None:
     page.page.set_viewport_size({"width": 1280, "height": 1500})
-    # The schedule asks the replay exchange within minutes.
+    # The schedule requests the index from the replay exchange within minutes.
     wait_for(lambda: bool(sentiment(api)), 240)
     page.open("/daily?symbol=BTCUSDT")
     metric = page.page.locator("[data-testid=stMetric]", has_text="Fear & Greed")
@@ -138,11 +141,11 @@ def test_the_days(page: View, api: httpx.Client, tmp_path: Path) -> None:
     picture(page, "dashboard-daily", tmp_path)
 
 
-def test_quality(page: View, api: httpx.Client, tmp_path: Path) -> None:
+def test_quality_shows_passed_checks_and_no_rejects(page: View, api: httpx.Client, tmp_path: Path) -> None:
     page.open("/quality")
     page.says("14 of 14 bars, 2 hours")
-    page.says("No frame was refused.")
-    page.says("No trade broke a rule.")
+    page.says("No rejected frames.")
+    page.says("No quarantined trades.")
     checks = api.get("/quality/checks").json()["checks"]
     passed = sum(check["result"] == "passed" for check in checks)
     page.page.locator("[data-testid=stMetric]", has_text="Checks passed").get_by_text(
@@ -151,9 +154,9 @@ def test_quality(page: View, api: httpx.Client, tmp_path: Path) -> None:
     picture(page, "dashboard-quality", tmp_path)
 
 
-def test_operations(page: View, demo: Settings, tmp_path: Path) -> None:
+def test_operations_lists_every_part(page: View, demo: Settings, tmp_path: Path) -> None:
     page.open("/operations")
-    page.says("Every dependency answers.")
+    page.says("All dependencies are up.")
     page.says(f"{len(PARTS)} of {len(PARTS)}")
     names = [page.cell("parts", 1, number) for number in range(len(PARTS))]
     assert names == [part.name for part in PARTS]
@@ -162,7 +165,7 @@ def test_operations(page: View, demo: Settings, tmp_path: Path) -> None:
     picture(page, "dashboard-operations", tmp_path)
 
 
-def test_on_a_phone_in_the_dark(browser: Browser, demo: Settings, tmp_path: Path) -> None:
+def test_pages_fit_a_phone_in_the_dark_theme(browser: Browser, demo: Settings, tmp_path: Path) -> None:
     with view(browser, demo.dashboard_url, width=390, height=844, color_scheme="dark") as shown:
         shown.open("/?symbol=BTCUSDT")
         shown.drawn(bars=BARS)

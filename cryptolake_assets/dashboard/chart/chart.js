@@ -1,13 +1,15 @@
-// Candles, volume and VWAP of one symbol, drawn by TradingView's Lightweight Charts (beside this file).
+// Draws candles, volume and VWAP of one symbol with TradingView's Lightweight Charts (in this directory).
 //
 // Python sends `data` with every run of the page's fragment:
-//   about       what the series is of; another one is fitted to the width
-//   generation  name of the series; another name means that it is drawn whole
-//   rows        the whole series, or null when Python knows that it was sent before
-//   changed     bars that are new or different since the whole series was sent
-//   places      decimals that the series' prices need; title; palette of both themes
-// A row is [open time in s, open, high, low, close, volume, vwap, trades, complete]; numbers are exact text, and the
-// legend shows that text. Only drawing uses floats.
+//   about       symbol, timeframe and range; a new value fits the chart to the width
+//   generation  name of the series; a new name redraws the full series
+//   rows        the full series; null if Python has already sent it
+//   changed     bars added or changed since the full series was sent
+//   places      decimals of the series' prices
+//   title       title of the legend
+//   palette     colours of both themes
+// A row is [open time in s, open, high, low, close, volume, vwap, trades, complete]. Numbers are exact text, which the
+// legend shows with thousands separators; only drawing uses floats. Times are UTC: YYYY-MM-DD HH:MM.
 
 import {
   CandlestickSeries,
@@ -19,7 +21,8 @@ import {
 
 const [TIME, OPEN, HIGH, LOW, CLOSE, VOLUME, VWAP, TRADES, COMPLETE] = Array(9).keys();
 const PAN_BARS = 10;
-const LEGEND = [["O", OPEN], ["H", HIGH], ["L", LOW], ["C", CLOSE], ["Vol", VOLUME], ["VWAP", VWAP], ["Trades", TRADES]];
+const LEGEND = [["O", OPEN], ["H", HIGH], ["L", LOW], ["C", CLOSE], ["Volume", VOLUME], ["VWAP", VWAP], ["Trades", TRADES]];
+const GROUPS = /\B(?=(\d{3})+$)/g; // where an integer has thousands separators
 const drawings = new WeakMap();
 
 export default function render({ data, parentElement, setTriggerValue }) {
@@ -46,7 +49,8 @@ class Drawing {
       autoSize: true,
       crosshair: { mode: CrosshairMode.Normal },
       layout: { attributionLogo: true, panes: { enableResize: true } },
-      // The legend stands in the margin above the candles.
+      localization: { timeFormatter: minute },
+      // The legend is in the margin above the candles.
       rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.16, bottom: 0.06 } },
       timeScale: { borderVisible: false, timeVisible: true, secondsVisible: false },
     });
@@ -58,7 +62,7 @@ class Drawing {
     this.chart.panes()[1].setStretchFactor(1);
     this.chart.subscribeCrosshairMove((event) => {
       this.hovered = event.time ?? null;
-      this.describe();
+      this.updateLegend();
     });
     this.chart.timeScale().subscribeVisibleLogicalRangeChange((range) => {
       if (range) this.report({ from: range.from.toFixed(3), to: range.to.toFixed(3) });
@@ -68,10 +72,10 @@ class Drawing {
 
   show(data, setTriggerValue) {
     this.data = data;
-    this.dress();
+    this.applyTheme();
     if (data.generation !== this.generation) {
       if (data.rows === null) {
-        // The browser has lost what was sent before: another page was shown meanwhile.
+        // The browser has lost the series, because another page was shown in between.
         setTriggerValue("resync", data.generation);
         return;
       }
@@ -80,11 +84,11 @@ class Drawing {
       this.about = data.about;
     }
     data.changed.forEach((row) => this.update(row));
-    this.describe();
+    this.updateLegend();
     this.report({ about: this.about, bars: this.rows.size, last: JSON.stringify(this.newest ?? null) });
   }
 
-  // What was done stands on the element, for whoever automates a browser.
+  // Set facts as data attributes of the element, for browser tests.
   report(facts) {
     Object.assign(this.root.dataset, facts);
   }
@@ -102,7 +106,7 @@ class Drawing {
     if (range) this.chart.timeScale().setVisibleRange(range);
     else this.chart.timeScale().fitContent();
     this.count("draws");
-    // The second frame from now comes after the one in which the bars are painted.
+    // The bars are painted in the next frame; the frame after that measures the end.
     requestAnimationFrame(() =>
       requestAnimationFrame(() => this.report({ drawnMs: Math.round(performance.now() - began) })),
     );
@@ -115,13 +119,13 @@ class Drawing {
     this.volume.setData(rows.map((row) => this.bar(row)));
   }
 
-  // One bar: a new one, or other numbers of one that is there. Zoom and pan stay as they are.
+  // Add or change one bar. Keeps zoom and pan.
   update(row) {
     const known = this.rows.get(row[TIME]);
     if (known && known.every((value, index) => value === row[index])) return;
     const historical = this.newest !== undefined && row[TIME] < this.newest[TIME];
     if (historical && !known) {
-      // A minute between others that had no bar: the library inserts only at the end.
+      // A new bar between others: the library can only append, so set all bars.
       this.rows = new Map([...this.rows, [row[TIME], row]].sort((one, other) => one[0] - other[0]));
       const range = this.chart.timeScale().getVisibleRange();
       this.colour();
@@ -146,7 +150,7 @@ class Drawing {
       high: Number(row[HIGH]),
       low: Number(row[LOW]),
       close: Number(row[CLOSE]),
-      // Rising bars are hollow, so that direction does not hang on colour alone; open minutes are pale.
+      // Rising bars are hollow, so that direction does not depend on colour alone; incomplete bars are pale.
       color: rises ? this.palette.background : faded(colour, row[COMPLETE]),
       borderColor: faded(colour, row[COMPLETE]),
       wickColor: faded(colour, row[COMPLETE]),
@@ -158,14 +162,14 @@ class Drawing {
     return { time: row[TIME], value: Number(row[VOLUME]), color: `${rises ? this.palette.up : this.palette.down}88` };
   }
 
-  // Colours of the page's theme, which may change at any time.
-  dress() {
+  // Apply the colours of the page's theme, which may change at any time.
+  applyTheme() {
     const style = getComputedStyle(this.root);
     const themed = (name) => style.getPropertyValue(name).trim();
     const background = themed("--st-background-color") || "#ffffff";
     const key = `${background} ${this.data.places}`;
-    if (key === this.dressed) return;
-    this.dressed = key;
+    if (key === this.theme) return;
+    this.theme = key;
     this.palette = { ...this.data.palette[isDark(background) ? "dark" : "light"], background };
     const line = themed("--st-border-color") || "#8884";
     this.chart.applyOptions({
@@ -178,19 +182,22 @@ class Drawing {
       grid: { vertLines: { color: line }, horzLines: { color: line } },
     });
     const minMove = Number(`1e-${this.data.places}`);
-    const priceFormat = { type: "price", precision: this.data.places, minMove };
+    const format = new Intl.NumberFormat("en-US", {
+      minimumFractionDigits: this.data.places,
+      maximumFractionDigits: this.data.places,
+    });
+    const priceFormat = { type: "custom", formatter: (price) => format.format(price), minMove };
     this.candles.applyOptions({ priceFormat, priceLineColor: this.palette.neutral });
     this.vwap.applyOptions({ priceFormat, color: this.palette.accent });
     if (this.rows.size) this.colour();
   }
 
-  // The legend: the bar under the pointer, or the newest one.
-  describe() {
+  // Show the bar under the pointer in the legend, or the newest one.
+  updateLegend() {
     const row = this.rows.get(this.hovered) ?? this.newest;
     const parts = [element("strong", this.data.title)];
     if (row) {
-      const moment = new Date(row[TIME] * 1000).toISOString().slice(0, 16).replace("T", " ");
-      parts.push(element("span", `${moment} UTC`));
+      parts.push(element("span", `${minute(row[TIME])} UTC`));
       LEGEND.forEach(([name, index]) => parts.push(element("span", `${name} `, element("b", this.text(row, index)))));
       if (!row[COMPLETE]) parts.push(element("em", "not complete"));
     }
@@ -198,14 +205,15 @@ class Drawing {
     this.root.setAttribute("aria-label", `Candlestick chart. ${this.legend.textContent}`);
   }
 
-  // The very digits that were sent; prices with as many decimals as the series has.
+  // Return a number with all digits and thousands separators; prices with the decimals of the series.
   text(row, index) {
-    if (index < OPEN || index > CLOSE) return String(row[index]);
-    const [whole, decimals = ""] = row[index].split(".");
-    return this.data.places ? `${whole}.${decimals.padEnd(this.data.places, "0")}` : whole;
+    const [whole, decimals = ""] = String(row[index]).split(".");
+    const places = index < OPEN || index > CLOSE ? 0 : this.data.places;
+    const padded = decimals.padEnd(places, "0");
+    return whole.replace(GROUPS, ",") + (padded && `.${padded}`);
   }
 
-  // Arrows pan, plus and minus zoom, Home fits, End goes to the newest bar.
+  // Arrows pan, plus and minus zoom, Home fits all bars, End scrolls to the newest bar.
   key(event) {
     const scale = this.chart.timeScale();
     const range = scale.getVisibleLogicalRange();
@@ -230,10 +238,14 @@ class Drawing {
   }
 }
 
+function minute(seconds) {
+  return new Date(seconds * 1000).toISOString().slice(0, 16).replace("T", " ");
+}
+
 function element(tag, ...content) {
-  const made = document.createElement(tag);
-  made.append(...content);
-  return made;
+  const created = document.createElement(tag);
+  created.append(...content);
+  return created;
 }
 
 function faded(colour, complete) {

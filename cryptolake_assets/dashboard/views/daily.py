@@ -11,7 +11,7 @@ import streamlit as st
 
 from cryptolake_assets.dashboard import address, drawings, palette
 from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
-from cryptolake_assets.dashboard.series import plain
+from cryptolake_assets.dashboard.series import grouped, plain
 from cryptolake_assets.dashboard.shared import (
     NO_BARS,
     UNKNOWN,
@@ -30,22 +30,22 @@ SPAN = "90d"  # default
 SPANS: dict[str, int | None] = {"30d": 30, "90d": 90, "1y": 365, "all": None}
 EXACT_DIGITS = 60  # more than any sum of volumes needs
 TABLE = {
-    "trade_date": "day (UTC)",
-    "open": "open",
-    "high": "high",
-    "low": "low",
-    "close": "close",
-    "total_volume": "volume",
-    "total_quote_volume": "quote volume",
+    "trade_date": "Day (UTC)",
+    "open": "Open",
+    "high": "High",
+    "low": "Low",
+    "close": "Close",
+    "total_volume": "Volume (base)",
+    "total_quote_volume": "Quote volume",
     "vwap": "VWAP",
-    "price_range": "price range",
-    "trades": "trades",
-    "taker_buy_ratio": "taker buy ratio",
-    "realised_volatility": "realised volatility",
-    "log_return": "log return",
-    "drawdown": "drawdown",
-    "minutes_with_trades": "minutes with trades",
-    "is_complete": "complete",
+    "price_range": "Price range",
+    "trades": "Trades",
+    "taker_buy_ratio": "Taker buy ratio",
+    "realised_volatility": "Realised volatility",
+    "log_return": "Log return",
+    "drawdown": "Drawdown",
+    "minutes_with_trades": "Minutes with trades",
+    "is_complete": "Complete",
 }
 
 
@@ -68,7 +68,7 @@ def render() -> None:
         returns = _days("/returns/daily", name, start)
     if not days:
         st.info(
-            f"**No daily statistics of {name} yet.** Gold follows Silver within minutes.",
+            f"**No daily statistics of {name} yet.** Gold is computed within minutes after Silver.",
             icon=":material/hourglass_empty:",
         )
         return
@@ -96,19 +96,19 @@ def _days(path: str, symbol: str | None, start: date | None, end: date | None = 
 def _headline(days: Days, returns: Days | None, sentiment: Days | None) -> None:
     newest = days[0]
     with st.container(horizontal=True, key="headline"):
-        st.metric("Close", plain(newest["close"]), width="content", help=f"Of {newest['trade_date']}, UTC")
+        st.metric("Close", grouped(plain(newest["close"])), width="content", help=f"UTC day {newest['trade_date']}")
         if returns and returns[0]["log_return"] is not None:
-            st.metric("Log return", f"{returns[0]['log_return']:+.4%}", width="content")
+            st.metric("Log return", f"{returns[0]['log_return']:+.2%}", width="content")
         volatility = newest["realised_volatility"]
-        st.metric("Realised volatility", UNKNOWN if volatility is None else f"{volatility:.4%}", width="content")
+        st.metric("Realised volatility", UNKNOWN if volatility is None else f"{volatility:.2%}", width="content")
         if returns:
-            said = "How far the close is below the highest one so far"
-            st.metric("Drawdown", f"{float(returns[0]['drawdown']):.4%}", width="content", help=said)
+            description = "Distance of the close below the highest close so far"
+            st.metric("Drawdown", f"{float(returns[0]['drawdown']):.2%}", width="content", help=description)
         if sentiment:
             index = sentiment[0]
-            said = f"Of {index['index_date']}: {index['classification']}. 0 is extreme fear, 100 extreme greed."
-            st.metric("Fear & Greed", str(index["value"]), width="content", help=said)
-        st.metric("Volume", plain(newest["total_volume"]), width="content")
+            description = f"{index['index_date']}: {index['classification']}. 0 is extreme fear, 100 extreme greed."
+            st.metric("Fear & Greed", str(index["value"]), width="content", help=description)
+        st.metric("Volume (base)", grouped(plain(newest["total_volume"])), width="content")
         st.metric("Trades", f"{newest['trades']:,}", width="content")
 
 
@@ -117,7 +117,9 @@ def _charts(days: Days, returns: Days | None, sentiment: Days | None, funding: D
     with right:
         _sentiment(sentiment, colours)
         if funding:
-            st.subheader("Funding", anchor=False, help="Funding rates charged in the day, summed. Above 0 longs pay.")
+            st.subheader(
+                "Funding", anchor=False, help="Sum of the funding rates charged per day. Above 0, longs pay shorts."
+            )
             st.altair_chart(drawings.funding(funding, colours), alt="Sum of the funding rates by day")
     with left:
         st.subheader("Price", anchor=False)
@@ -136,7 +138,7 @@ def _charts(days: Days, returns: Days | None, sentiment: Days | None, funding: D
         if known:
             st.altair_chart(drawings.returns(known, colours), alt="Log return by day")
         else:
-            st.info("A return needs two days that follow each other.", icon=":material/hourglass_empty:")
+            st.info("A return needs two consecutive days.", icon=":material/hourglass_empty:")
 
 
 def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
@@ -175,7 +177,7 @@ def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
         no_mart_yet("volume profiles")
         return
     if not table.num_rows:
-        st.info("No hour of these days has a profile yet.", icon=":material/hourglass_empty:")
+        st.info("No volume profile of these days yet.", icon=":material/hourglass_empty:")
         return
     summed = table.group_by(["bucket_low", "bucket_width"]).aggregate([("volume", "sum")])
     st.altair_chart(drawings.profile(buckets(summed.to_pylist()), colours), alt="Volume by price")

@@ -11,18 +11,18 @@ import streamlit as st
 
 from cryptolake_assets.dashboard import address, chart
 from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
-from cryptolake_assets.dashboard.series import Feed, plain, price_places, rows
+from cryptolake_assets.dashboard.series import Feed, fixed, grouped, price_places, rows
 from cryptolake_assets.dashboard.shared import (
     NO_BARS,
     choose_symbol,
     counted,
     exact_table,
     lake,
+    minute,
     no_mart_yet,
-    patiently,
     problem,
     refresh_s,
-    when,
+    with_error_box,
 )
 from cryptolake_assets.errors import ApiError
 
@@ -52,19 +52,19 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
 ERROR_POLL_S = 2.0  # polling interval for the errors of failed downloads
 TABLE = {
-    "window_start": "open time (UTC)",
-    "open": "open",
-    "high": "high",
-    "low": "low",
-    "close": "close",
-    "volume": "volume",
-    "quote_volume": "quote volume",
+    "window_start": "Open time (UTC)",
+    "open": "Open",
+    "high": "High",
+    "low": "Low",
+    "close": "Close",
+    "volume": "Volume (base)",
+    "quote_volume": "Quote volume",
     "vwap": "VWAP",
-    "trades": "trades",
-    "taker_buy_volume": "taker buy volume",
-    "is_complete": "complete",
-    "evidence": "proven by",
-    "trades_dropped": "dropped trades",
+    "trades": "Trades",
+    "taker_buy_volume": "Taker buy volume (base)",
+    "is_complete": "Complete",
+    "evidence": "Evidence",
+    "trades_dropped": "Trades dropped",
 }
 
 
@@ -101,8 +101,8 @@ def render() -> None:
     view, live = _choose(symbols)
     feed: Feed = st.session_state.setdefault("feed", Feed())
     feed.rewind()
-    goes_on = live and view.end is None
-    st.fragment(_bars, run_every=refresh_s() if goes_on else None)(view, feed, goes_on=goes_on)
+    is_live = live and view.end is None
+    st.fragment(_bars, run_every=refresh_s() if is_live else None)(view, feed, is_live=is_live)
     _downloads(view)
     st.caption(chart.ATTRIBUTION)
 
@@ -118,7 +118,7 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
             "Range", (*RANGES, CUSTOM), default=RANGE, key="range", required=True, bind="query-params"
         )
         live = st.toggle(
-            "Live", value=True, key="live", bind="query-params", help="Look for new and changed bars every few seconds."
+            "Live", value=True, key="live", bind="query-params", help="Poll for new and changed bars every few seconds."
         )
     first, last = moment(symbol["first_minute"]), moment(symbol["last_minute"])
     ends: dict[str, str | None] = {FROM: None, TO: None}
@@ -143,11 +143,11 @@ def first_open_time(last: datetime, length: timedelta | None, timeframe: timedel
 
 def _custom(first: datetime, last: datetime) -> tuple[datetime, datetime]:
     """Draw inputs for both ends of the range and return them, in UTC."""
-    for name, usual in ((FROM, first), (TO, last)):
-        unread = address.asked(name, _time)
-        st.session_state.setdefault(name, usual.replace(tzinfo=None))
-        if unread is not None:
-            st.toast(f"`{name}={unread}` is no minute such as 2025-01-31T00:05.", icon=":material/warning:")
+    for name, default in ((FROM, first), (TO, last)):
+        invalid = address.read(name, _time)
+        st.session_state.setdefault(name, default.replace(tzinfo=None))
+        if invalid is not None:
+            st.toast(f"`{name}={invalid}` is not a minute, such as 2025-01-31T00:05.", icon=":material/warning:")
     with st.container(horizontal=True, key="custom"):
         start, end = (
             st.datetime_input(
@@ -156,7 +156,7 @@ def _custom(first: datetime, last: datetime) -> tuple[datetime, datetime]:
             for label, name in (("From (UTC)", FROM), ("To (UTC)", TO))
         )
     if start > end:
-        st.warning("**The range ends before it begins.**", icon=":material/warning:")
+        st.warning("**The range ends before it starts.**", icon=":material/warning:")
     return start.replace(tzinfo=UTC), end.replace(tzinfo=UTC)
 
 
@@ -175,10 +175,10 @@ def _minute(time: datetime) -> str:
     return time.replace(tzinfo=None).isoformat(timespec="minutes")
 
 
-def _bars(view: View, feed: Feed, *, goes_on: bool) -> None:
+def _bars(view: View, feed: Feed, *, is_live: bool) -> None:
     """Draw the live part. Streamlit reruns it every few seconds, without a reload of the page."""
     notice = st.container(key="notice")  # always present, so that the elements after it keep their place
-    patiently(lambda: _draw(view, feed, notice), returns=not goes_on)
+    with_error_box(lambda: _draw(view, feed, notice), retries=not is_live)
 
 
 def _draw(view: View, feed: Feed, notice: Any) -> None:
@@ -191,15 +191,15 @@ def _draw(view: View, feed: Feed, notice: Any) -> None:
         st.info(f"**No bars of {view.symbol} in this range.** Choose a longer one.", icon=":material/search_off:")
         return
     cut = page["next_cursor"] is not None
-    said = counted(len(bars), "bar")
-    _headline(bars, f"in the newest {said}" if cut else "in the range")
+    caption = counted(len(bars), "bar")
+    _headline(bars, f"in the newest {caption}" if cut else "in the range")
     chart.candles(feed, view.about, f"{view.symbol} · {view.timeframe}", rows(bars), price_places(bars))
-    said += f", {when(bars[0]['window_start'])} to {when(bars[-1]['window_start'])} UTC"
+    caption += f", {minute(bars[0]['window_start'])} to {minute(bars[-1]['window_start'])} UTC"
     if cut:
-        said = f"The newest {said}; the range holds more: choose a longer timeframe, or download it."
+        caption = f"Newest {caption}; the range has more bars. Choose a longer timeframe, or download the range"
     if len(bars) > TABLE_ROWS:
-        said += f" · the table has the newest {TABLE_ROWS:,}"
-    st.caption(f"{said} · snapshot {page['snapshot_id']}")
+        caption += f" · the table has the newest {TABLE_ROWS:,}"
+    st.caption(f"{caption} · snapshot {page['snapshot_id']}")
     exact_table(bars[: -TABLE_ROWS - 1 : -1], TABLE, key="bars", max_rows=10)
 
 
@@ -232,53 +232,59 @@ def _of_range(view: View, bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [bar for bar in bars if bar["window_start"] >= since]
 
 
-def _headline(bars: list[dict[str, Any]], of: str) -> None:
-    """Draw the newest bar and aggregates of all bars; `of` describes their range."""
-    newest = bars[-1]
+def _headline(bars: list[dict[str, Any]], scope: str) -> None:
+    """Draw the newest bar and aggregates of all bars; `scope` describes their range."""
+    newest, decimals = bars[-1], price_places(bars)
     rise = float(newest["close"]) / float(bars[0]["open"]) - 1
     highest = max(bars, key=lambda bar: float(bar["high"]))["high"]
     lowest = min(bars, key=lambda bar: float(bar["low"]))["low"]
     with st.container(horizontal=True, key="headline"):
-        st.metric("Close", plain(newest["close"]), f"{rise:+.2%} {of}", delta_color="off", width="content")
-        st.metric("High", plain(highest), width="content", help=of.capitalize())
-        st.metric("Low", plain(lowest), width="content", help=of.capitalize())
-        st.metric("Trades", f"{sum(bar['trades'] for bar in bars):,}", width="content", help=of.capitalize())
-        st.metric("Newest bar", when(newest["window_start"])[:16], width="content", help="Open time, UTC")
+        st.metric(
+            "Close",
+            grouped(fixed(newest["close"], decimals)),
+            f"{rise:+.2%} {scope}",
+            delta_color="off",
+            width="content",
+        )
+        st.metric("High", grouped(fixed(highest, decimals)), width="content", help=scope.capitalize())
+        st.metric("Low", grouped(fixed(lowest, decimals)), width="content", help=scope.capitalize())
+        st.metric("Trades", f"{sum(bar['trades'] for bar in bars):,}", width="content", help=scope.capitalize())
+        st.metric("Newest bar (UTC)", minute(newest["window_start"]), width="content", help="Open time")
 
 
 def _downloads(view: View) -> None:
-    refused: dict[str, ApiError] = {}
+    errors: dict[str, ApiError] = {}
     with st.container(horizontal=True, key="downloads"):
         for fmt, mime in (("csv", "text/csv"), ("parquet", "application/vnd.apache.parquet")):
             st.download_button(
                 fmt.upper() if fmt == "csv" else "Parquet",
-                _file(view, fmt, refused),
+                _file(view, fmt, errors),
                 file_name=f"{view.symbol}-{view.timeframe}.{fmt}",
                 mime=mime,
                 icon=":material/download:",
                 on_click="ignore",
                 key=f"download-{fmt}",
-                help="Every bar of the range, with every digit.",
+                help="All bars of the range, with all stored digits.",
             )
-    st.fragment(_download_errors, run_every=ERROR_POLL_S)(refused)
+    st.fragment(_download_errors, run_every=ERROR_POLL_S)(errors)
 
 
-def _download_errors(refused: Mapping[str, ApiError]) -> None:
-    """Show why downloads failed. It is polled, because Streamlit fetches files outside of the page's script."""
-    for error in tuple(refused.values()):
+def _download_errors(errors: Mapping[str, ApiError]) -> None:
+    """Show the errors of failed downloads. Polled, because Streamlit fetches files outside of the page's script."""
+    for error in tuple(errors.values()):
         problem(error)
 
 
-def _file(view: View, fmt: str, refused: dict[str, ApiError]) -> Callable[[], bytes]:
-    """Return a function that fetches the file on demand and stores an error in `refused`: Streamlit shows none."""
-    at, query = lake(), dict(view.query)
+def _file(view: View, fmt: str, errors: dict[str, ApiError]) -> Callable[[], bytes]:
+    """Return a function that fetches the file on demand and stores an error in `errors`: Streamlit shows none."""
+    client, query = lake(), dict(view.query)
 
     def fetch() -> bytes:
-        refused.pop(fmt, None)
+        errors.pop(fmt, None)
         try:
-            return at.file(view.path, fmt, **query)
+            return client.file(view.path, fmt, **query)
         except ApiError as error:
-            refused[fmt] = error
+            errors[fmt] = error
             raise
 
     return fetch

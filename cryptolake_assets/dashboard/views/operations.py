@@ -13,10 +13,10 @@ from cryptolake_assets.dashboard.shared import (
     attempt,
     exact_table,
     lake,
-    patiently,
     problem,
     refresh_s,
     when,
+    with_error_box,
 )
 from cryptolake_assets.errors import ApiRejectedError
 
@@ -32,29 +32,29 @@ FRESHNESS = {
     "HEALTHY": "✓ fresh",
     "WARNING": "▲ late",
     "DEGRADED": "✗ stale",
-    "UNKNOWN": "○ not known yet",
-    "NOT_APPLICABLE": "not watched",
+    "UNKNOWN": "○ never materialized",
+    "NOT_APPLICABLE": "no policy",
 }
 PART_TABLE = {
-    "state": "state",
-    "name": "part",
-    "lag": "lag (records)",
-    "detail": "progress",
-    "port": "port",
-    "uptime": "up for",
+    "state": "State",
+    "name": "Part",
+    "lag": "Lag (records)",
+    "detail": "Progress",
+    "port": "Port",
+    "uptime": "Uptime",
 }
 TABLE_TABLE = {
-    "table": "table",
-    "rows": "rows",
-    "data_files": "data files",
-    "size": "MiB",
-    "committed": "last commit (UTC)",
+    "table": "Table",
+    "rows": "Rows",
+    "data_files": "Data files",
+    "size": "Size (MiB)",
+    "committed": "Last commit (UTC)",
 }
 MEBIBYTE = 1024 * 1024
 
 
 def render() -> None:
-    st.fragment(lambda: patiently(_draw), run_every=refresh_s())()
+    st.fragment(lambda: with_error_box(_draw), run_every=refresh_s())()
 
 
 def _draw() -> None:
@@ -74,18 +74,18 @@ def _draw() -> None:
 def _headline(health: dict[str, Any], parts: list[dict[str, Any]]) -> None:
     down = [item for item in health.get("dependencies", ()) if item["state"] != "ok"]
     if down:
-        said = "; ".join(f"**{item['name']}**: {item['detail']}" for item in down)
+        message = "; ".join(f"**{item['name']}**: {item['detail']}" for item in down)
         shown = st.error if health["status"] == "down" else st.warning
-        shown(f"{said}. `cryptolake status` and `cryptolake logs <part>` say more.", icon=":material/warning:")
+        shown(f"{message}. See `cryptolake status` and `cryptolake logs <part>`.", icon=":material/warning:")
     else:
-        st.success("Every dependency answers.", icon=":material/check:")
+        st.success("All dependencies are up.", icon=":material/check:")
     running = sum(part["state"] in ("running", "external") for part in parts)
     by_name = {part["name"]: part for part in parts}
     with st.container(horizontal=True, key="headline"):
         st.metric("Parts running", f"{running} of {len(parts)}" if parts else UNKNOWN, width="content")
         for name, title in (("bronze", "Bronze lag"), ("producer", "Producer lag")):
             lag = by_name.get(name, {}).get("lag")
-            st.metric(title, UNKNOWN if lag is None else f"{lag:,}", width="content", help="Records still to come")
+            st.metric(title, UNKNOWN if lag is None else f"{lag:,}", width="content", help="Records not processed yet")
 
 
 def _part(part: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +104,7 @@ def _assets() -> None:
     st.subheader("Assets", anchor=False)
     found = attempt(lambda: lake().read("/operations/assets"))
     if isinstance(found, ApiRejectedError):
-        st.warning(f"**Dagster cannot be asked:** {found}", icon=":material/warning:")
+        st.warning(f"**Dagster is unavailable:** {found}", icon=":material/warning:")
         return
     url = found["dagster_url"]
     with st.container(horizontal=True, key="dagster"):
@@ -130,9 +130,11 @@ def _assets() -> None:
             rows,
             hide_index=True,
             column_config={
-                "asset": st.column_config.LinkColumn("asset (opens Dagster)", display_text=r"/assets/(.+)$"),
-                "last": "last materialized (UTC)",
-                "ago": "that is",
+                "asset": st.column_config.LinkColumn("Asset (opens Dagster)", display_text=r"/assets/(.+)$"),
+                "freshness": "Freshness",
+                "last": "Last materialized (UTC)",
+                "ago": "Age",
+                "partition": "Partition",
             },
         )
 

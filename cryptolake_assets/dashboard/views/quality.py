@@ -14,10 +14,10 @@ from cryptolake_assets.dashboard.shared import (
     counted,
     exact_table,
     lake,
-    patiently,
     problem,
     refresh_s,
     when,
+    with_error_box,
 )
 from cryptolake_assets.errors import ApiRejectedError
 
@@ -27,91 +27,96 @@ Read = dict[str, Any] | ApiRejectedError | None  # a response, its rejection, or
 # By the API's names, the worst first.
 VERDICTS = {
     "failed": "✗ failed",
-    "errored": "▲ not evaluated, the run failed",
-    "warned": "▲ warns",
+    "errored": "▲ not evaluated, run failed",
+    "warned": "▲ warned",
     "passed": "✓ passed",
     "skipped": "○ skipped",
     "never_run": "○ not run",
 }
 RUNNING = "◐ running"
 NOT_EVALUATED = ("errored", "skipped", "never_run")
-HEADLINE = {"Checks passed": ("passed",), "Warn": ("warned",), "Failed": ("failed",), "Not evaluated": NOT_EVALUATED}
+HEADLINE = {
+    "Checks passed": ("passed",),
+    "Checks warned": ("warned",),
+    "Checks failed": ("failed",),
+    "Checks not evaluated": NOT_EVALUATED,
+}
 OFFICIAL = "official_klines"
 BARS_COMPARED, BARS_AGREEING = "bars_compared", "bars_agreeing"  # counts of the check `OFFICIAL`
 RUNS = 200
 DIFFERENCES = 500
 ROWS = 12  # visible rows of a table; more scroll
 MISSING_TABLE = {
-    "symbol": "symbol",
-    "stream": "stream",
-    "first_missing_id": "first id",
-    "last_missing_id": "last id",
-    "ids_missing": "still missing",
-    "missing_after": "after (UTC)",
-    "missing_before": "before (UTC)",
-    "outcome": "outcome",
-    "open_because": "open because",
-    "closed_at": "closed (UTC)",
+    "symbol": "Symbol",
+    "stream": "Stream",
+    "first_missing_id": "First missing id",
+    "last_missing_id": "Last missing id",
+    "ids_missing": "Ids missing",
+    "missing_after": "After (UTC)",
+    "missing_before": "Before (UTC)",
+    "outcome": "Outcome",
+    "open_because": "Open because",
+    "closed_at": "Closed (UTC)",
 }
 MISSING = 500
-DROPPED = ("/gaps", "/quality/rejected", "/quality/quarantined")
-WINDOW = "Of the 30 days up to the newest one; the API tells of others by `start` and `end`."
+GAP_ROUTES = ("/gaps", "/quality/rejected", "/quality/quarantined")
+WINDOW = "The 30 days up to the newest row; the API counts other ranges by `start` and `end`."
 REFRESH_FACTOR = 5  # this page refreshes less often than others: checks change with runs, not with trades
 CHECK_TABLE = {
-    "verdict": "result",
-    "asset": "asset",
-    "check": "check",
-    "over": "over",
-    "run_url": "run",
-    "description": "what it saw",
-    "partition": "partition",
-    "checked_at": "when (UTC)",
-    "kind": "kind",
+    "verdict": "Result",
+    "asset": "Asset",
+    "check": "Check",
+    "over": "Partitions",
+    "run_url": "Run",
+    "description": "Description",
+    "partition": "Partition",
+    "checked_at": "Checked (UTC)",
+    "kind": "Kind",
 }
 RUN_LINK = r"/runs/([^/]{8})"  # part of a run's address that is shown: the first characters of its id
 REASON_TABLE = {
-    "reason": "reason",
-    "symbol": "symbol",
-    "rows": "rows",
-    "first_at": "first (UTC)",
-    "last_at": "last (UTC)",
+    "reason": "Reason",
+    "symbol": "Symbol",
+    "rows": "Rows",
+    "first_at": "First (UTC)",
+    "last_at": "Last (UTC)",
 }
 DIFFERENCE_TABLE = {
-    "symbol": "symbol",
-    "window_start": "open time (UTC)",
-    "field": "field",
-    "ours": "ours",
-    "official": "official",
-    "tolerated": "tolerated",
+    "symbol": "Symbol",
+    "window_start": "Open time (UTC)",
+    "field": "Field",
+    "ours": "Ours",
+    "official": "Official",
+    "tolerated": "Tolerated",
 }
-GAP_TABLE = {"symbol": "symbol", "stream": "stream", "gap_from": "from (UTC)", "gap_to": "to (UTC)"}
+GAP_TABLE = {"symbol": "Symbol", "stream": "Stream", "gap_from": "From (UTC)", "gap_to": "To (UTC)"}
 RUN_TABLE = {
-    "finished_at": "finished (UTC)",
-    "asset": "asset",
-    "partition": "partition",
-    "engine": "engine",
-    "passed": "published",
-    "rows_in": "rows read",
-    "rows_valid": "kept",
-    "rows_dropped": "dropped",
-    "rows_duplicate": "repeats",
-    "rows_written": "written",
-    "duration_ms": "ms",
-    "snapshot": "snapshot",
+    "finished_at": "Finished (UTC)",
+    "asset": "Asset",
+    "partition": "Partition",
+    "engine": "Engine",
+    "passed": "Published",
+    "rows_in": "Rows read",
+    "rows_valid": "Rows valid",
+    "rows_dropped": "Rows dropped",
+    "rows_duplicate": "Duplicates",
+    "rows_written": "Rows written",
+    "duration_ms": "Duration (ms)",
+    "snapshot": "Snapshot",
 }
 
 
 def render() -> None:
-    st.fragment(lambda: patiently(_draw), run_every=REFRESH_FACTOR * refresh_s())()
+    st.fragment(lambda: with_error_box(_draw), run_every=REFRESH_FACTOR * refresh_s())()
 
 
 def verdict(check: dict[str, Any]) -> str:
-    """Return a check's last finished result, and whether it is running or its last run failed before the check."""
-    said = VERDICTS[check["result"]]
+    """Return a check's last finished result, marked if it is running or if its last run failed before the check."""
+    result = VERDICTS[check["result"]]
     if check["running"]:
-        return RUNNING if check["result"] == "never_run" else f"{said} · running"
-    broke_off = check["last_attempt"] == "EXECUTION_FAILED" and check["result"] != "errored"
-    return f"{said} · last run failed" if broke_off else said
+        return RUNNING if check["result"] == "never_run" else f"{result} · running"
+    run_failed = check["last_attempt"] == "EXECUTION_FAILED" and check["result"] != "errored"
+    return f"{result} · last run failed" if run_failed else result
 
 
 def over(check: dict[str, Any]) -> str:
@@ -120,26 +125,26 @@ def over(check: dict[str, Any]) -> str:
     if partitions is None:
         return ""
     unit = partitions["unit"] or "partition"
-    whole = counted(partitions["evaluated"], unit)
-    said = [f"{partitions[name]:,} of {whole} {name}" for name in ("failed", "warned") if partitions[name]]
-    if partitions["evaluated"] and not said:
-        said = [whole]
+    evaluated = counted(partitions["evaluated"], unit)
+    texts = [f"{partitions[name]:,} of {evaluated} {name}" for name in ("failed", "warned") if partitions[name]]
+    if partitions["evaluated"] and not texts:
+        texts = [evaluated]
     if partitions["errored"]:
-        said.append(f"{counted(partitions['errored'], unit)} not evaluated")
-    return ", ".join(said)
+        texts.append(f"{counted(partitions['errored'], unit)} not evaluated")
+    return ", ".join(texts)
 
 
 def agreement(check: dict[str, Any]) -> str:
     """Return the result of the comparison with official klines: `14 of 14 bars, 2 hours`."""
-    counts, about = check["counts"], over(check)
+    counts, partitions = check["counts"], over(check)
     if BARS_COMPARED not in counts:
-        said = check["description"] or VERDICTS[check["result"]].partition(" ")[2]
+        text = check["description"] or VERDICTS[check["result"]].partition(" ")[2]
     else:
-        said = f"{counts.get(BARS_AGREEING, 0):,} of {counted(counts[BARS_COMPARED], 'bar')}"
-        said += f", {about}" if about else ""
+        text = f"{counts.get(BARS_AGREEING, 0):,} of {counted(counts[BARS_COMPARED], 'bar')}"
+        text += f", {partitions}" if partitions else ""
         if check["result"] in ("warned", "failed"):
-            said += f"; {check['partition']}: {check['description']}"
-    return f"{said} · running" if check["running"] else said
+            text += f"; {check['partition']}: {check['description']}"
+    return f"{text} · running" if check["running"] else text
 
 
 def check_rows(checks: Checks) -> Checks:
@@ -160,8 +165,8 @@ def _draw() -> None:
     read = attempt(lambda: lake().read("/quality/checks"))
     checks: Checks | None = read["checks"] if isinstance(read, dict) else None
     if isinstance(read, ApiRejectedError):
-        st.warning(f"**The checks' results cannot be had:** {read}", icon=":material/warning:")
-    gaps, rejected, quarantined = (attempt(partial(lake().page, path)) for path in DROPPED)
+        st.warning(f"**Check results are unavailable:** {read}", icon=":material/warning:")
+    gaps, rejected, quarantined = (attempt(partial(lake().page, path)) for path in GAP_ROUTES)
     _headline(checks, gaps, rejected, quarantined)
     if checks is not None:
         _official(checks)
@@ -170,10 +175,10 @@ def _draw() -> None:
         _checks(read["checks"], read["looked_at"])
     left, right = st.columns(2)
     with left:
-        _reasons("Refused at the producer", "No frame was refused.", rejected, "rejected")
+        _reasons("Rejected frames", "No rejected frames.", rejected, "rejected")
     with right:
-        _reasons("Quarantined in Silver", "No trade broke a rule.", quarantined, "quarantined")
-    _listed("Gaps", gaps, "gaps", GAP_TABLE, key="gaps", nothing="No gap is open between two connections.")
+        _reasons("Quarantined trades", "No quarantined trades.", quarantined, "quarantined")
+    _listed("Gaps", gaps, "gaps", GAP_TABLE, key="gaps", nothing="No gaps between connections.")
     _missing()
     _runs()
 
@@ -184,15 +189,15 @@ def _headline(checks: Checks | None, gaps: Read, *dropped: Read) -> None:
         for name, of in HEADLINE.items():
             st.metric(name, UNKNOWN if counts is None else sum(map(counts.__getitem__, of)), width="content")
         running = UNKNOWN if checks is None else sum(check["running"] for check in checks)
-        st.metric("Running", running, width="content", help="Also counted by their last finished result.")
-        for name, page in zip(("Frames refused", "Trades quarantined"), dropped, strict=True):
+        st.metric("Checks running", running, width="content", help="Also counted by their last finished result.")
+        for name, page in zip(("Rejected frames", "Quarantined trades"), dropped, strict=True):
             rows = f"{sum(reason['rows'] for reason in page['reasons']):,}" if isinstance(page, dict) else UNKNOWN
             st.metric(name, rows, width="content", help=WINDOW)
-        st.metric("Gaps open", len(gaps["gaps"]) if isinstance(gaps, dict) else UNKNOWN, width="content")
+        st.metric("Gaps", f"{len(gaps['gaps']):,}" if isinstance(gaps, dict) else UNKNOWN, width="content")
 
 
 def _official(checks: Checks) -> None:
-    """Show whether the bars agree with official klines."""
+    """Show the agreement of the bars with official klines."""
     for check in checks:
         if check["check"] != OFFICIAL:
             continue
@@ -212,7 +217,7 @@ def _differences() -> None:
         return
     exact_table(page["differences"], DIFFERENCE_TABLE, key="differences", max_rows=ROWS)
     if page["next_cursor"]:
-        st.caption(f"The newest {DIFFERENCES}; `/quality/klines` of the API has all.")
+        st.caption(f"Newest {DIFFERENCES:,}; `/quality/klines` of the API has all.")
 
 
 def _checks(checks: Checks, looked_at: dict[str, int]) -> None:
@@ -226,8 +231,8 @@ def _checks(checks: Checks, looked_at: dict[str, int]) -> None:
         links={"run_url": RUN_LINK},
     )
     st.caption(
-        f"Of each check the newest {looked_at['evaluations']} evaluations and those of the newest "
-        f"{looked_at['partitions']} hours or days; where partitions differ, the row is about the worst."
+        f"Of each check: the newest {looked_at['evaluations']:,} evaluations, and those of the newest "
+        f"{looked_at['partitions']:,} hours or days. If results differ, the row shows the worst partition."
     )
 
 
@@ -238,7 +243,9 @@ def _listed(title: str, page: Read, rows: str, columns: dict[str, str], *, key: 
     """
     st.subheader(title, anchor=False)
     if page is None:
-        st.info("**Its table is not there yet.** `cryptolake bootstrap` makes it.", icon=":material/hourglass_empty:")
+        st.info(
+            "**The table does not exist yet.** `cryptolake bootstrap` creates it.", icon=":material/hourglass_empty:"
+        )
     elif isinstance(page, ApiRejectedError):
         problem(page)
     elif not page[rows]:
@@ -257,9 +264,9 @@ def _reasons(title: str, nothing: str, page: Read, key: str) -> None:
 def _missing() -> None:
     """Draw the trades missing from the stream by their ids, including those that were recovered later."""
     page = attempt(partial(lake().page, "/gaps/trades", limit=MISSING))
-    shown = _listed("Missing trades", page, "gaps", MISSING_TABLE, key="missing", nothing="No id was missing.")
+    shown = _listed("Missing trades", page, "gaps", MISSING_TABLE, key="missing", nothing="No missing trades.")
     if shown and isinstance(page, dict) and page["next_cursor"]:
-        st.caption(f"The newest {MISSING}; `/gaps/trades` of the API has all.")
+        st.caption(f"Newest {MISSING:,}; `/gaps/trades` of the API has all.")
 
 
 def _runs() -> None:
@@ -269,8 +276,8 @@ def _runs() -> None:
         problem(page)
         return
     if page is None or not page["runs"]:
-        st.info("No run of Silver or Gold yet.", icon=":material/hourglass_empty:")
+        st.info("**No Silver or Gold runs yet.**", icon=":material/hourglass_empty:")
         return
     exact_table(page["runs"], RUN_TABLE, key="runs", max_rows=ROWS)
-    shown = f" {RUNS}; `/quality` of the API has all" if page["next_cursor"] else ""
-    st.caption(f"Newest{shown or ' first'}; the last one ended {when(page['runs'][0]['finished_at'])} UTC")
+    limit = f"Newest {RUNS:,}; `/quality` of the API has all" if page["next_cursor"] else "Newest first"
+    st.caption(f"{limit} · last run finished {when(page['runs'][0]['finished_at'])} UTC")
