@@ -80,7 +80,7 @@ class Execution:
 class CheckState:
     """A check aggregated over its partitions.
 
-    `decided_by` is the newest ended attempt with this `result`; None if there is none. `attempts` has one execution
+    `decided_by` is the newest ended attempt with this `result`, or None. `attempts` has one execution
     per partition: its last finished evaluation, else its last attempt.
     """
 
@@ -164,7 +164,7 @@ class CheckHistory:
     def states(self, keys: Sequence[CheckKey]) -> list[CheckState]:
         """Return the state of each check, in at most two requests. Raises what `query` raises."""
         newest = self._executions([(key, None, EVALUATIONS) for key in keys])
-        older = self._of_older(
+        older = self._older_executions(
             [
                 (key, partition)
                 for key, found in zip(keys, newest, strict=True)
@@ -177,7 +177,7 @@ class CheckHistory:
             for key, found in zip(keys, newest, strict=True)
         ]
 
-    def _of_older(self, requested: Sequence[_CheckPartition]) -> dict[CheckKey, list[Execution]]:
+    def _older_executions(self, requested: Sequence[_CheckPartition]) -> dict[CheckKey, list[Execution]]:
         """Return the last executions of each check's older partitions."""
         since, cached = self._older
         if time.monotonic() - since > OLDER_CACHE_S:

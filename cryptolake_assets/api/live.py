@@ -243,25 +243,25 @@ async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
         log.info("live_client_rejected", cause=str(error))
         await socket.close(TRY_AGAIN_LATER, "Table missing")
         return
-    gone = asyncio.create_task(_until_gone(socket))
+    disconnected = asyncio.create_task(_until_disconnected(socket))
     cut = asyncio.create_task(client.cut.wait())
     try:
         while True:
             message = asyncio.create_task(client.queue.get())
             sending = asyncio.create_task(_send_next(socket, message))
-            await asyncio.wait({sending, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({sending, disconnected, cut}, return_when=asyncio.FIRST_COMPLETED)
             if not sending.done():
                 sending.cancel()
                 message.cancel()
                 break
             sending.result()
-        if cut.done() and not gone.done():
+        if cut.done() and not disconnected.done():
             async with asyncio.timeout(1):
                 await socket.close(TRY_AGAIN_LATER, "Client too slow")
     except (WebSocketDisconnect, RuntimeError, TimeoutError):
         pass
     finally:
-        gone.cancel()
+        disconnected.cancel()
         cut.cancel()
         hub.leave(client)
 
@@ -272,7 +272,7 @@ async def _send_next(socket: WebSocket, message: asyncio.Task[bytes | None]) -> 
         await socket.send_text(content.decode())
 
 
-async def _until_gone(socket: WebSocket) -> None:
+async def _until_disconnected(socket: WebSocket) -> None:
     """Read and ignore messages until the client disconnects."""
     try:
         while (await socket.receive())["type"] != "websocket.disconnect":

@@ -137,7 +137,7 @@ class Reader:
     def warm_up(self) -> None:
         """Import the modules for reading and read Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
-        # Order by time, so that the read needs only the first file; by symbol it would read the whole table.
+        # Order by time, so that the read needs only the first file; by symbol it would read the entire table.
         self._page(PageRequest(Resource("", SILVER_OHLCV, BARS_KEY, "bars"), first, Format.JSON, ""))
         self.known_symbols()
 

@@ -129,7 +129,8 @@ def _invalid_parameter(error: RequestValidationError) -> Problem:
 
 def _of_http(error: HTTPException) -> Problem:
     code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
-    problem = Problem(error.status_code, code, code.replace("-", " ").capitalize(), "See the routes in /openapi.json.")
+    title = "Request rejected" if code == "refused" else code.replace("-", " ").capitalize()
+    problem = Problem(error.status_code, code, title, "See the routes in /openapi.json.")
     problem.headers |= dict(error.headers or {})
     return problem
 

@@ -62,8 +62,13 @@ class TableQuery:
 Params = Annotated[PageParams, Query()]
 OneSymbol = Annotated[Symbol, Query()]
 AnySymbol = Annotated[Symbol | None, Query()]
-AnyCoin = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", examples=["bitcoin"])]
-AnyAsset = Annotated[str | None, Query(pattern=r"^[a-z0-9_/]{1,100}$", examples=["silver/futures_ohlcv_1m"])]
+AnyCoin = Annotated[
+    str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", description="CoinGecko's coin id.", examples=["bitcoin"])
+]
+AnyAsset = Annotated[
+    str | None,
+    Query(pattern=r"^[a-z0-9_/]{1,100}$", description="Dagster's asset.", examples=["silver/futures_ohlcv_1m"]),
+]
 
 # Dependencies that read the routes' parameters. Coroutines, because FastAPI runs plain functions in its thread pool.
 

@@ -32,8 +32,8 @@ def test_keys_are_required_unless_on_loopback(host: str, required: bool) -> None
 
 def test_only_the_health_status_is_public(guarded: Settings) -> None:
     with serving(guarded) as client:
-        answer = client.get("/symbols")
-        assert (answer.status_code, answer.headers["www-authenticate"][:6]) == (401, "Bearer")
+        response = client.get("/symbols")
+        assert (response.status_code, response.headers["www-authenticate"][:6]) == (401, "Bearer")
         assert client.get("/symbols", headers={"X-API-Key": "cl_x_y"}).status_code == 401
         assert set(client.get("/health").json()) == {"status"}
         assert rejection(f"{client.ws_url}/ws/ohlcv?symbols=BTCUSDT").status_code == 401
@@ -144,9 +144,9 @@ def test_rate_limit_is_per_key(guarded: Settings) -> None:
     one, other = ({"X-API-Key": create_key(slow, name, (Scope.READ,))} for name in "ab")
     with serving(slow) as client:
         # Seven requests, because the window may slide in between.
-        answers = [client.get("/symbols", headers=one) for _ in range(7)]
-        assert [answer.status_code for answer in answers[:3]] == [200, 200, 200]
-        limited = next(answer for answer in answers if answer.status_code == 429)
+        responses = [client.get("/symbols", headers=one) for _ in range(7)]
+        assert [response.status_code for response in responses[:3]] == [200, 200, 200]
+        limited = next(response for response in responses if response.status_code == 429)
         assert 1 <= int(limited.headers["retry-after"]) <= 60
         assert client.get("/symbols", headers=other).status_code == 200
 
@@ -154,8 +154,8 @@ def test_rate_limit_is_per_key(guarded: Settings) -> None:
 def test_cors_allows_configured_origins_only(bars: Settings) -> None:
     with serving(bars, api_cors_origins=("https://a.example",)) as client:
         for origin, allowed in (("https://a.example", "https://a.example"), ("https://b.example", None)):
-            answer = client.get("/symbols", headers={"Origin": origin})
-            assert answer.headers.get("access-control-allow-origin") == allowed
+            response = client.get("/symbols", headers={"Origin": origin})
+            assert response.headers.get("access-control-allow-origin") == allowed
 
 
 def rejection(url: str, **headers: str) -> Response:
@@ -194,11 +194,11 @@ def test_websocket_of_another_origin_is_rejected(bars: Settings) -> None:
 
 def test_loopback_server_accepts_only_loopback_names(bars: Settings) -> None:
     with serving(bars, api_cors_origins=("https://charts.example",)) as api:
-        answers = {
+        responses = {
             host: api.get("/symbols", headers={"Host": host}).status_code
             for host in ("localhost:1", "[::1]:8000", "charts.example", "evil.example", "127.0.0.1.evil.example")
         }
-    assert answers == {
+    assert responses == {
         "localhost:1": 200,
         "[::1]:8000": 200,
         "charts.example": 200,

@@ -53,9 +53,9 @@ def api(bars: Settings) -> Iterator[Api]:
 
 
 def get(api: Api, path: str) -> dict[str, Any]:
-    answer = api.get(path)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
+    response = api.get(path)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
     return found
 
 

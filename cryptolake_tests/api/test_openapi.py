@@ -62,8 +62,8 @@ def test_examples_of_metrics_and_events_parse_and_match_the_routes(shared_api: A
     event, data = examples["/sse/ohlcv"].strip().splitlines()
     message = json.loads(data.removeprefix("data: "))
     assert (event, message["type"]) == ("event: ohlcv", "snapshot")
-    with shared_api.stream("GET", "/sse/ohlcv?symbols=BTCUSDT") as answer:
-        first = json.loads(next(line for line in answer.iter_lines() if line.startswith("data: "))[6:])
+    with shared_api.stream("GET", "/sse/ohlcv?symbols=BTCUSDT") as response:
+        first = json.loads(next(line for line in response.iter_lines() if line.startswith("data: "))[6:])
     assert (list(message), list(message["bars"][0])) == (list(first), list(first["bars"][0]))
 
 
@@ -81,9 +81,9 @@ def test_examples_match_the_recorded_trades() -> None:
 def test_document_describes_problems_of_all_routes_alike(shared_api: Api) -> None:
     document = json.loads(shared_api.get("/openapi.json").content)
     problems = {
-        (path, int(status)): answer["content"]
+        (path, int(status)): response["content"]
         for path, operations in document["paths"].items()
-        for status, answer in operations["get"]["responses"].items()
+        for status, response in operations["get"]["responses"].items()
         if int(status) >= 400 and path != "/health"
     }
     assert {path for path, _ in problems} == set(document["paths"]) - {"/health"}

@@ -41,9 +41,9 @@ def api(bars: Settings) -> Iterator[Api]:
 
 
 def get(api: Api, path: str) -> dict[str, Any]:
-    answer = api.get(path)
-    assert answer.status_code == 200, answer.text
-    found: dict[str, Any] = answer.json()
+    response = api.get(path)
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json()
     return found
 
 
@@ -63,7 +63,7 @@ def test_index_is_served_in_pages_ranges_and_formats(api: Api) -> None:
     assert len(api.get("/sentiment?format=ndjson").text.splitlines()) == 5
 
 
-def test_the_index_as_of_a_snapshot_and_a_304_while_it_stays(api: Api, bars: Settings) -> None:
+def test_index_supports_as_of_and_304_until_it_changes(api: Api, bars: Settings) -> None:
     before = api.get("/sentiment")
     same = api.get("/sentiment", headers={"If-None-Match": before.headers["etag"]})
     assert (same.status_code, same.content) == (304, b"")

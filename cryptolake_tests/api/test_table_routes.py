@@ -39,23 +39,23 @@ FIRST_CALL = "/ohlcv/1m?symbol=BTCUSDT&start=2025-01-01%2000:00:00&end=2025-12-3
 
 
 def get(api: Api, query: str, **headers: str) -> Any:
-    answer = api.get(query, headers=headers)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
+    response = api.get(query, headers=headers)
+    assert response.status_code == 200, response.text
+    return response.json()
 
 
-def times(answer: Any) -> list[datetime]:
-    return [datetime.fromisoformat(item["window_start"]) for item in answer["bars"]]
+def times(response: Any) -> list[datetime]:
+    return [datetime.fromisoformat(item["window_start"]) for item in response["bars"]]
 
 
 def test_documented_first_call_returns_all_bars(api: Api, bars: Settings) -> None:
-    answer = get(api, FIRST_CALL)
-    assert list(answer) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
-    assert (answer["symbol"], answer["timeframe"], answer["next_cursor"]) == ("BTCUSDT", "1m", None)
-    assert int(answer["snapshot_id"]) == load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
-    assert times(answer) == starts()
-    assert answer["bars"][0]["volume"] == "0.00000001"
-    assert answer["bars"][0]["quote_volume"] == "0.0000000000000001"
+    response = get(api, FIRST_CALL)
+    assert list(response) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert (response["symbol"], response["timeframe"], response["next_cursor"]) == ("BTCUSDT", "1m", None)
+    assert int(response["snapshot_id"]) == load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
+    assert times(response) == starts()
+    assert response["bars"][0]["volume"] == "0.00000001"
+    assert response["bars"][0]["quote_volume"] == "0.0000000000000001"
 
 
 def test_end_includes_its_minute(shared_api: Api) -> None:
@@ -75,10 +75,10 @@ def test_pages_of_any_size_return_every_bar_once(shared_api: Api, limit: int, or
     query = f"/ohlcv/1m?symbol=ETHUSDT&limit={limit}&order={order}"
     found, cursor = [], ""
     while True:
-        answer = get(shared_api, query + (f"&cursor={cursor}" if cursor else ""))
-        assert len(answer["bars"]) <= limit
-        found += times(answer)
-        cursor = answer["next_cursor"]
+        response = get(shared_api, query + (f"&cursor={cursor}" if cursor else ""))
+        assert len(response["bars"]) <= limit
+        found += times(response)
+        cursor = response["next_cursor"]
         if not cursor:
             break
     assert found == (starts() if order == "asc" else starts()[::-1])
@@ -116,13 +116,13 @@ def test_duplicate_trade_is_returned_once(api: Api, bars: Settings) -> None:
     api.look()
     found, cursor = [], ""
     while True:
-        answer = get(api, f"/trades?symbol=BTCUSDT&limit=2{cursor}")
-        found += [item["trade_id"] for item in answer["trades"]]
-        if answer["next_cursor"] is None:
+        response = get(api, f"/trades?symbol=BTCUSDT&limit=2{cursor}")
+        found += [item["trade_id"] for item in response["trades"]]
+        if response["next_cursor"] is None:
             break
-        cursor = f"&cursor={answer['next_cursor']}"
+        cursor = f"&cursor={response['next_cursor']}"
     assert found == [1, 2, 3, 4]
-    assert answer["trades"][0]["price"] == "0.00000001"
+    assert response["trades"][0]["price"] == "0.00000001"
 
 
 def test_same_copy_of_a_trade_is_returned_regardless_of_files(api: Api, bars: Settings) -> None:
@@ -163,9 +163,9 @@ def test_time_travel_by_snapshot_and_by_time(api: Api, bars: Settings) -> None:
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
     api.look()
     for as_of in (before.snapshot_id, before.timestamp_ms):
-        answer = get(api, f"/ohlcv/1m?symbol=BTCUSDT&limit=1&as_of={as_of}")
-        assert answer["snapshot_id"] == str(before.snapshot_id)
-        assert answer["bars"][0]["close"] != "77.00000000"
+        response = get(api, f"/ohlcv/1m?symbol=BTCUSDT&limit=1&as_of={as_of}")
+        assert response["snapshot_id"] == str(before.snapshot_id)
+        assert response["bars"][0]["close"] != "77.00000000"
     for unknown in ("1970-01-02", "5", str(2**62)):
         rejected = api.get(f"/ohlcv/1m?symbol=BTCUSDT&as_of={unknown}")
         assert (rejected.status_code, rejected.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
@@ -219,9 +219,9 @@ def test_cache_memory_is_bounded(bars: Settings, monkeypatch: pytest.MonkeyPatch
         cache = api.reader.cache
         lengths = []
         for number in range(requests):
-            answer = api.get(f"/ohlcv/1m?symbol=BTCUSDT&end={1738540800000 + number}")
-            assert answer.status_code == 200
-            lengths.append(len(answer.content))
+            response = api.get(f"/ohlcv/1m?symbol=BTCUSDT&end={1738540800000 + number}")
+            assert response.status_code == 200
+            lengths.append(len(response.content))
             assert cache.size_bytes <= bound
         assert sum(lengths) > 2 * bound, "the responses exceed the cache, so the oldest were evicted"
         assert 1 < len(cache) < requests
@@ -252,9 +252,9 @@ def test_response_beyond_the_limit_is_413_unless_paged(bars: Settings, monkeypat
     ],
 )
 def test_errors_are_problem_details(shared_api: Api, query: str, status: int, code: str) -> None:
-    answer = shared_api.get(query)
-    assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
-    problem = answer.json()
+    response = shared_api.get(query)
+    assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
+    problem = response.json()
     assert (problem["type"], problem["status"]) == (f"urn:cryptolake:problem:{code}", status)
     assert {"title", "detail"} <= problem.keys()
 
@@ -264,10 +264,10 @@ def test_unexpected_error_hides_its_cause_from_the_client(api: Api, monkeypatch:
         raise RuntimeError("secret path /etc/x")
 
     monkeypatch.setattr("cryptolake_assets.api.page_reader.read_page", fail)
-    answer = api.get(FIRST_CALL)
-    assert answer.status_code == 500
-    assert "secret" not in answer.text
-    assert answer.headers["x-content-type-options"] == "nosniff"
+    response = api.get(FIRST_CALL)
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert response.headers["x-content-type-options"] == "nosniff"
 
 
 def test_lake_without_tables_is_503(tmp_path: Any) -> None:
@@ -384,10 +384,10 @@ def test_rejects_of_a_range_are_counted_without_reading_other_files(
         (f"?start={(FIRST_DAY + timedelta(days=70)).date()}", []),
     ):
         read.clear()
-        answer = get(api, f"/quality/rejected{query}")
-        assert sum(item["rows"] for item in answer["reasons"]) == sum(files), query
+        response = get(api, f"/quality/rejected{query}")
+        assert sum(item["rows"] for item in response["reasons"]) == sum(files), query
         assert read == files, query
-        assert len(answer["reasons"]) == (1 if files else 0)
+        assert len(response["reasons"]) == (1 if files else 0)
     assert names == {"reason", "ingest_ts"}
     recent = get(api, "/quality/rejected")
     assert datetime.fromisoformat(recent["start"]) == FIRST_DAY + timedelta(days=61 - 30)
@@ -418,8 +418,8 @@ def test_every_table_route_is_served_and_described(api: Api, bars: Settings) -> 
     document = get(api, "/openapi.json")
     for route in TABLE_ROUTES:
         assert set(route.key) <= set(route.table.column_names)
-        answer = get(api, route.route.format(timeframe="1m") + "?symbol=BTCUSDT&limit=1")
-        assert list(answer) == [*route.envelope, "snapshot_id", route.rows_name, "next_cursor"]
+        response = get(api, route.route.format(timeframe="1m") + "?symbol=BTCUSDT&limit=1")
+        assert list(response) == [*route.envelope, "snapshot_id", route.rows_name, "next_cursor"]
         operation = document["paths"][route.route]["get"]
         assert (operation["description"], operation["summary"]) == (route.doc, route.summary)
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
@@ -433,8 +433,8 @@ def test_longer_bars_come_from_the_mart_of_their_timeframe(api: Api, bars: Setti
     assert mart.name == f"ohlcv_{timeframe}"
     append(bars, mart, [{"symbol": "BTCUSDT", "window_start": FIRST_DAY, "volume": Decimal(7)}])
     api.look()
-    answer = get(api, f"/ohlcv/{timeframe}?symbol=BTCUSDT")
-    assert (answer["timeframe"], [item["volume"] for item in answer["bars"]]) == (timeframe, ["7.00000000"])
+    response = get(api, f"/ohlcv/{timeframe}?symbol=BTCUSDT")
+    assert (response["timeframe"], [item["volume"] for item in response["bars"]]) == (timeframe, ["7.00000000"])
 
 
 def test_warm_up_reads_one_file(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,7 +83,7 @@ def _headline(health: dict[str, Any], parts: list[dict[str, Any]]) -> None:
     by_name = {part["name"]: part for part in parts}
     with st.container(horizontal=True, key="headline"):
         st.metric("Parts running", f"{running} of {len(parts)}" if parts else UNKNOWN, width="content")
-        for name, title in (("bronze", "Bronze lag"), ("producer", "Producer lag")):
+        for name, title in (("bronze", "Bronze lag (records)"), ("producer", "Producer lag (records)")):
             lag = by_name.get(name, {}).get("lag")
             st.metric(title, UNKNOWN if lag is None else f"{lag:,}", width="content", help="Records not processed yet")
 
