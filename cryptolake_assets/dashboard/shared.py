@@ -16,7 +16,7 @@ import structlog
 from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
 from cryptolake_assets.dashboard.series import aligned, exact, grouped, right_aligned, texts_by_float
-from cryptolake_assets.errors import ApiResponseError, ApiError, ApiRejectedError, ApiUnreachableError
+from cryptolake_assets.errors import ApiError, ApiRejectedError, ApiResponseError, ApiUnreachableError
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import get_settings
 
