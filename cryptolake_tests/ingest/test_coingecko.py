@@ -116,7 +116,7 @@ def test_malformed_coin_is_rejected_and_does_not_block_others(change: dict[str, 
         (
             '"current_price": 1,',
             '"current_price": 1, "current_price": 2,',
-            "response[1] is an object that has a key twice",
+            "response[1] is an object with a duplicate key",
         ),
         ('"name": "Malformed"', r'"name": "\ud800"', r"response[1].name is '\ud800'"),
     ],
