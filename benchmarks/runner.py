@@ -127,7 +127,7 @@ class Runner:
 
         class Handler(web.QuietHandler):
             def do_GET(self) -> None:
-                self.answer(200, body)
+                self.respond(200, body)
 
         server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.clock_url = f"http://127.0.0.1:{server.server_address[1]}"

@@ -36,7 +36,7 @@ def test_trimmed_java_is_rejected_before_a_start(modules: str, monkeypatch: pyte
     executable.chmod(0o755)
     monkeypatch.setattr(standalone, "find_java", lambda: jvm.Java(executable, 17, "PATH"))
     if standalone.EXECUTOR_MODULE in modules:
-        standalone.require_whole_java()
+        standalone.require_full_jdk()
     else:
-        with pytest.raises(JavaNotFoundError, match="whole JDK"), standalone.spark_cluster(tmp_path, 1):
+        with pytest.raises(JavaNotFoundError, match="full JDK"), standalone.spark_cluster(tmp_path, 1):
             pytest.fail("a cluster was started")

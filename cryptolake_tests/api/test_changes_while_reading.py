@@ -61,7 +61,7 @@ def test_expired_snapshot_is_404(stale: Api, bars: Settings) -> None:
 def test_dropped_table_is_503(stale: Api, bars: Settings) -> None:
     assert stale.get("/stats/daily").status_code == 200
     get_catalog(bars).drop_table(GOLD_DAILY.identifier)
-    stale.look()
+    stale.refresh()
     response = stale.get("/stats/daily")
     assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:missing-table")
 
@@ -81,7 +81,7 @@ def test_damaged_table_does_not_affect_others(api: Api, bars: Settings) -> None:
         change.set_properties({"a": "b"})
     Path(local_path(load_table(bars, GOLD_DAILY).metadata_location)).unlink()
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
-    api.look()
+    api.refresh()
     assert api.get(PAGE).json()["bars"][0]["close"] == "77.00000000"
     response = api.get("/stats/daily")
     assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
@@ -91,7 +91,7 @@ def test_pages_as_of_a_future_time_use_one_snapshot(api: Api, bars: Settings) ->
     later = int((datetime.now(UTC) + timedelta(hours=1)).timestamp() * 1000)
     first = api.get(f"{PAGE}&as_of={later}").json()
     put(bars, [bar("BTCUSDT", starts()[2], close=Decimal(77))])
-    api.look()
+    api.refresh()
     second = api.get(f"{PAGE}&as_of={later}&cursor={first['next_cursor']}").json()
     assert second["snapshot_id"] == first["snapshot_id"]
 
@@ -100,7 +100,7 @@ def test_cursor_of_a_later_snapshot_is_rejected_with_as_of(api: Api, bars: Setti
     before = load_table(bars, SILVER_OHLCV).current_snapshot()
     assert before is not None
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
-    api.look()
+    api.refresh()
     cursor = api.get(PAGE).json()["next_cursor"]
     for as_of in (before.snapshot_id, before.timestamp_ms):
         rejected = api.get(f"{PAGE}&as_of={as_of}&cursor={cursor}")

@@ -101,9 +101,9 @@ def test_running_check_keeps_its_last_finished_result(api: Api, instance: dg.Dag
         assert (before["result"], before["running"]) == ("passed", False)
         hold = threading.Event()
         with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(run, instance, HOUR, passes=passes, holds=hold)
+            running = pool.submit(run, instance, HOUR, passes=passes, waits_for=hold)
             try:
-                assert checked_assets.wanted.reached.wait(60)
+                assert checked_assets.plan.reached.wait(60)
                 row = check(api, BLOCKING)
             finally:
                 hold.set()
@@ -120,9 +120,9 @@ def test_running_check_keeps_its_last_finished_result(api: Api, instance: dg.Dag
 def test_first_run_in_progress_is_never_run(api: Api, instance: dg.DagsterInstance) -> None:
     hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, instance, HOUR, holds=hold)
+        running = pool.submit(run, instance, HOUR, waits_for=hold)
         try:
-            assert checked_assets.wanted.reached.wait(60)
+            assert checked_assets.plan.reached.wait(60)
             row = check(api, BLOCKING)
         finally:
             hold.set()
@@ -144,11 +144,11 @@ def test_skipped_check_is_neither_failed_nor_passed(api: Api, instance: dg.Dagst
 
 
 def test_run_that_fails_before_its_checks_is_errored(api: Api, instance: dg.DagsterInstance) -> None:
-    crashed = run(instance, HOUR, breaks_off=True)
+    crashed = run(instance, HOUR, crashes=True)
     row = check(api, BLOCKING)
     assert (row["result"], row["status"], row["checked_at"], row["run_id"]) == ("errored", None, None, crashed.run_id)
     run(instance, HOUR)
-    run(instance, HOUR, breaks_off=True)
+    run(instance, HOUR, crashes=True)
     row = check(api, BLOCKING)
     assert (row["result"], row["last_attempt"]) == ("passed", "EXECUTION_FAILED")
 
@@ -156,8 +156,8 @@ def test_run_that_fails_before_its_checks_is_errored(api: Api, instance: dg.Dags
 def test_checked_at_is_the_time_of_the_evaluation(api: Api, instance: dg.DagsterInstance) -> None:
     hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, instance, HOUR, holds=hold)
-        assert checked_assets.wanted.reached.wait(60)
+        running = pool.submit(run, instance, HOUR, waits_for=hold)
+        assert checked_assets.plan.reached.wait(60)
         released = datetime.now(UTC)
         hold.set()
         running.result()
@@ -225,9 +225,9 @@ def test_old_hour_that_runs_again_keeps_its_result_despite_newer_evaluations(
     assert check(api, BLOCKING)["result"] == "passed", "the old hour is not read any more"
     hold = threading.Event()
     with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(run, instance, "2024-07-02-00:00", holds=hold)
+        running = pool.submit(run, instance, "2024-07-02-00:00", waits_for=hold)
         try:
-            assert checked_assets.wanted.reached.wait(60)
+            assert checked_assets.plan.reached.wait(60)
             row = check(api, BLOCKING)
         finally:
             hold.set()

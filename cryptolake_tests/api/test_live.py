@@ -194,7 +194,7 @@ async def test_refresh_by_another_caller_does_not_lose_a_message(bars: Settings)
         async with connect(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") as socket:
             await asyncio.wait_for(socket.recv(), WAIT_S)
             put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
-            api.look()
+            api.refresh()
             assert json.loads(await asyncio.wait_for(socket.recv(), WAIT_S))["type"] == "bars"
 
 
@@ -213,7 +213,7 @@ async def test_unknown_symbol_and_missing_table_are_reported(bars: Settings) -> 
         assert api.get("/sse/ohlcv?symbols=BTCUSDT,NOPE").status_code == 404
         assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT,NOPE") == (1008, "Unknown symbol")
         get_catalog(bars).drop_table(SILVER_OHLCV.identifier)
-        api.look()
+        api.refresh()
         assert api.get("/sse/ohlcv?symbols=BTCUSDT").status_code == 503
         assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") == (live.TRY_AGAIN_LATER, "Table missing")
 

@@ -95,7 +95,7 @@ def test_mark_prices_and_liquidations_are_returned_per_minute(api: Api, bars: Se
         for side in ("buy", "sell")
     ]
     append(bars, SILVER_LIQUIDATIONS, sides)
-    api.look()
+    api.refresh()
     (found,) = get(api, "/mark-price/1m?symbol=btcusdt&start=2025-01-30&end=2025-01-30T00:00:30Z")["minutes"]
     assert found["window_start"] == "2025-01-30T00:00:00Z"
     assert (found["close"], found["funding_rate"], found["updates"]) == ("64000.00000001", None, 60)

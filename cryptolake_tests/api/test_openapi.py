@@ -45,7 +45,7 @@ def test_every_route_has_an_example_that_fits_its_schema(shared_api: Api) -> Non
 def test_examples_of_tables_have_the_columns_of_the_tables(api: Api, bars: Settings) -> None:
     """Examples of the marts, whose rows have no schema in the document."""
     make_marts(bars)
-    api.look()
+    api.refresh()
     examples = schemas.examples()
     for path in ROUTES_OF_MARTS:
         ((rows_name, (row, *_)),) = [item for item in examples[path].items() if isinstance(item[1], list)]

@@ -69,7 +69,7 @@ def test_index_supports_as_of_and_304_until_it_changes(api: Api, bars: Settings)
     assert (same.status_code, same.content) == (304, b"")
     snapshot = load_table(bars, SILVER_FEAR_GREED).metadata.current_snapshot_id
     append(bars, SILVER_FEAR_GREED, [index(5)])
-    api.look()
+    api.refresh()
     changed = api.get("/sentiment", headers={"If-None-Match": before.headers["etag"]})
     assert (changed.status_code, len(changed.json()["days"])) == (200, 6)
     assert len(get(api, f"/sentiment?as_of={snapshot}")["days"]) == 5
@@ -86,7 +86,7 @@ def test_sentiment_market_has_the_index_per_symbol_and_day(api: Api, bars: Setti
     import pyarrow as pa
 
     table.append(pa.Table.from_pylist(rows, schema=schema))
-    api.look()
+    api.refresh()
     (day,) = get(api, "/sentiment/market?symbol=ethusdt")["days"]
     assert (day["symbol"], day["fear_greed"], day["btc_dominance"]) == ("ETHUSDT", 74, None)
     assert len(get(api, "/sentiment/market")["days"]) == 2

@@ -87,7 +87,7 @@ def test_pages_of_any_size_return_every_bar_once(shared_api: Api, limit: int, or
 def test_pages_use_the_snapshot_of_the_first_page(api: Api, bars: Settings) -> None:
     first = get(api, "/ohlcv/1m?symbol=BTCUSDT&limit=2")
     put(bars, [bar("BTCUSDT", starts()[2], close=Decimal("77"))])
-    api.look()
+    api.refresh()
     second = get(api, f"/ohlcv/1m?symbol=BTCUSDT&limit=2&cursor={first['next_cursor']}")
     assert second["snapshot_id"] == first["snapshot_id"]
     assert second["bars"][0]["close"] != "77.00000000"
@@ -113,7 +113,7 @@ def test_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch) -
 def test_duplicate_trade_is_returned_once(api: Api, bars: Settings) -> None:
     for numbers in ((1, 2, 3), (2, 3, 4)):
         append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[number // 3]) for number in numbers])
-    api.look()
+    api.refresh()
     found, cursor = [], ""
     while True:
         response = get(api, f"/trades?symbol=BTCUSDT&limit=2{cursor}")
@@ -130,7 +130,7 @@ def test_same_copy_of_a_trade_is_returned_regardless_of_files(api: Api, bars: Se
     copies = [trade("BTCUSDT", 7, starts()[0]) | {"qty": Decimal(qty)} for qty in (5, 3, 9)]
     for copy in copies:
         append(bars, BRONZE_TRADES, [copy, trade("BTCUSDT", 8, starts()[1])])
-    api.look()
+    api.refresh()
     query = "/trades?symbol=BTCUSDT"
     pages = [f"{query}&order={order}&limit={limit}" for order in ("asc", "desc") for limit in (1, 2, 9)]
     found = [item for page in pages for item in get(api, page)["trades"] if item["trade_id"] == 7]
@@ -161,7 +161,7 @@ def test_time_travel_by_snapshot_and_by_time(api: Api, bars: Settings) -> None:
     before = load_table(bars, SILVER_OHLCV).current_snapshot()
     assert before is not None
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
-    api.look()
+    api.refresh()
     for as_of in (before.snapshot_id, before.timestamp_ms):
         response = get(api, f"/ohlcv/1m?symbol=BTCUSDT&limit=1&as_of={as_of}")
         assert response["snapshot_id"] == str(before.snapshot_id)
@@ -183,7 +183,7 @@ def test_repeated_request_is_cached_until_the_table_changes(api: Api, bars: Sett
     lines = [("If-None-Match", '"other"'), ("If-None-Match", first.headers["etag"])]
     assert api.request("GET", FIRST_CALL, headers=lines).status_code == 304
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
-    api.look()
+    api.refresh()
     changed = api.get(FIRST_CALL, headers={"If-None-Match": first.headers["etag"]})
     assert changed.status_code == 200
     assert changed.json()["bars"][0]["close"] == "77.00000000"
@@ -279,7 +279,7 @@ def test_lake_without_tables_is_503(tmp_path: Any) -> None:
 def test_symbols_have_their_first_and_last_minute(api: Api, bars: Settings) -> None:
     new = starts()[-1] + timedelta(minutes=1)
     put(bars, [bar("SOLUSDT", new)])
-    api.look()
+    api.refresh()
     found = {item["symbol"]: item for item in get(api, "/symbols")["symbols"]}
     assert found["BTCUSDT"] == {
         "symbol": "BTCUSDT",
@@ -304,7 +304,7 @@ def test_symbols_and_gaps_support_as_of_and_every_format(api: Api, bars: Setting
     }
     put(bars, [bar("SOLUSDT", starts()[0])])
     load_table(bars, OPS_COVERAGE).delete()
-    api.look()
+    api.refresh()
     for path, rows in (("/symbols", 2), ("/gaps", 1)):
         now, then = get(api, path), get(api, f"{path}?as_of={past[path]}")
         name = path.removeprefix("/")
@@ -326,7 +326,7 @@ def test_symbols_and_gaps_support_as_of_and_every_format(api: Api, bars: Setting
 def test_catalog_is_json_and_supports_as_of_by_time_only(api: Api, bars: Settings) -> None:
     (first,) = load_table(bars, SILVER_OHLCV).metadata.snapshots
     put(bars, [bar("BTCUSDT", starts()[-1] + timedelta(minutes=1))])
-    api.look()
+    api.refresh()
     (then,) = get(api, f"/catalog?as_of={first.timestamp_ms}")["tables"]  # the other tables are empty
     assert (then["snapshot_id"], then["rows"]) == (str(first.snapshot_id), DAYS * MINUTES * 2)
     assert [item["snapshot_id"] for item in then["snapshots"]] == [str(first.snapshot_id)]
@@ -348,7 +348,7 @@ def test_rejects_are_counted_by_reason(api: Api, bars: Settings) -> None:
     invalid = {**trade("BTCUSDT", 1, moment), "rule": "price_not_positive", "run_id": "r", "source_snapshot": 1}
     kafka = ("kafka_partition", "kafka_offset", "kafka_timestamp")
     append(bars, SILVER_QUARANTINE, [{name: value for name, value in invalid.items() if name not in kafka}])
-    api.look()
+    api.refresh()
     found = get(api, "/quality/rejected")["reasons"]
     assert [(item["reason"], item["rows"]) for item in found] == [("not_json", 2), ("bad_price", 1)]
     (found,) = get(api, "/quality/quarantined")["reasons"]
@@ -364,7 +364,7 @@ def test_rejects_of_a_range_are_counted_without_reading_other_files(
         moment = FIRST_DAY + timedelta(days=day)
         frame = {"raw": b"x" * 1_000, "stream": "trade", "ingest_ts": moment, "kafka_topic": "t"}
         append(bars, BRONZE_REJECTED, [{**frame, "kafka_timestamp": moment, "reason": f"not_json: line {day}"}])
-    api.look()
+    api.refresh()
     read: list[int] = []
     names: set[str] = set()
     original = pages.read_files
@@ -401,7 +401,7 @@ def test_differences_from_official_klines_have_both_values(api: Api, bars: Setti
     values = {"ours": Decimal("0.00000001"), "official": Decimal("1.5")}
     append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": name} for name in ("volume", "high")])
     append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": "low", "window_start": starts()[1]}])
-    api.look()
+    api.refresh()
     found = get(api, "/quality/klines?symbol=BTCUSDT")["differences"]
     assert [(item["window_start"], item["field"]) for item in found] == [
         ("2025-01-30T00:01:00Z", "low"),
@@ -414,7 +414,7 @@ def test_differences_from_official_klines_have_both_values(api: Api, bars: Setti
 
 def test_every_table_route_is_served_and_described(api: Api, bars: Settings) -> None:
     make_marts(bars)
-    api.look()
+    api.refresh()
     document = get(api, "/openapi.json")
     for route in TABLE_ROUTES:
         assert set(route.key) <= set(route.table.column_names)
@@ -432,7 +432,7 @@ def test_longer_bars_come_from_the_mart_of_their_timeframe(api: Api, bars: Setti
     mart = BAR_TABLES[timeframe]
     assert mart.name == f"ohlcv_{timeframe}"
     append(bars, mart, [{"symbol": "BTCUSDT", "window_start": FIRST_DAY, "volume": Decimal(7)}])
-    api.look()
+    api.refresh()
     response = get(api, f"/ohlcv/{timeframe}?symbol=BTCUSDT")
     assert (response["timeframe"], [item["volume"] for item in response["bars"]]) == (timeframe, ["7.00000000"])
 
@@ -460,7 +460,7 @@ def test_routes_of_dagster_are_503_while_it_is_down(bars: Settings) -> None:
 
 def test_catalog_lists_tables_with_snapshots(api: Api, bars: Settings) -> None:
     changed = put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
-    api.look()
+    api.refresh()
     tables = {item["table"]: item for item in get(api, "/catalog")["tables"]}
     assert len(tables) == sum(len(get_catalog(bars).list_tables(name)) for name in get_catalog(bars).list_namespaces())
     silver = tables["cryptolake.silver.futures_ohlcv_1m"]

@@ -16,7 +16,7 @@ from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import load_settings
 from cryptolake_tests.support.archives import aggregates, recorded_klines, write_day, write_klines
-from cryptolake_tests.support.served import BrokenLine, ServedExchange
+from cryptolake_tests.support.served import ServedExchange, TruncatingProxy
 from cryptolake_tests.support.sockets import numbered_capture
 
 DAY = date(2024, 7, 18)
@@ -136,7 +136,10 @@ def test_ranges_and_etags_are_served(url: str, capture: Path) -> None:
 
 def test_interrupted_download_resumes_where_it_stopped(url: str, capture: Path, tmp_path: Path) -> None:
     size = (capture / FILE.name).stat().st_size
-    with BrokenLine(url, [size // 3, size // 3, size // 4]) as line, ArchiveClient(line.url, policy=QUICK) as client:
+    with (
+        TruncatingProxy(url, [size // 3, size // 3, size // 4]) as line,
+        ArchiveClient(line.url, policy=QUICK) as client,
+    ):
         path = client.fetch(FILE, client.checksum(FILE), tmp_path / "out")
         assert path.read_bytes() == (capture / FILE.name).read_bytes()
         ranges = [text.partition("Range: bytes=")[2].partition("-")[0] for text in line.sent if "Range: " in text]
@@ -147,7 +150,7 @@ def test_interrupted_download_resumes_where_it_stopped(url: str, capture: Path, 
 def test_next_call_resumes_a_failed_download(url: str, capture: Path, tmp_path: Path) -> None:
     size = (capture / FILE.name).stat().st_size
     with (
-        BrokenLine(url, [size // 2, 1, 1, 1, 1]) as line,
+        TruncatingProxy(url, [size // 2, 1, 1, 1, 1]) as line,
         ArchiveClient(line.url, policy=QUICK) as client,
         pytest.raises(ExchangeError, match="the next call resumes the download"),
     ):
@@ -164,7 +167,7 @@ def test_next_call_resumes_a_failed_download(url: str, capture: Path, tmp_path: 
 def test_re_issued_file_is_not_appended_to_an_earlier_partial_file(url: str, capture: Path, tmp_path: Path) -> None:
     size = (capture / FILE.name).stat().st_size
     with (
-        BrokenLine(url, [size // 2, 1, 1, 1, 1]) as line,
+        TruncatingProxy(url, [size // 2, 1, 1, 1, 1]) as line,
         ArchiveClient(line.url, policy=QUICK) as client,
         pytest.raises(ExchangeError, match="the next call resumes the download"),
     ):

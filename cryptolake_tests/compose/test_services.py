@@ -27,8 +27,8 @@ from cryptolake_tests.support.compose import (
     DOCKERFILE,
     OWN,
     compose,
-    drawn,
     environment,
+    generated_secrets,
     services,
     settings_in,
 )
@@ -95,7 +95,7 @@ def test_settings_of_every_service_are_valid(name: str, bare_environment: pytest
 
 def test_every_engine_has_the_catalog_and_the_store(bare_environment: pytest.MonkeyPatch) -> None:
     settings = settings_in("bronze-stream", bare_environment)
-    variables = environment("bronze-stream", drawn())
+    variables = environment("bronze-stream", generated_secrets())
     assert settings.engine_in_use is Engine.SPARK
     properties = catalog_properties(settings)
     assert properties["type"] == "rest"

@@ -30,7 +30,7 @@ def test_repeated_read_gets_304_until_the_table_changes(bars: Settings, api: Api
     assert lake.read("/ohlcv/1m", symbol="BTCUSDT", limit=2) == first
     assert (responses(api, 200), responses(api, 304)) == (1, 1)
     put(bars, [bar(symbol, start, trades=7) for symbol in ("BTCUSDT", "ETHUSDT") for start in starts()[:4]])
-    api.look()
+    api.refresh()
     changed = lake.read("/ohlcv/1m", symbol="BTCUSDT", limit=2)
     assert [item["trades"] for item in changed["bars"]] == [7, 7]
     assert changed["snapshot_id"] != first["snapshot_id"]
@@ -41,7 +41,7 @@ def test_missing_table_is_none_and_other_rejections_raise(bars: Settings, api: A
     assert lake.page("/ohlcv/1h", symbol="BTCUSDT") is None
     assert lake.table("/ohlcv/1h", symbol="BTCUSDT") is None
     make_marts(bars)
-    api.look()
+    api.refresh()
     assert lake.page("/ohlcv/1h", symbol="BTCUSDT") is not None
     with pytest.raises(ApiRejectedError, match="no data of NOPE") as rejection:
         lake.page("/ohlcv/1m", symbol="NOPE")
@@ -67,7 +67,7 @@ def test_symbols_are_listed_once_the_lake_has_bars(lake: Settings) -> None:
     with serving(lake) as api:
         assert lake_of(lake, api).symbols() == []
         put(lake, [bar("BTCUSDT", start) for start in starts()[:2]])
-        api.look()
+        api.refresh()
         (symbol,) = lake_of(lake, api).symbols()
     assert (symbol["symbol"], symbol["first_minute"]) == ("BTCUSDT", "2025-01-30T00:00:00Z")
 

@@ -19,7 +19,7 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
-from cryptolake_tests.support.run_requests import hours_asked
+from cryptolake_tests.support.run_requests import requested_hours
 
 HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
 
@@ -42,7 +42,7 @@ def follow(graph: Graph, cursor: str | None) -> tuple[set[str], str, str]:
         result = tick(context, graph, silver.FOLLOWED)
         if isinstance(result, dg.SkipReason):
             return set(), str(context.cursor), str(result.skip_message)
-        hours = {hour for request in result.run_requests or () for hour in hours_asked(request)}
+        hours = {hour for request in result.run_requests or () for hour in requested_hours(request)}
         return hours, str(result.cursor), ""
 
 

@@ -1,4 +1,4 @@
-"""The real broker, Spark and catalog in a home of their own, once for the whole session."""
+"""The real broker, Spark and catalog in a separate home, once per session."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cryptolake_tests.support.platforms import StartPlatform, settings_for, stop
 
 @pytest.fixture(scope="module", autouse=True)
 def _own_spark_session() -> Iterator[None]:
-    """No module finds the session of another one, which may belong to another server."""
+    """Stop the Spark session after each module: the next one may use another server."""
     yield
     stop_spark_session()
 
 
 @pytest.fixture(scope="session")
 def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """Settings of a home where Kafka and Spark are up, the topics created and the tables made."""
+    """Settings of a home with running Kafka and Spark, topics and tables."""
     with start_platform(settings_for(tmp_path_factory.mktemp("platform")), [KAFKA, SPARK]) as settings:
         yield settings
 
 
 @pytest.fixture
 def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    """The platform's settings as the process's own, as a run of Dagster has them."""
+    """The platform's settings as those of this process, as in a Dagster run."""
     for name, value in platform.environment().items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
@@ -37,7 +37,7 @@ def settings(platform: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Se
 
 @pytest.fixture(autouse=True)
 def _retry_steps_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A step that failed is tried again without its pause of seconds; how often stays as the assets say."""
+    """Retry failed steps without delay; the number of retries stays that of the assets."""
     from dagster._core.execution.plan.active import ActiveExecution
 
     sleep_til_ready = ActiveExecution.sleep_til_ready

@@ -1,4 +1,4 @@
-"""Days of the archive over HTTP into the real catalog: loaded once, replaced whole, one with the stream's trades."""
+"""Days of the archive over HTTP into the real catalog: loaded once, replaced, deduplicated with the stream's trades."""
 
 from __future__ import annotations
 
@@ -41,11 +41,18 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-from cryptolake_tests.support.archives import Aggregate, aggregates, quiet_klines, write_day, write_klines, write_zip
+from cryptolake_tests.support.archives import (
+    Aggregate,
+    aggregates,
+    klines_without_trades,
+    write_day,
+    write_klines,
+    write_zip,
+)
 from cryptolake_tests.support.bronze import append, bars
 from cryptolake_tests.support.reference import Trade, reference_bars
-from cryptolake_tests.support.run_requests import hours_asked, run_silver_request
-from cryptolake_tests.support.served import BrokenLine, ServedExchange
+from cryptolake_tests.support.run_requests import requested_hours, run_silver_request
+from cryptolake_tests.support.served import ServedExchange, TruncatingProxy
 from cryptolake_tests.support.silver_runs import rebuild
 
 DAY = date(2024, 7, 18)
@@ -55,13 +62,13 @@ COIN = ArchiveFile("BTCUSD_PERP", date(2026, 5, 8))
 RECORDED = Path(__file__).parents[1] / "data"
 QUICK = RetryPolicy(attempts=3, max_backoff_s=0.01, max_retry_after_s=1)
 HOURS = 3
-FEW = aggregates(DAY, 1_500, step_ms=7_001)
-CHECKS_OF_TRADES = {"checksum", "every_line", "within_the_day", "lines_rejected", "ids_consecutive"}
+ROWS = aggregates(DAY, 1_500, step_ms=7_001)
 """Nearly three hours from midnight on."""
+CHECKS_OF_TRADES = {"checksum", "every_line", "within_the_day", "lines_rejected", "ids_consecutive"}
 
 
 class World:
-    """A lake, the replay exchange with a directory that tests put archive files into, and Dagster's instance."""
+    """A lake, a replay exchange that serves archive files from `directory`, and a Dagster instance."""
 
     def __init__(self, settings: Settings, directory: Path, url: str, instance: dg.DagsterInstance) -> None:
         self.settings, self.directory, self.url, self.instance = settings, directory, url, instance
@@ -75,25 +82,25 @@ class World:
         return list(load_table(self.settings, BRONZE_TRADES).scan().to_arrow().to_pylist())
 
     def follow(self, *, every_hour: bool = False) -> set[str]:
-        """Ticks of the follower and the Silver runs that they ask for, until nothing is owed; the runs' hours.
+        """Run the follower's ticks and the requested Silver runs until no hour is pending; return the runs' hours.
 
-        A day of the archive completes all of its hours. Those without a trade are only recorded as done, except with
-        `every_hour`: a run takes half a second and there is nothing to make.
+        A day of the archive completes all of its hours. Without `every_hour`, runs of hours without trades are only
+        recorded as successful, because each takes half a second.
         """
         job = build_definitions().resolve_implicit_global_asset_job_def()
         traded = {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(HOURS)}
-        asked: set[str] = set()
+        requested: set[str] = set()
         while True:
             context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
             result = tick(context, Graph.of(self.settings), silver.FOLLOWED)
             if isinstance(result, dg.SkipReason):
                 self.cursor = context.cursor
                 assert "0 hours pending" in str(result.skip_message)
-                return asked
+                return requested
             self.cursor = result.cursor
             for request in result.run_requests or []:
-                hours = set(hours_asked(request))
-                asked |= hours
+                hours = set(requested_hours(request))
+                requested |= hours
                 if every_hour or hours & traded:
                     assert run_silver_request(job, self.instance, request).success
                 else:
@@ -120,9 +127,9 @@ class World:
         )
 
     def assert_bars(self, trades: list[Trade], *, complete: bool | dict[str, bool]) -> None:
-        """Silver's first hours hold exactly the bars of these trades.
+        """Assert that Silver's first hours hold exactly the bars of these trades.
 
-        A day that is `complete` is so between its first and its last minute: a file's begin and end prove nothing.
+        `complete` applies between the first and the last minute: the start and end of a file are no evidence.
         """
         expected = reference_bars(trades)
         found = bars(self.settings, MIDNIGHT, HOURS)
@@ -157,13 +164,13 @@ def world(lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def archived(rows: list[Aggregate]) -> list[Trade]:
-    """What Bronze shall hold of them, but for the time of receipt."""
+    """Return their expected Bronze rows, except for the time of receipt."""
     nothing = {"kafka_partition": None, "kafka_offset": None, "kafka_timestamp": None}
     return [{**row.trade("BTCUSDT"), **nothing} for row in rows]
 
 
 def by_identity(trades: list[Trade]) -> dict[tuple[Any, ...], Trade]:
-    """Without the time of receipt; each trade must be there once."""
+    """Return the trades by identity, without the time of receipt; assert that each exists once."""
     found = {}
     for trade in trades:
         key = (trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"], trade["kafka_offset"] is None)
@@ -172,83 +179,83 @@ def by_identity(trades: list[Trade]) -> dict[tuple[Any, ...], Trade]:
     return found
 
 
-def test_a_day_is_loaded_once_and_every_value_is_the_archive_s(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_day_is_loaded_once_with_the_archives_exact_values(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
     first = world.load()
-    assert (first.outcome, first.rows) == (Outcome.LOADED, len(FEW))
+    assert (first.outcome, first.rows) == (Outcome.LOADED, len(ROWS))
     assert {outcome.name: outcome.passed for outcome in first.outcomes} == dict.fromkeys(CHECKS_OF_TRADES, True)
-    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    assert by_identity(world.bronze()) == by_identity(archived(ROWS))
     snapshot = load_table(world.settings, BRONZE_TRADES).metadata.current_snapshot_id
     again = world.load()
-    assert (again.outcome, again.rows) == (Outcome.UNCHANGED, len(FEW))
+    assert (again.outcome, again.rows) == (Outcome.UNCHANGED, len(ROWS))
     assert load_table(world.settings, BRONZE_TRADES).metadata.current_snapshot_id == snapshot
     reloaded = world.load(reload=True)
-    assert (reloaded.outcome, reloaded.rows_removed) == (Outcome.REPLACED, len(FEW))
-    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    assert (reloaded.outcome, reloaded.rows_removed) == (Outcome.REPLACED, len(ROWS))
+    assert by_identity(world.bronze()) == by_identity(archived(ROWS))
     (row,) = read_coverage(world.settings)
     assert (row.symbol, row.stream, row.kafka_partition) == ("BTCUSDT", "aggTrade", None)
-    assert (row.connected_from_ms, row.connected_to_ms) == (FEW[0].time_ms + 1, FEW[-1].time_ms)
-    assert (row.first_id, row.last_id) == (FEW[0].agg_id, FEW[-1].agg_id)
+    assert (row.connected_from_ms, row.connected_to_ms) == (ROWS[0].time_ms + 1, ROWS[-1].time_ms)
+    assert (row.first_id, row.last_id) == (ROWS[0].agg_id, ROWS[-1].agg_id)
     assert (row.evidence, row.source.rpartition("=")[2]) == (Evidence.IDS, first.sha256)
     assert list(world.settings.archive_dir.iterdir()) == []
 
 
-def test_files_of_an_hour_that_are_sorted_and_say_what_they_hold(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_load_writes_one_file_per_hour_with_column_statistics(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
     world.load()
     table = load_table(world.settings, BRONZE_TRADES)
     files = [task.file for task in table.scan().plan_files()]
     assert sorted(file.record_count for file in files) == sorted(
-        Counter(row.time_ms // 3_600_000 for row in FEW).values()
+        Counter(row.time_ms // 3_600_000 for row in ROWS).values()
     )
     mark = table.schema().find_field("kafka_offset").field_id
     assert all(file.null_value_counts[mark] == file.record_count for file in files)
     assert len(table.metadata.snapshots) == 1
 
 
-def test_the_same_trades_from_the_stream_and_the_archive_are_one(world: World) -> None:
-    live = [row.trade("BTCUSDT") for row in FEW[200:900]]
+def test_trades_of_stream_and_archive_are_deduplicated(world: World) -> None:
+    live = [row.trade("BTCUSDT") for row in ROWS[200:900]]
     append(world.settings, live)
     world.follow()
     assert {key for key, _ in bars(world.settings, MIDNIGHT, HOURS).items()} == reference_bars(live).keys()
-    write_day(world.directory, FILE, FEW)
+    write_day(world.directory, FILE, ROWS)
     world.load()
-    assert len(world.bronze()) == len(FEW) + len(live)
+    assert len(world.bronze()) == len(ROWS) + len(live)
     assert world.follow(every_hour=True) == {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(24)}
-    world.assert_bars(archived(FEW), complete=True)
-    repeats = run_sql(
+    world.assert_bars(archived(ROWS), complete=True)
+    duplicates = run_sql(
         world.settings, "SELECT max(rows_duplicate) AS most FROM cryptolake.ops.run_metrics WHERE rows_in > 0"
     )
-    assert repeats.to_pylist()[0]["most"] > 0
+    assert duplicates.to_pylist()[0]["most"] > 0
     assert run_sql(world.settings, "SELECT * FROM cryptolake.silver.futures_trades_quarantine").num_rows == 0
-    # A second time nothing is owed, and a reload changes no bar.
+    # A second time no hour is pending, and a reload changes no bar.
     assert world.follow() == set()
     before = bars(world.settings, MIDNIGHT, HOURS)
     world.load(reload=True)
     world.follow()
     assert bars(world.settings, MIDNIGHT, HOURS) == before
-    assert len(world.bronze()) == len(FEW) + len(live)
+    assert len(world.bronze()) == len(ROWS) + len(live)
 
 
-def test_a_re_issued_file_replaces_its_day_and_nothing_else(world: World) -> None:
-    live = [row.trade("BTCUSDT") for row in FEW[:20]]
+def test_reissued_file_replaces_only_its_own_day(world: World) -> None:
+    live = [row.trade("BTCUSDT") for row in ROWS[:20]]
     single = [
         {**row.trade("ETHUSDT"), "stream": "trade", "last_trade_id": row.agg_id, "first_trade_id": row.agg_id}
-        for row in FEW[:50]
+        for row in ROWS[:50]
     ]
     append(world.settings, [*live, *single])
-    write_day(world.directory, FILE, FEW)
+    write_day(world.directory, FILE, ROWS)
     world.load()
     world.follow()
-    # Another price, a minute and the last hour without trades, and a trade that was not there before.
-    minute = [row for row in FEW if not 600_000 <= row.time_ms % 86_400_000 < 660_000]
+    # The reissue has a changed price, no trades in one minute and in the last hour, and one new trade.
+    minute = [row for row in ROWS if not 600_000 <= row.time_ms % 86_400_000 < 660_000]
     issued = [row for row in minute if row.time_ms % 86_400_000 < 2 * 3_600_000]
     issued[300] = Aggregate(**{**vars(issued[300]), "price": "99999.12345678"})
     last = issued[-1]
     issued.append(Aggregate(last.agg_id + 1, "1.5", "2", last.last_id + 1, last.last_id + 1, last.time_ms + 1, True))
     write_day(world.directory, FILE, issued, header=False)
     replaced = world.load()
-    assert (replaced.outcome, replaced.rows, replaced.rows_removed) == (Outcome.REPLACED, len(issued), len(FEW))
+    assert (replaced.outcome, replaced.rows, replaced.rows_removed) == (Outcome.REPLACED, len(issued), len(ROWS))
     assert by_identity(world.bronze()) == by_identity([*archived(issued), *live, *single])
     world.follow()
     world.assert_bars([*archived(issued), *single], complete={"BTCUSDT": True, "ETHUSDT": False})
@@ -256,10 +263,10 @@ def test_a_re_issued_file_replaces_its_day_and_nothing_else(world: World) -> Non
     assert highest == Decimal("99999.12345678")
 
 
-def test_a_re_issue_after_files_were_joined_with_the_stream_s_takes_only_its_own_rows(world: World) -> None:
-    live = [row.trade("BTCUSDT") for row in FEW[:400]] + [row.trade("ETHUSDT") for row in FEW[:100]]
+def test_reissue_after_compaction_replaces_only_archive_rows(world: World) -> None:
+    live = [row.trade("BTCUSDT") for row in ROWS[:400]] + [row.trade("ETHUSDT") for row in ROWS[:100]]
     append(world.settings, live)
-    write_day(world.directory, FILE, FEW)
+    write_day(world.directory, FILE, ROWS)
     world.load()
     table = load_table(world.settings, BRONZE_TRADES)
     for number in range(HOURS):
@@ -268,15 +275,15 @@ def test_a_re_issue_after_files_were_joined_with_the_stream_s_takes_only_its_own
         replace_files(table, window, table.scan(row_filter=window).to_arrow())
         table = table.refresh()
     assert len(list(table.scan().plan_files())) == HOURS
-    issued = [Aggregate(**{**vars(row), "qty": "7.5"}) for row in FEW[:1_200]]
+    issued = [Aggregate(**{**vars(row), "qty": "7.5"}) for row in ROWS[:1_200]]
     write_day(world.directory, FILE, issued)
     replaced = world.load()
-    assert replaced.rows_removed == len(FEW)
+    assert replaced.rows_removed == len(ROWS)
     assert by_identity(world.bronze()) == by_identity([*archived(issued), *live])
 
 
-def test_a_mismatch_is_rejected_and_the_good_data_stays(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_invalid_file_is_rejected_and_loaded_data_stays(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
     world.load()
     world.follow()
     before, published = by_identity(world.bronze()), bars(world.settings, MIDNIGHT, HOURS)
@@ -286,37 +293,37 @@ def test_a_mismatch_is_rejected_and_the_good_data_stays(world: World) -> None:
     write_zip(world.directory, FILE, "1,1.123456789,1,1,1,1721260800000,true\n")
     with pytest.raises(ArchiveFormatError, match="no line is an aggregate trade; line 1 is"):
         world.load()
-    # Trades of another day alone, and a file without any.
+    # A file with trades of another day only, and a file without trades.
     write_day(world.directory, FILE, aggregates(date(2024, 7, 19), 3, first_id=90_000))
-    refused = world.load()
-    assert (refused.outcome, refused.rows) == (Outcome.REJECTED, 0)
-    failed = {item.name: item.failing_count for item in refused.outcomes if not item.passed}
+    rejected = world.load()
+    assert (rejected.outcome, rejected.rows) == (Outcome.REJECTED, 0)
+    failed = {item.name: item.failing_count for item in rejected.outcomes if not item.passed}
     assert failed["within_the_day"] == 3
     write_day(world.directory, FILE, [])
     assert world.load().outcome is Outcome.REJECTED
     assert by_identity(world.bronze()) == before
     world.follow()
     assert bars(world.settings, MIDNIGHT, HOURS) == published
-    written = world.settings.home / "warehouse"
-    named = {Path(task.file.file_path).name for task in load_table(world.settings, BRONZE_TRADES).scan().plan_files()}
-    assert {path.name for path in written.glob("bronze/futures_trades/data/**/*.parquet")} == named
+    warehouse = world.settings.home / "warehouse"
+    referenced = {
+        Path(task.file.file_path).name for task in load_table(world.settings, BRONZE_TRADES).scan().plan_files()
+    }
+    assert {path.name for path in warehouse.glob("bronze/futures_trades/data/**/*.parquet")} == referenced
 
 
-def test_an_interrupted_load_is_gone_on_with(world: World) -> None:
-    size = write_day(world.directory, FILE, FEW).stat().st_size
-    with BrokenLine(world.url, [size // 2, 1, 1, 1, 1]) as line, pytest.raises(ExchangeError, match="resumes"):
-        world.load(url=line.url)
+def test_interrupted_load_resumes(world: World) -> None:
+    size = write_day(world.directory, FILE, ROWS).stat().st_size
+    with TruncatingProxy(world.url, [size // 2, 1, 1, 1, 1]) as proxy, pytest.raises(ExchangeError, match="resumes"):
+        world.load(url=proxy.url)
     assert world.bronze() == []
-    with BrokenLine(world.url, []) as line:
-        assert world.load(url=line.url).outcome is Outcome.LOADED
-        assert [text for text in line.sent if "Range: bytes=" in text]
-    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    with TruncatingProxy(world.url, []) as proxy:
+        assert world.load(url=proxy.url).outcome is Outcome.LOADED
+        assert [text for text in proxy.sent if "Range: bytes=" in text]
+    assert by_identity(world.bronze()) == by_identity(archived(ROWS))
 
 
-def test_a_crash_between_the_commit_and_its_record_doubles_nothing(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_crash_after_the_commit_duplicates_no_row(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_day(world.directory, FILE, ROWS)
 
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
@@ -327,40 +334,42 @@ def test_a_crash_between_the_commit_and_its_record_doubles_nothing(
             world.load()
     (row,) = read_coverage(world.settings)
     assert row.kafka_partition == LOADING
-    # The trades are there, of a known symbol, and their minutes are not complete yet.
+    # The trades are stored, but their minutes are not complete yet.
     world.follow()
-    world.assert_bars(archived(FEW), complete=False)
+    world.assert_bars(archived(ROWS), complete=False)
     assert world.load().outcome is Outcome.REPLACED
-    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    assert by_identity(world.bronze()) == by_identity(archived(ROWS))
     world.follow()
-    world.assert_bars(archived(FEW), complete=True)
+    world.assert_bars(archived(ROWS), complete=True)
 
 
-def test_coverage_of_an_earlier_issue_goes_before_its_rows_do(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_coverage_of_an_earlier_issue_is_removed_before_its_rows(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_day(world.directory, FILE, ROWS)
     world.load()
     world.follow()
     proven = set(read_coverage(world.settings))
-    lacking = [row for row in FEW if not 100 <= row.agg_id - FEW[0].agg_id < 110]
-    write_day(world.directory, FILE, lacking)
+    with_gap = [row for row in ROWS if not 100 <= row.agg_id - ROWS[0].agg_id < 110]
+    write_day(world.directory, FILE, with_gap)
 
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
-    def lose_the_race(*_: object) -> None:
+    def lose_the_commit(*_: object) -> None:
         raise CommitFailedException("another writer was faster")
 
     with monkeypatch.context() as patched:
-        patched.setattr(archive, "replace_day", lose_the_race)
+        patched.setattr(archive, "replace_day", lose_the_commit)
         with pytest.raises(CommitFailedException):
             world.load()
-    assert set(read_coverage(world.settings)) == proven, "its rows are there still, and so is what they prove"
+    assert set(read_coverage(world.settings)) == proven, (
+        "the old rows and their coverage stay until the replacement is committed"
+    )
     with monkeypatch.context() as patched:
         patched.setattr(archive, "write_rejected_lines", crash)
         with pytest.raises(KeyboardInterrupt):
             world.load()
     world.follow()
-    minutes = {FEW[index].time_ms // 60_000 * 60_000 for index in range(100, 110)}
+    minutes = {ROWS[index].time_ms // 60_000 * 60_000 for index in range(100, 110)}
     found = bars(world.settings, MIDNIGHT, HOURS)
     affected = [bar for bar in found.values() if round(bar["window_start"].timestamp() * 1000) in minutes]
     assert affected
@@ -369,8 +378,8 @@ def test_coverage_of_an_earlier_issue_goes_before_its_rows_do(world: World, monk
 
 
 def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
-    holed = [row for row in FEW if not 100 <= row.agg_id - FEW[0].agg_id < 110]
-    write_day(world.directory, FILE, holed)
+    with_gap = [row for row in ROWS if not 100 <= row.agg_id - ROWS[0].agg_id < 110]
+    write_day(world.directory, FILE, with_gap)
     loaded = world.load()
     (warned,) = [item for item in loaded.outcomes if not item.passed]
     assert (warned.name, warned.failing_count) == ("ids_consecutive", 10)
@@ -383,50 +392,52 @@ def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
     assert incomplete - bounds
 
 
-def test_a_file_that_is_no_record_of_its_day_is_loaded_remembered_and_completes_nothing(world: World) -> None:
-    holed = [replace(row, agg_id=number * 2) for number, row in enumerate(FEW[: MAX_GAPS + 2])]
-    write_day(world.directory, FILE, holed)
+def test_file_with_too_many_gaps_is_loaded_but_completes_no_minute(world: World) -> None:
+    with_gap = [replace(row, agg_id=number * 2) for number, row in enumerate(ROWS[: MAX_GAPS + 2])]
+    write_day(world.directory, FILE, with_gap)
     loaded = world.load()
     assert [item.name for item in loaded.outcomes if not item.passed] == ["ids_consecutive"]
     world.follow()
-    world.assert_bars(archived(holed), complete=False)
+    world.assert_bars(archived(with_gap), complete=False)
     assert world.load().outcome is Outcome.UNCHANGED
-    write_day(world.directory, FILE, FEW[:100])
+    write_day(world.directory, FILE, ROWS[:100])
     assert world.load().outcome is Outcome.REPLACED
     world.follow()
-    world.assert_bars(archived(FEW[:100]), complete=True)
+    world.assert_bars(archived(ROWS[:100]), complete=True)
 
 
 def test_single_trades_and_aggregates_are_never_mixed(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda _: {0: 10**9})
     single = [
         {**row.trade("BTCUSDT"), "stream": "trade", "trade_id": number, "qty": Decimal("5")}
-        for number, row in enumerate(FEW[:100])
+        for number, row in enumerate(ROWS[:100])
     ]
     append(world.settings, single)
-    minute_ms = FEW[0].time_ms
+    minute_ms = ROWS[0].time_ms
     IcebergCoverageSink(world.settings).write(
         [CoverageRow("binance_futures", "BTCUSDT", "trade", minute_ms, minute_ms + 62_000, 0, 1, "ws://replay")]
     )
-    write_day(world.directory, FILE, FEW)
+    write_day(world.directory, FILE, ROWS)
     world.load()
     world.follow()
     found = bars(world.settings, MIDNIGHT, HOURS)
-    # The minute that the stream covers is made of single trades, the others of the archive's.
-    of_archive, of_stream = reference_bars(archived(FEW)), reference_bars(single)
+    # The minute covered by the stream is made of single trades, the others of archive trades.
+    of_archive, of_stream = reference_bars(archived(ROWS)), reference_bars(single)
     first = ("BTCUSDT", MIDNIGHT)
     assert found[first]["volume"] == of_stream[first]["volume"]
     assert {key: bar["volume"] for key, bar in found.items() if key != first} == {
         key: bar["volume"] for key, bar in of_archive.items() if key != first
     }
     incomplete = [start for (_, start), bar in found.items() if not bar["is_complete"]]
-    assert incomplete == [max(start for _, start in found)], "the end of a file proves nothing"
+    assert incomplete == [max(start for _, start in found)], "the end of a file is no evidence"
 
 
-def test_the_producer_s_coverage_and_the_archive_s_leave_each_other_alone(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_coverage_of_producer_and_archive_is_independent(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
     world.load()
-    row = CoverageRow("binance_futures", "BTCUSDT", "aggTrade", FEW[0].time_ms, FEW[0].time_ms + 9_000, 1, 5, "ws://x")
+    row = CoverageRow(
+        "binance_futures", "BTCUSDT", "aggTrade", ROWS[0].time_ms, ROWS[0].time_ms + 9_000, 1, 5, "ws://x"
+    )
     IcebergCoverageSink(world.settings).write([row])
     assert len(read_coverage(world.settings)) == 2
     world.load(reload=True)
@@ -435,7 +446,7 @@ def test_the_producer_s_coverage_and_the_archive_s_leave_each_other_alone(world:
     assert sum(item.of_archive for item in found) == 1
 
 
-def test_a_recorded_day_of_coin_m_futures(world: World) -> None:
+def test_recorded_coin_m_day_is_loaded_and_aggregated(world: World) -> None:
     for suffix in ("", ".CHECKSUM"):
         shutil.copy(RECORDED / f"{COIN.name}{suffix}", world.directory)
     loaded = world.load(COIN)
@@ -447,24 +458,24 @@ def test_a_recorded_day_of_coin_m_futures(world: World) -> None:
     found = bars(world.settings, first, 24)
     assert len(found) == 1_437
     incomplete = sorted(start for (_, start), bar in found.items() if not bar["is_complete"])
-    assert incomplete == [first, first + timedelta(minutes=1_439)], "begin and end of a file prove nothing"
+    assert incomplete == [first, first + timedelta(minutes=1_439)], "start and end of a file are no evidence"
     assert sum(bar["trades"] for bar in found.values()) == 240_198
     assert found == {key: {**found[key], **bar} for key, bar in reference_bars(world.bronze()).items()}
 
 
-def test_a_day_before_the_lake_s_first(world: World) -> None:
+def test_day_before_the_start_date_is_rejected(world: World) -> None:
     with pytest.raises(ArchiveRangeError, match="CRYPTOLAKE_START_DATE=2024-07-17"):
         world.load(ArchiveFile("BTCUSDT", date(2024, 7, 17)))
 
 
-def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_rejected(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
-    write_klines(world.directory, kline_file("BTCUSDT", DAY), quiet_klines(DAY, 1_440))
+def test_asset_reports_loaded_missing_and_rejected_files(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
+    write_klines(world.directory, kline_file("BTCUSDT", DAY), klines_without_trades(DAY, 1_440))
     done = world.materialize(DAY)
     assert done.success
     (event,) = done.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier())
     assert event.partition == DAY.isoformat()
-    assert event.metadata["dagster/row_count"].value == len(FEW)
+    assert event.metadata["dagster/row_count"].value == len(ROWS)
     assert event.metadata["klines"].value == 1_440
     assert "ETHUSDT-aggTrades-2024-07-18.zip" in str(event.metadata["not_published"].value)
     evaluations = {item.check_name: item for item in done.get_asset_check_evaluations()}
@@ -472,38 +483,38 @@ def test_the_asset_says_what_it_loaded_what_is_missing_and_what_it_rejected(worl
     assert all(item.passed and item.partition == DAY.isoformat() for item in evaluations.values())
 
     write_zip(world.directory, FILE, "1,1,1,1,1,1721260800000,true\n", checksum="ab" * 32)
-    refused = world.materialize(DAY, symbols=["btcusdt"])
-    assert not refused.success
-    assert refused.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier()) == []
-    failed = {item.check_name for item in refused.get_asset_check_evaluations() if not item.passed}
+    rejected = world.materialize(DAY, symbols=["btcusdt"])
+    assert not rejected.success
+    assert rejected.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier()) == []
+    failed = {item.check_name for item in rejected.get_asset_check_evaluations() if not item.passed}
     assert failed == {"checksum"}
-    assert by_identity(world.bronze()) == by_identity(archived(FEW))
+    assert by_identity(world.bronze()) == by_identity(archived(ROWS))
     assert not world.materialize(DAY, symbols=["ETHUSDT"]).success
 
 
-def test_the_command_loads_a_range_and_prints_a_table(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_command_loads_a_range_and_prints_a_table(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
     following = date(2024, 7, 19)
     write_day(world.directory, ArchiveFile("BTCUSDT", following), aggregates(following, 10, first_id=50_000))
-    words = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-18", "--to", "2024-07-19"]
-    done = CliRunner().invoke(cli.app, words)
+    arguments = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-18", "--to", "2024-07-19"]
+    done = CliRunner().invoke(cli.app, arguments)
     assert done.exit_code == 0, done.output
     assert done.output.count("loaded") >= 2
-    assert f"{len(FEW)}" in done.output
-    assert CliRunner().invoke(cli.app, words).output.count("unchanged") == 2
-    missing = CliRunner().invoke(cli.app, [*words[:-1], "2024-07-20"])
+    assert f"{len(ROWS)}" in done.output
+    assert CliRunner().invoke(cli.app, arguments).output.count("unchanged") == 2
+    missing = CliRunner().invoke(cli.app, [*arguments[:-1], "2024-07-20"])
     assert missing.exit_code == 1
     assert "missing" in missing.output
     assert "published some hours after the day has ended" in missing.output
 
 
-def test_the_files_have_the_table_s_columns_and_types(world: World) -> None:
-    write_day(world.directory, FILE, FEW)
+def test_files_have_the_tables_columns_and_types(world: World) -> None:
+    write_day(world.directory, FILE, ROWS)
     world.load()
     tasks = list(load_table(world.settings, BRONZE_TRADES).scan().plan_files())
-    assert len(tasks) == len({row.time_ms // 3_600_000 for row in FEW}), "one file an hour"
+    assert len(tasks) == len({row.time_ms // 3_600_000 for row in ROWS}), "one file per hour"
     for task in tasks:
         found = pq.read_schema(Path(local_path(task.file.file_path)))
-        # As DuckDB and Spark see them; PyIceberg's own schema has large strings.
-        wanted = {field.name: str(field.type).removeprefix("large_") for field in BRONZE_TRADES.arrow_schema()}
-        assert {field.name: str(field.type) for field in found} == wanted
+        # Types as read by DuckDB and Spark; PyIceberg's schema has large strings.
+        expected_types = {field.name: str(field.type).removeprefix("large_") for field in BRONZE_TRADES.arrow_schema()}
+        assert {field.name: str(field.type) for field in found} == expected_types

@@ -1,4 +1,4 @@
-"""Days of the archive of kinds that were refused or called complete without evidence, by loader, Silver and Gold."""
+"""Archive days with known problems (gaps, conflicts, dropped trades) through loader, Silver and Gold."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Bar = dict[str, Any]
 
 
 class Lake:
-    """A lake of one market, and an exchange that serves the files of a case."""
+    """A lake of one market, and an exchange that serves a case's files from `served`."""
 
     def __init__(self, settings: Settings, url: str) -> None:
         self.settings, self._url = settings, url
@@ -53,14 +53,14 @@ class Lake:
         return loaded
 
     def bars(self, day: date, first_hour: int = 0, hours: int = 24) -> dict[tuple[str, str], Bar]:
-        """Make Silver's hours; return the bars by symbol and minute."""
+        """Rebuild Silver's hours; return the bars by symbol and minute."""
         start = datetime(day.year, day.month, day.day, first_hour, tzinfo=UTC)
         made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours))
         self.passed = [candidate.passed for candidate in made]
         return {(symbol, f"{at:%H:%M}"): bar for (symbol, at), bar in bars(self.settings, start, hours).items()}
 
     def day(self, day: date) -> dict[str, Bar]:
-        """Make Gold's day; return its rows by symbol."""
+        """Refresh Gold's day; return its rows by symbol."""
         refresh_day(self.settings, DuckDBEngine(self.settings), day)
         rows = load_table(self.settings, GOLD_DAILY).scan().to_arrow().to_pylist()
         return {row["symbol"]: row for row in rows if row["trade_date"] == day}
@@ -68,7 +68,7 @@ class Lake:
 
 @contextmanager
 def lake_of(case: Path, market: Market, home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    # The replay exchange needs a frame; it serves the archive's files from its directory.
+    # The replay exchange requires a frame; it serves archive files from its directory.
     directory = home / "served"
     directory.mkdir()
     write_capture(directory / "a.ndjson", [(1_700_000_000 * 10**9, trade_frame("BTCUSDT", 1, 1_700_000_000_000))])
@@ -105,13 +105,13 @@ def case(name: str, market: Market = Market.USD_M) -> pytest.MarkDecorator:
 
 @pytest.fixture
 def futures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
-    """A lake of USD-M futures whose archive has no files yet; they go to `served`."""
+    """A lake of USD-M futures whose archive has no files yet."""
     with lake_of(tmp_path / "nothing", Market.USD_M, tmp_path, monkeypatch) as lake:
         yield lake
 
 
-def five_o_clock(day: date, number: int) -> list[Aggregate]:
-    """So many aggregates of one trade from 05:00:10 on, one every 10 s, with the ids 1, 2, 3 and so on."""
+def aggregates_from_five(day: date, number: int) -> list[Aggregate]:
+    """Return `number` aggregates of one trade each from 05:00:10 on, one every 10 s, with ids from 1."""
     first_ms = ArchiveFile("ANY", day).start_ms + 5 * 3_600_000
     return [
         Aggregate(index, "10.5", "1", index, index, first_ms + index * 10_000, True) for index in range(1, number + 1)
@@ -119,7 +119,7 @@ def five_o_clock(day: date, number: int) -> list[Aggregate]:
 
 
 def klines_of(day: date, trades: Sequence[Aggregate]) -> list[Kline]:
-    """All klines of the day, of trades at 10.5 that sold."""
+    """Return all klines of the day for sell trades at 10.5."""
     price, first_ms = "10.5", ArchiveFile("ANY", day).start_ms
     found = []
     for at in range(first_ms, first_ms + 86_400_000, 60_000):
@@ -131,7 +131,7 @@ def klines_of(day: date, trades: Sequence[Aggregate]) -> list[Kline]:
 
 
 def put(lake: Lake, symbol: str, day: date, trades: Sequence[Aggregate], klines: Sequence[Kline] = ()) -> None:
-    """Put the day's files into the archive; without klines those that agree with the trades."""
+    """Put the day's files into the archive; `klines` defaults to those of the trades."""
     write_day(lake.served, ArchiveFile(symbol, day), trades)
     write_klines(lake.served, kline_file(symbol, day), klines or klines_of(day, trades))
 
@@ -145,7 +145,7 @@ def numbers(bar: Bar, *names: str) -> list[Decimal]:
 
 
 @case("sentinel", Market.SPOT)
-def test_ids_without_a_trade_are_there_and_touch_no_bar(lake_of_case: Lake) -> None:
+def test_ids_without_a_trade_are_stored_but_change_no_bar(lake_of_case: Lake) -> None:
     day = date(2017, 12, 4)
     loaded = lake_of_case.trades("BTCUSDT", day)
     assert (failed(loaded), loaded.rows) == ({}, 3)
@@ -166,7 +166,7 @@ def test_ids_without_a_trade_are_there_and_touch_no_bar(lake_of_case: Lake) -> N
 
 
 @case("wide", Market.SPOT)
-def test_quantities_of_eleven_digits_are_held_exactly(lake_of_case: Lake) -> None:
+def test_eleven_digit_quantities_are_stored_exactly(lake_of_case: Lake) -> None:
     day = date(2025, 11, 3)
     loaded = lake_of_case.trades("BTTCUSDT", day)
     assert (failed(loaded), loaded.rows) == ({}, 3)
@@ -182,7 +182,7 @@ def test_quantities_of_eleven_digits_are_held_exactly(lake_of_case: Lake) -> Non
 
 
 @case("truncated", Market.SPOT)
-def test_day_that_breaks_off_is_incomplete_from_where_it_does(lake_of_case: Lake) -> None:
+def test_truncated_day_is_incomplete_from_its_last_trade(lake_of_case: Lake) -> None:
     day = date(2021, 12, 14)
     lake_of_case.load("BTCUSDT", day, klines=True)
     lake_of_case.load("BTCUSDT", day + timedelta(days=1))
@@ -191,14 +191,14 @@ def test_day_that_breaks_off_is_incomplete_from_where_it_does(lake_of_case: Lake
     assert incomplete == ["09:29"]
     assert found["BTCUSDT", "09:29"]["trades"] == 1
     assert lake_of_case.day(day)["BTCUSDT"]["is_complete"] is False
-    by_klines = [row for row in read_coverage(lake_of_case.settings) if row.evidence is Evidence.KLINES]
-    assert by_klines, "the first minute begins before the first trade, and its kline agrees"
+    proven_by_klines = [row for row in read_coverage(lake_of_case.settings) if row.evidence is Evidence.KLINES]
+    assert proven_by_klines, "the first minute starts before the first trade, but its kline equals the bar"
     assert {(bar["is_complete"], bar["evidence"]) for bar in found.values()} >= {(True, "klines"), (False, None)}
     assert all(bar["is_complete"] == (bar["evidence"] is not None) for bar in found.values())
 
 
 @case("shuffled")
-def test_order_of_the_rows_hides_nothing_and_gaps_are_counted(lake_of_case: Lake) -> None:
+def test_shuffled_rows_are_sorted_and_gaps_are_counted(lake_of_case: Lake) -> None:
     day = date(2023, 10, 1)
     eth, btc = (lake_of_case.trades(symbol, day) for symbol in ("ETHUSDT", "BTCUSDT"))
     assert failed(eth) == {}
@@ -222,11 +222,15 @@ def test_order_of_the_rows_hides_nothing_and_gaps_are_counted(lake_of_case: Lake
 
 
 @case("holes")
-def test_gaps_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case: Lake, tmp_path: Path) -> None:
+def test_end_of_a_day_is_incomplete_until_the_next_day_continues_its_ids(lake_of_case: Lake, tmp_path: Path) -> None:
     day = date(2024, 7, 4)
     loaded = lake_of_case.trades("BTCUSDT", day)
-    (holes,) = [outcome for outcome in loaded.outcomes if outcome.name == "ids_consecutive"]
-    assert (holes.failing_count, holes.failing_rows[0]["after_id"], holes.failing_rows[0]["before_id"]) == (
+    (gaps_check,) = [outcome for outcome in loaded.outcomes if outcome.name == "ids_consecutive"]
+    assert (
+        gaps_check.failing_count,
+        gaps_check.failing_rows[0]["after_id"],
+        gaps_check.failing_rows[0]["before_id"],
+    ) == (
         8,
         "2228503271",
         "2228503280",
@@ -239,7 +243,7 @@ def test_gaps_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case:
     lake_of_case.trades("BTCUSDT", day + timedelta(days=1))
     assert (2228503281, 2228503282) in {(row.first_id, row.last_id) for row in read_coverage(lake_of_case.settings)}
     assert {minute for (_, minute), bar in lake_of_case.bars(day, 1, 1).items() if bar["is_complete"]} == {"01:12"}
-    # Another issue of the next day, whose ids do not go on, takes that back for bars made from now on.
+    # A reissue of the next day with a gap at its start removes that coverage for later bars.
     write_day(tmp_path / "served", ArchiveFile("BTCUSDT", day + timedelta(days=1)), following[1:])
     lake_of_case.trades("BTCUSDT", day + timedelta(days=1))
     spans = [(row.first_id, row.last_id) for row in read_coverage(lake_of_case.settings)]
@@ -247,7 +251,7 @@ def test_gaps_and_ends_are_not_complete_until_the_next_day_goes_on(lake_of_case:
 
 
 @case("zero-qty")
-def test_row_that_the_table_cannot_hold_is_set_aside_and_the_next_is_stored(lake_of_case: Lake) -> None:
+def test_row_with_an_unstorable_quantity_is_rejected_and_the_next_is_stored(lake_of_case: Lake) -> None:
     day = date(2023, 3, 21)
     loaded = lake_of_case.trades("BTCUSDT", day)
     assert (failed(loaded), loaded.rows) == ({"lines_rejected": 1}, 1)
@@ -258,18 +262,16 @@ def test_row_that_the_table_cannot_hold_is_set_aside_and_the_next_is_stored(lake
     assert "quantity" in letter["reason"]
     assert letter["stream"] == f"archive:{loaded.file.name}"
     lake_of_case.trades("BTCUSDT", day, reload=True)
-    assert load_table(lake_of_case.settings, BRONZE_REJECTED).scan().count() == 1, "one dead letter however often"
+    assert load_table(lake_of_case.settings, BRONZE_REJECTED).scan().count() == 1, "a reload adds no dead letter"
     assert lake_of_case.bars(day, 1, 1)["BTCUSDT", "01:00"]["is_complete"] is False
 
 
 @case("zero-qty")
-def test_minute_from_which_trades_are_dropped_does_not_read_as_whole(
-    lake_of_case: Lake, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_minute_with_dropped_trades_is_incomplete(lake_of_case: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     day = date(2023, 5, 1)
     assert failed(lake_of_case.trades("ETHUSDT", day)) == {}
     lake_of_case.bars(day, 0, 1)
-    assert lake_of_case.passed == [False], "held back by drop_ratio"
+    assert lake_of_case.passed == [False], "drop_ratio fails"
     lenient = lake_of_case.settings.model_copy(update={"drop_ratio_limit": 0.9})
     monkeypatch.setattr(lake_of_case, "settings", lenient)
     found = lake_of_case.bars(day, 0, 1)
@@ -281,11 +283,9 @@ def test_minute_from_which_trades_are_dropped_does_not_read_as_whole(
     assert (stats["is_complete"], stats["trades_dropped"]) == (False, 100)
 
 
-def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_conflicting_copies_of_an_id_are_rejected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     day = date(2022, 8, 9)
-    # Two trades a minute; a repeat, and two ids of which the file has two readings.
+    # Two trades per minute; one duplicate, and two ids with conflicting rows.
     made = aggregates(day, 20, first_id=700, step_ms=30_000)
     other = [replace(made[5], price="1.5"), replace(made[12], qty="9", time_ms=made[12].time_ms + 1)]
     file = ArchiveFile("SOLUSDT", day)
@@ -293,7 +293,7 @@ def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
         write_day(tmp_path / "served", file, [*made, made[3], *other])
         loaded = lake.trades("SOLUSDT", day)
         assert failed(loaded) == {"lines_rejected": 4, "ids_consecutive": 2}
-        assert loaded.rows == 19, "the repeat agrees with its first copy"
+        assert loaded.rows == 19, "the duplicate equals its first copy"
         stored = load_table(lake.settings, BRONZE_TRADES).scan().to_arrow()["trade_id"].to_pylist()
         assert set(stored) == {item.agg_id for item in made} - {705, 712}
         letters = load_table(lake.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
@@ -304,14 +304,16 @@ def test_copies_of_an_id_that_contradict_each_other_are_set_aside(
         found = lake.bars(day, 0, 1)
         incomplete = [minute for (_, minute), bar in found.items() if not bar["is_complete"]]
         assert incomplete == ["00:00", "00:02", "00:03", "00:05", "00:06", "00:09"]
-        # A file without contradictions takes their place.
+        # A reissue without conflicts replaces them.
         write_day(tmp_path / "served", file, made)
         assert failed(lake.trades("SOLUSDT", day)) == {}
         found = lake.bars(day, 0, 1)
         assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["00:00", "00:09"]
 
 
-def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_midnight_is_complete_between_days_with_consecutive_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     day, following = date(2024, 3, 5), date(2024, 3, 6)
     first = aggregates(day, 1_440, first_id=50_000, step_ms=60_000)
     second = aggregates(following, 3, first_id=51_440, step_ms=60_000)
@@ -327,7 +329,7 @@ def test_two_days_whose_ids_go_on_are_whole_at_their_border(tmp_path: Path, monk
 
 
 @case("off-minute-klines", Market.SPOT)
-def test_kline_that_is_off_the_minute_holds_no_other_back(lake_of_case: Lake) -> None:
+def test_misaligned_kline_does_not_block_other_klines(lake_of_case: Lake) -> None:
     day = date(2017, 12, 4)
     loaded = lake_of_case.load("BTCUSDT", day, klines=True).klines
     assert isinstance(loaded, LoadedKlines)
@@ -340,9 +342,9 @@ def test_kline_that_is_off_the_minute_holds_no_other_back(lake_of_case: Lake) ->
     assert {moment.second for moment in stored} == {0}
 
 
-def test_complete_day_is_incomplete_once_a_reissue_lacks_trades(futures: Lake) -> None:
+def test_reissue_with_missing_trades_makes_a_complete_day_incomplete(futures: Lake) -> None:
     day = date(2022, 6, 1)
-    trades = five_o_clock(day, 59)
+    trades = aggregates_from_five(day, 59)
     put(futures, "LTCUSDT", day, trades)
     futures.load("LTCUSDT", day, klines=True)
     futures.bars(day, 5, 1)
@@ -358,15 +360,15 @@ def test_complete_day_is_incomplete_once_a_reissue_lacks_trades(futures: Lake) -
 
 @pytest.fixture
 def lenient(futures: Lake) -> Lake:
-    """The lake of futures, whose Silver publishes hours with many dropped trades."""
+    """The lake of futures with a high limit of dropped trades in Silver."""
     futures.settings = futures.settings.model_copy(update={"drop_ratio_limit": 0.9})
     return futures
 
 
-def test_dropped_trade_that_is_alone_in_its_minute_makes_the_day_incomplete(lenient: Lake) -> None:
+def test_dropped_trade_alone_in_its_minute_makes_the_day_incomplete(lenient: Lake) -> None:
     day = date(2022, 7, 1)
-    made = five_o_clock(day, 100)
-    # The ids 90 to 95 are those of 05:15.
+    made = aggregates_from_five(day, 100)
+    # Ids 90 to 95 are in minute 05:15.
     trades = [replace(item, qty="0") if item.agg_id == 90 else item for item in made if not 90 < item.agg_id < 96]
     trades = [replace(item, agg_id=index, first_id=index, last_id=index) for index, item in enumerate(trades, 1)]
     put(lenient, "DOTUSDT", day, trades)
@@ -376,7 +378,7 @@ def test_dropped_trade_that_is_alone_in_its_minute_makes_the_day_incomplete(leni
     assert {bar["is_complete"] for bar in found.values()} == {True}
     stats = lenient.day(day)["DOTUSDT"]
     assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
-    # A reissue has a sound reading of the trade; the quarantine keeps the broken one.
+    # A reissue has a valid row of the trade; the quarantine keeps the invalid one.
     put(lenient, "DOTUSDT", day, [replace(item, qty="1") for item in trades])
     lenient.load("DOTUSDT", day, klines=True)
     lenient.bars(day, 5, 1)
@@ -384,9 +386,9 @@ def test_dropped_trade_that_is_alone_in_its_minute_makes_the_day_incomplete(leni
     assert (stats["is_complete"], stats["trades_dropped"]) == (True, 0)
 
 
-def test_dropped_trade_of_the_stream_that_makes_no_bar_makes_the_day_incomplete(lenient: Lake) -> None:
+def test_dropped_trade_of_the_unused_stream_makes_the_day_incomplete(lenient: Lake) -> None:
     day = date(2022, 7, 2)
-    trades = [replace(item, qty="0") if item.agg_id == 31 else item for item in five_o_clock(day, 59)]
+    trades = [replace(item, qty="0") if item.agg_id == 31 else item for item in aggregates_from_five(day, 59)]
     put(lenient, "DOTUSDT", day, trades)
     lenient.load("DOTUSDT", day, klines=True)
     at = datetime.fromtimestamp(trades[30].time_ms / 1000, UTC)
@@ -397,9 +399,9 @@ def test_dropped_trade_of_the_stream_that_makes_no_bar_makes_the_day_incomplete(
     assert (stats["is_complete"], stats["trades_dropped"]) == (False, 1)
 
 
-def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: Lake) -> None:
+def test_dropped_trade_of_another_stream_leaves_a_complete_bar_complete(lenient: Lake) -> None:
     day = date(2022, 7, 3)
-    trades = five_o_clock(day, 59)
+    trades = aggregates_from_five(day, 59)
     put(lenient, "DOTUSDT", day, trades)
     lenient.load("DOTUSDT", day, klines=True)
     at = datetime.fromtimestamp(trades[30].time_ms / 1000, UTC)
@@ -410,9 +412,9 @@ def test_dropped_trade_of_another_stream_leaves_a_complete_bar_whole(lenient: La
 
 
 @pytest.mark.parametrize("trades_file", ["unchanged", "missing", "rejected"])
-def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: str) -> None:
+def test_reissued_klines_withdraw_their_evidence(futures: Lake, trades_file: str) -> None:
     day = date(2022, 6, 2)
-    trades = five_o_clock(day, 59)
+    trades = aggregates_from_five(day, 59)
     klines = klines_of(day, trades)
     put(futures, "LTCUSDT", day, trades, klines)
     futures.load("LTCUSDT", day, klines=True)
@@ -432,9 +434,9 @@ def test_reissued_klines_take_back_what_they_proved(futures: Lake, trades_file: 
     assert futures.day(day)["LTCUSDT"]["is_complete"] is False
 
 
-def test_different_klines_of_one_minute_prove_nothing(futures: Lake) -> None:
+def test_conflicting_klines_of_one_minute_are_no_evidence(futures: Lake) -> None:
     day = date(2022, 6, 3)
-    trades = five_o_clock(day, 59)
+    trades = aggregates_from_five(day, 59)
     klines = klines_of(day, trades)
     put(futures, "LTCUSDT", day, trades, [*klines, replace(klines[300], trades=99, volume="99"), klines[301]])
     loaded = futures.load("LTCUSDT", day, klines=True).klines
@@ -444,12 +446,12 @@ def test_different_klines_of_one_minute_prove_nothing(futures: Lake) -> None:
     assert [minute for (_, minute), bar in found.items() if not bar["is_complete"]] == ["05:00"]
 
 
-def test_copy_of_an_id_that_is_bad_or_of_another_day_contradicts_it(futures: Lake) -> None:
+def test_malformed_or_foreign_day_copy_of_an_id_conflicts_with_it(futures: Lake) -> None:
     day = date(2022, 4, 1)
-    trades = five_o_clock(day, 59)
+    trades = aggregates_from_five(day, 59)
     bad = replace(trades[29], qty="1e-17")
-    of_the_day_before = replace(trades[44], price="99", time_ms=ArchiveFile("ANY", day).start_ms - 1)
-    put(futures, "XRPUSDT", day, [of_the_day_before, *trades[:20], bad, *trades[20:]], klines_of(day, trades))
+    of_previous_day = replace(trades[44], price="99", time_ms=ArchiveFile("ANY", day).start_ms - 1)
+    put(futures, "XRPUSDT", day, [of_previous_day, *trades[:20], bad, *trades[20:]], klines_of(day, trades))
     loaded = futures.trades("XRPUSDT", day)
     assert failed(loaded) == {"within_the_day": 1, "lines_rejected": 4, "ids_consecutive": 2}
     assert loaded.rows == 57
@@ -459,7 +461,7 @@ def test_copy_of_an_id_that_is_bad_or_of_another_day_contradicts_it(futures: Lak
 
 
 @pytest.mark.parametrize("step_ms", [1, 20_000])
-def test_large_quotes_of_one_symbol_hold_no_other_back(lenient: Lake, step_ms: int) -> None:
+def test_large_quote_volumes_of_one_symbol_do_not_block_others(lenient: Lake, step_ms: int) -> None:
     day = date(2022, 11, 2)
     first_ms = ArchiveFile("ANY", day).start_ms + 5 * 3_600_000
     large = [
@@ -469,7 +471,7 @@ def test_large_quotes_of_one_symbol_hold_no_other_back(lenient: Lake, step_ms: i
     write_day(lenient.served, ArchiveFile("HUGEUSDT", day), large)
     too_large = [replace(item, qty="11000000000") for item in large]
     write_day(lenient.served, ArchiveFile("WIDEUSDT", day), [*too_large, replace(large[-1], agg_id=151)])
-    put(lenient, "LTCUSDT", day, five_o_clock(day, 59))
+    put(lenient, "LTCUSDT", day, aggregates_from_five(day, 59))
     for symbol in ("HUGEUSDT", "WIDEUSDT", "LTCUSDT"):
         lenient.trades(symbol, day)
     found = lenient.bars(day, 5, 1)

@@ -1,6 +1,6 @@
-"""Days of klines from the archive over HTTP into the real catalog, and real bars held against them without REST.
+"""Days of klines from the archive over HTTP into the real catalog, and real bars compared with them without REST.
 
-The trades are the recorded ones, written as aggregates of one trade each: such a file is made, its trades are real.
+The archive files contain recorded trades, each written as an aggregate of one trade.
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ from cryptolake_tests.support.archives import (
     Aggregate,
     csv_text,
     kline_line,
-    quiet_klines,
+    klines_without_trades,
     recorded_klines,
     write_day,
     write_klines,
     write_zip,
 )
 from cryptolake_tests.support.markets import spot_capture
-from cryptolake_tests.support.served import BrokenLine, ServedExchange
+from cryptolake_tests.support.served import ServedExchange, TruncatingProxy
 from cryptolake_tests.support.silver_runs import rebuild
 
 DAY = date(2024, 7, 19)
@@ -59,20 +59,20 @@ MIDNIGHT = datetime(2024, 7, 19, tzinfo=UTC)
 NOWHERE = "http://127.0.0.1:9"
 QUICK = RetryPolicy(attempts=2, max_backoff_s=0.01, max_retry_after_s=1)
 FULL_MINUTES = 5
-"""The recording holds so many whole minutes from midnight on."""
+"""Number of full recorded minutes from midnight on."""
 OFFICIAL = {symbol: recorded_klines(symbol, DAY)[:FULL_MINUTES] for symbol in ("BTCUSDT", "ETHUSDT")}
 DIFFERENCES = "SELECT symbol, window_start, field, ours, official FROM cryptolake.silver.futures_kline_differences"
 
 
 def recorded_aggregates(symbol: str) -> list[Aggregate]:
-    """The recorded order-book trades of the whole minutes, in their order, each as an aggregate of one trade."""
+    """Return the recorded order-book trades of the full minutes, in order, each as an aggregate of one trade."""
     trades = []
     for frame in read_frames(DEMO_CAPTURE_DIR):
         parsed = parse_frame(frame.raw, ingest_time_us=0, exchange=USD_M.exchange)
         if isinstance(parsed, AcceptedFrame) and parsed.event.symbol == symbol and parsed.event.trade_type == "MARKET":
             trades.append(parsed.event)
     last_ms = OFFICIAL[symbol][-1].close_time_ms
-    whole = sorted(
+    inside = sorted(
         (event for event in trades if kline_file(symbol, DAY).start_ms <= event.event_time // 1000 <= last_ms),
         key=lambda event: event.trade_id,
     )
@@ -86,12 +86,12 @@ def recorded_aggregates(symbol: str) -> list[Aggregate]:
             event.event_time // 1000,
             event.side == "sell",
         )
-        for number, event in enumerate(whole, 1)
+        for number, event in enumerate(inside, 1)
     ]
 
 
 class World:
-    """A lake whose exchange answers no REST, and an archive that tests put files into."""
+    """A lake whose exchange has no REST, and an archive with the files in `directory`."""
 
     def __init__(self, settings: Settings, directory: Path, url: str) -> None:
         self.settings, self.directory, self.url = settings, directory, url
@@ -137,11 +137,11 @@ def world(lake: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
 
 
 def numbers(klines: list[Kline]) -> list[list[Decimal]]:
-    """Without the zeros that a column's scale adds behind the digits."""
+    """Return the klines as numbers, so that trailing zeros do not matter."""
     return [[Decimal(value) for value in kline.to_rest()] for kline in klines]
 
 
-def test_a_day_is_loaded_once_and_every_value_is_the_archive_s(world: World) -> None:
+def test_day_is_loaded_once_with_the_archives_exact_values(world: World) -> None:
     write_klines(world.directory, kline_file("BTCUSDT", DAY), OFFICIAL["BTCUSDT"])
     first = world.load_klines()
     assert (first.outcome, first.klines, first.changed, first.hours) == (Outcome.LOADED, 5, 5, (MIDNIGHT,))
@@ -151,26 +151,26 @@ def test_a_day_is_loaded_once_and_every_value_is_the_archive_s(world: World) -> 
     assert world.load_klines().outcome is Outcome.UNCHANGED
     assert world.snapshot() == snapshot
     assert list(world.settings.archive_dir.iterdir()) == []
-    # Without klines nothing of them is asked.
+    # `klines=False` requests no klines.
     assert world.load(klines=False).klines is None
 
 
-def test_a_broken_download_is_gone_on_with(world: World) -> None:
-    size = write_klines(world.directory, kline_file("BTCUSDT", DAY), quiet_klines(DAY, 1_440)).stat().st_size
-    with BrokenLine(world.url, [size // 2]) as line:
+def test_broken_download_resumes(world: World) -> None:
+    size = write_klines(world.directory, kline_file("BTCUSDT", DAY), klines_without_trades(DAY, 1_440)).stat().st_size
+    with TruncatingProxy(world.url, [size // 2]) as line:
         assert world.load_klines(url=line.url).klines == 1_440
         assert [text for text in line.sent if "Range: bytes=" in text]
 
 
-def test_a_re_issue_replaces_the_archive_s_day_and_fills_what_rest_lacks(world: World) -> None:
+def test_reissue_replaces_the_archives_day_and_fills_gaps_of_rest(world: World) -> None:
     file = kline_file("BTCUSDT", DAY)
-    issued = quiet_klines(DAY, 120)
+    issued = klines_without_trades(DAY, 120)
     write_klines(world.directory, file, issued[:60])
     write_klines(world.directory, kline_file("ETHUSDT", DAY), issued[:3])
     world.load_klines()
     world.load_klines("ETHUSDT")
     others = {key: row for key, row in world.rows().items() if key[0] == "ETHUSDT"}
-    # Of the second hour REST has brought two minutes, one of them other than the archive's.
+    # REST provides two minutes of the second hour; one differs from the archive's.
     served = world.directory.parent / "rest"
     shutil.copytree(world.directory, served)
     changed = replace(issued[61], close="60001.00", high="60001.00")
@@ -183,7 +183,7 @@ def test_a_re_issue_replaces_the_archive_s_day_and_fills_what_rest_lacks(world: 
         rest = world.settings.model_copy(update={"exchange_rest_url": url, "symbols": ("BTCUSDT",)})
         fetched = fetch_hour(rest, hour, "test")
     assert (fetched.klines, fetched.of_archive) == (2, 0)
-    # The first hour is whole: REST is not asked, and would not answer.
+    # The first hour is complete, so REST (unreachable here) is not requested.
     of_archive = fetch_hour(world.settings.model_copy(update={"symbols": ("BTCUSDT",)}), MIDNIGHT, "test")
     assert (of_archive.klines, of_archive.of_archive) == (0, 63)
     reissued = [*issued[:30], replace(issued[30], volume="1.500"), *issued[32:]]
@@ -197,7 +197,7 @@ def test_a_re_issue_replaces_the_archive_s_day_and_fills_what_rest_lacks(world: 
     assert world.load_klines().outcome is Outcome.UNCHANGED
 
 
-def test_a_rejected_or_missing_file_changes_nothing_and_the_trades_are_loaded_all_the_same(world: World) -> None:
+def test_rejected_or_missing_kline_file_does_not_block_the_trades(world: World) -> None:
     file = kline_file("BTCUSDT", DAY)
     write_klines(world.directory, file, OFFICIAL["BTCUSDT"])
     world.load_klines()
@@ -220,7 +220,7 @@ def test_a_rejected_or_missing_file_changes_nothing_and_the_trades_are_loaded_al
     assert world.rows() == before
 
 
-def test_real_bars_of_the_archive_equal_its_klines_without_rest_and_a_re_issue_is_judged(world: World) -> None:
+def test_archive_bars_equal_archive_klines_and_a_reissue_is_compared_again(world: World) -> None:
     for symbol, klines in OFFICIAL.items():
         write_day(world.directory, ArchiveFile(symbol, DAY), recorded_aggregates(symbol))
         write_klines(world.directory, kline_file(symbol, DAY), klines)
@@ -237,8 +237,8 @@ def test_real_bars_of_the_archive_equal_its_klines_without_rest_and_a_re_issue_i
             )
             return {item.asset_check_key: item for item in done.get_asset_check_evaluations()}
 
-        said = load()
-        of_day = said[dg.AssetCheckKey(asset_keys.ARCHIVE, "klines_of_the_day")]
+        evaluations = load()
+        of_day = evaluations[dg.AssetCheckKey(asset_keys.ARCHIVE, "klines_of_the_day")]
         assert not of_day.passed
         assert of_day.description is not None
         assert "BTCUSDT-1m-2024-07-19.zip: 5 of 1440 minutes" in of_day.description
@@ -250,40 +250,40 @@ def test_real_bars_of_the_archive_equal_its_klines_without_rest_and_a_re_issue_i
         assert str(judged.description).startswith("6 of 6 complete bars equal the official klines; 4 ")
         assert dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES) not in load()
 
-        # The trades stay as they are and a kline is issued anew: the archive's run itself says what that means.
+        # Reissue one kline with unchanged trades: the archive run itself evaluates the check again.
         first, *others = OFFICIAL["ETHUSDT"]
         write_klines(world.directory, kline_file("ETHUSDT", DAY), [replace(first, high="9999.99"), *others])
-        again = load()[dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES)]
-        assert (again.passed, again.partition) == (False, hour_key(MIDNIGHT))
-        assert str(again.description).startswith("6 of 7 ")
+        compared_again = load()[dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES)]
+        assert (compared_again.passed, compared_again.partition) == (False, hour_key(MIDNIGHT))
+        assert str(compared_again.description).startswith("6 of 7 ")
     (row,) = run_sql(world.settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", MIDNIGHT, "high")
     agreement = judge_hour(world.settings, MIDNIGHT, load_run_inputs(world.settings).completeness, "test")
     assert len(agreement.differences) == 1
 
 
-def test_the_command_loads_klines_and_leaves_them_out_when_told(world: World) -> None:
+def test_command_loads_klines_unless_disabled(world: World) -> None:
     write_day(world.directory, ArchiveFile("BTCUSDT", DAY), recorded_aggregates("BTCUSDT"))
     write_klines(world.directory, kline_file("BTCUSDT", DAY), OFFICIAL["BTCUSDT"])
-    words = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-19"]
-    rejected_rows = CliRunner().invoke(cli.app, [*words, "--no-klines"], env={"COLUMNS": "200"})
-    assert rejected_rows.exit_code == 0, rejected_rows.output
+    arguments = ["archive", "--symbol", "BTCUSDT", "--from", "2024-07-19"]
+    without_klines = CliRunner().invoke(cli.app, [*arguments, "--no-klines"], env={"COLUMNS": "200"})
+    assert without_klines.exit_code == 0, without_klines.output
     assert world.rows() == {}
-    done = CliRunner().invoke(cli.app, words, env={"COLUMNS": "200"})
+    done = CliRunner().invoke(cli.app, arguments, env={"COLUMNS": "200"})
     assert done.exit_code == 0, done.output
     assert len(world.rows()) == 5
     write_zip(world.directory, kline_file("BTCUSDT", DAY), "1,2,3\n")
-    assert CliRunner().invoke(cli.app, words).exit_code == 1
+    assert CliRunner().invoke(cli.app, arguments).exit_code == 1
 
 
-def test_a_day_of_spot_in_its_own_layout_and_lake(tmp_path: Path) -> None:
+def test_spot_day_is_loaded_from_the_spot_file_layout(tmp_path: Path) -> None:
     directory = tmp_path / "served"
     spot_capture(directory)
     settings = load_settings(home=tmp_path / "home", market="spot", replay_dir=directory, exchange_rest_url=NOWHERE)
     bootstrap(settings)
     trades = recorded_aggregates("BTCUSDT")
     file = ArchiveFile("BTCUSDT", DAY, family=Family.SPOT)
-    # Spot's files have an eighth value, Python's words for booleans, no header, and since 2025 µs.
+    # Spot files have an eighth column, Python booleans, no header, and times in µs since 2025.
     lines = [f"{row.line(1000).replace('true', 'True').replace('false', 'False')},True" for row in trades]
     write_zip(directory, file, csv_text(lines, header=False))
     lines = [kline_line(kline, 1000) for kline in OFFICIAL["BTCUSDT"]]

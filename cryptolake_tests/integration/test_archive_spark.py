@@ -1,4 +1,4 @@
-"""The archive's rows beside Spark: its engine reads them, and its compaction joins them with the stream's."""
+"""Archive rows and Spark: its engine reads them, and compaction merges them with the stream's rows."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from cryptolake_tests.support.silver_runs import rebuild
 from cryptolake_tests.support.sockets import numbered_capture
 
 FILE = ArchiveFile("BTCUSDT", date(2024, 7, 25))
-"""Older than what other tests on the same lake take for the newest."""
+"""Older than the newest data of other tests on the same lake."""
 START = datetime(2024, 7, 25, tzinfo=UTC)
 ROWS = aggregates(FILE.day, 1_500)
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parquet writer option:UserWarning")
 
 
-def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_its_rows_only(
+def test_engines_agree_on_archive_rows_and_a_reload_after_compaction_replaces_only_them(
     settings: Settings, tmp_path: Path
 ) -> None:
     append(settings, [row.trade("BTCUSDT") for row in ROWS[:300]])
@@ -61,9 +61,11 @@ def test_both_engines_make_the_same_bars_and_a_reload_after_compaction_replaces_
             assert (replaced.outcome, replaced.rows_removed) == (Outcome.REPLACED, len(ROWS))
     finally:
         session.stop()
-        # What follows Bronze in other tests must not find a day that was loaded.
+        # Followers of Bronze in other tests must not see a loaded day.
         change_archive_rows(settings, FILE.venue.exchange, FILE.symbol, lambda _: [])
-    left = load_table(settings, BRONZE_TRADES).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
-    of_archive = [row for row in left.to_pylist() if row["kafka_offset"] is None]
-    assert (left.num_rows, len(of_archive)) == (1_300, 1_000)
+    remaining = (
+        load_table(settings, BRONZE_TRADES).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
+    )
+    of_archive = [row for row in remaining.to_pylist() if row["kafka_offset"] is None]
+    assert (remaining.num_rows, len(of_archive)) == (1_300, 1_000)
     assert {row["trade_id"] for row in of_archive} == {row.agg_id for row in ROWS[:1_000]}

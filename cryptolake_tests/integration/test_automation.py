@@ -1,4 +1,4 @@
-"""What the conditions ask for, driven on an ephemeral instance with a simulated clock."""
+"""Runs requested by the automation conditions, on an ephemeral instance with a simulated clock."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TICK = timedelta(seconds=5)
 
 
 class Days:
-    """Silver's publications by hand, the automation's ticks, and Gold's runs, which succeed at once."""
+    """Simulated Silver publications and automation ticks; requested Gold runs succeed at once."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
@@ -29,7 +29,7 @@ class Days:
         self.cursor: dg.AutomationConditionCursor | None = None
 
     def silver(self, hour: datetime, *, passed: bool = True, version: str = "") -> None:
-        """Run an hour whose gate has this outcome; its bars change, unless `version` is that of the last run."""
+        """Run an hour whose gate has this outcome; its bars change unless `version` equals the last run's."""
         hourly = GraphPartitions.of(get_settings()).hourly
 
         @dg.asset(
@@ -48,7 +48,7 @@ class Days:
         dg.materialize([gated], instance=self.instance, partition_key=hour_key(hour), raise_on_error=False)
 
     def tick(self, now: datetime) -> set[str]:
-        """The days of Gold that are asked for."""
+        """Evaluate the conditions; return the requested days of Gold."""
         result = dg.evaluate_automation_conditions(
             self.definitions, self.instance, cursor=self.cursor, evaluation_time=now
         )
@@ -67,18 +67,18 @@ def days() -> Iterator[Days]:
         yield made
 
 
-def test_the_open_day_runs_at_most_once_in_five_minutes(days: Days) -> None:
-    asked = []
+def test_open_day_runs_at_most_once_in_five_minutes(days: Days) -> None:
+    requested = []
     for number in range(120):  # ten minutes; Silver is refreshed once a minute
         now = NOW + number * TICK
         if number % 12 == 0:
             days.silver(NOW)
-        asked += [(now, day) for day in days.tick(now)]
-    assert [day for _, day in asked] == ["2026-03-01"] * 2
-    assert asked[1][0] - asked[0][0] >= timedelta(minutes=4, seconds=55)
+        requested += [(now, day) for day in days.tick(now)]
+    assert [day for _, day in requested] == ["2026-03-01"] * 2
+    assert requested[1][0] - requested[0][0] >= timedelta(minutes=4, seconds=55)
 
 
-def test_what_came_within_the_slot_is_not_forgotten(days: Days) -> None:
+def test_update_within_the_interval_is_requested_after_it(days: Days) -> None:
     days.silver(NOW)
     assert days.tick(NOW) == {"2026-03-01"}
     days.silver(NOW)
@@ -88,7 +88,7 @@ def test_what_came_within_the_slot_is_not_forgotten(days: Days) -> None:
     assert days.tick(NOW + timedelta(minutes=10)) == set(), "nothing new"
 
 
-def test_a_run_that_changes_nothing_asks_for_nothing(days: Days) -> None:
+def test_silver_run_without_changes_requests_no_run(days: Days) -> None:
     yesterday = NOW - timedelta(days=1)
     days.silver(yesterday, version="1")
     assert days.tick(NOW) == {"2026-02-28"}
@@ -99,14 +99,14 @@ def test_a_run_that_changes_nothing_asks_for_nothing(days: Days) -> None:
     assert days.tick(NOW + 2 * TICK) == {"2026-02-28"}
 
 
-def test_a_closed_day_runs_at_once(days: Days) -> None:
+def test_closed_day_runs_at_once(days: Days) -> None:
     yesterday = NOW - timedelta(days=1)
     for number in range(3):
         days.silver(yesterday)
         assert days.tick(NOW + (number + 1) * TICK) == {"2026-02-28"}
 
 
-def test_a_day_is_held_back_while_one_of_its_hours_is_and_no_other(days: Days) -> None:
+def test_day_waits_only_for_its_own_failed_hours(days: Days) -> None:
     yesterday = NOW - timedelta(days=1)
     days.silver(yesterday - timedelta(hours=1))
     days.silver(yesterday, passed=False)

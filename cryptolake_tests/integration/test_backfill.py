@@ -1,4 +1,4 @@
-"""A backfill's run of many hours: every hour has its own event and checks, and one that fails holds no other back."""
+"""A backfill run of many hours: each hour has its own event and checks, and a failed one does not block others."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BAD = HOURS[2]
 
 
 def run_range(instance: dg.DagsterInstance, first: datetime, last: datetime) -> dg.ExecuteInProcessResult:
-    """One run of many partitions, as the daemon launches it for a backfill."""
+    """Run a range of partitions as the daemon does for a backfill."""
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
@@ -35,12 +35,12 @@ def run_range(instance: dg.DagsterInstance, first: datetime, last: datetime) -> 
     )
 
 
-def test_a_run_of_many_hours(settings: Settings) -> None:
+def test_run_of_many_hours_publishes_every_hour_that_passes(settings: Settings) -> None:
     good = [
         trade(hour + timedelta(minutes=minute), 60 * n + minute) for n, hour in enumerate(HOURS) for minute in (1, 30)
     ]
-    broken = [trade(BAD + timedelta(minutes=40), 900 + number, price="-1") for number in range(5)]
-    append(settings, [*good, *broken])
+    invalid = [trade(BAD + timedelta(minutes=40), 900 + number, price="-1") for number in range(5)]
+    append(settings, [*good, *invalid])
     before = len(load_table(settings, SILVER_OHLCV).snapshots())
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(instance, HOURS[0], HOURS[-1])
@@ -63,7 +63,7 @@ def test_a_run_of_many_hours(settings: Settings) -> None:
     assert hour_key(BAD) in str(failure.step_failure_data.user_failure_data)
 
 
-def test_a_range_of_one_hour(settings: Settings) -> None:
+def test_range_of_one_hour_is_materialized(settings: Settings) -> None:
     hour = FIRST + timedelta(days=2)
     append(settings, [trade(hour, 5_000)])
     with dg.DagsterInstance.ephemeral() as instance:

@@ -1,4 +1,4 @@
-"""A home that is backed up in the middle of a replay, lost, restored in another place, and that goes on there."""
+"""A home that is backed up during a replay, deleted, restored at another path, and resumes there."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ FROM cryptolake.bronze.futures_trades GROUP BY kafka_partition
 
 
 @contextmanager
-def dagster_of(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
-    """Dagster's storage in the home, with the home's settings as those of this process."""
+def dagster_instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.DagsterInstance]:
+    """Open Dagster's storage in the home, with the home's settings as those of this process."""
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
@@ -54,7 +54,7 @@ def dagster_of(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 
 def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
-    """Evaluate the follower, going on from the copy of its cursor, and run what it asks for; whether it asked."""
+    """Evaluate the follower from its stored cursor and run its requests; return whether there were any."""
     result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), silver.FOLLOWED)
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     job = build_definitions().resolve_implicit_global_asset_job_def()
@@ -74,20 +74,20 @@ def runs(instance: dg.DagsterInstance) -> set[str]:
     return {run.run_id for run in instance.get_runs()}
 
 
-def test_restored_home_goes_on_with_nothing_lost_or_duplicated(
+def test_restored_home_resumes_without_loss_or_duplicates(
     start_platform: StartPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"bronze_trigger_s": 1.0, "coverage_interval_s": 1.0, "silver_interval_s": 0.0}
-    # Slow enough for a Silver run and a backup before it ends.
+    # Slow enough for a Silver run and a backup before the replay ends.
     first = settings_for(tmp_path / "first", replay_speed=SPEED / 3, **options)
     others = [KAFKA, SPARK, EXCHANGE, BRONZE]
     with start_platform(first, others, [*others, PRODUCER]):
         wait_for(lambda: replay(first)["frames_sent"] > FRAMES / 6 and bool(committed_offsets(first)), timeout_s=120)
-        with dagster_of(first, monkeypatch) as instance:
+        with dagster_instance(first, monkeypatch) as instance:
             assert follow_once(first, instance)
             known = runs(instance)
         manifest = backup(first, tmp_path / "copy")
-        assert replay(first)["state"] == "running", "the replay was over before the backup was"
+        assert replay(first)["state"] == "running", "the replay ended before the backup"
         state = cursor(first)
         stop_spark_session()
         lifecycle.down(first)
@@ -99,7 +99,7 @@ def test_restored_home_goes_on_with_nothing_lost_or_duplicated(
     assert 0 < rows["bronze.futures_trades"] < FRAMES
     assert rows["silver.futures_ohlcv_1m"] > 0
     with start_platform(second, [KAFKA, SPARK, BRONZE]):
-        # What Kafka had and Bronze had not is taken in; what Bronze had is not taken in again.
+        # Bronze ingests the records it lacks, and none twice.
         wait_for(lambda: bronze_lag(second) == 0, timeout_s=120)
         found = run_sql(second, OFFSETS).to_pylist()
         assert {row["kafka_partition"]: row["records"] for row in found} == {
@@ -111,7 +111,7 @@ def test_restored_home_goes_on_with_nothing_lost_or_duplicated(
         lifecycle.up(second, [EXCHANGE, PRODUCER])
         wait_until_all_is_in_bronze(second)
         assert distinct_trades(second) == FRAMES
-        with dagster_of(second, monkeypatch) as instance:
+        with dagster_instance(second, monkeypatch) as instance:
             assert runs(instance) == known
             assert (cursor(second).epoch, cursor(second).sequence) == (state.epoch, state.sequence)
             assert follow_once(second, instance)

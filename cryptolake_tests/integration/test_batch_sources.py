@@ -1,4 +1,4 @@
-"""The batch sources through the graph: the double over a real socket, real tables, and every fault of sources."""
+"""Batch sources in the graph: the replay exchange over a real socket, real tables, and every source fault."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
-from cryptolake_tests.support.batch import Lake, answers, check, run
+from cryptolake_tests.support.batch import Lake, check, run, stored_responses
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -47,7 +47,7 @@ def empty(lake: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
 
 @pytest.fixture
 def capture(tmp_path: Path) -> Path:
-    """The index from 2024-07-10 to 07-19, and frames from the first of the two days on: the clock may stand in both."""
+    """The index from 2024-07-10 to 07-19, and frames on both days, so that the clock can be set to either."""
     frames = [(moment * 10**6, trade_frame("BTCUSDT", moment, moment)) for moment in (FIRST_MS, SECOND_MS)]
     directory = write_capture(tmp_path / "captured" / "frames.ndjson", frames)
     days = json.loads((DEMO_CAPTURE_DIR / FEAR_GREED_FILE).read_text())
@@ -65,7 +65,7 @@ def snapshot(lake: Lake) -> int | None:
     return load_table(lake[0], SILVER_FEAR_GREED).metadata.current_snapshot_id
 
 
-def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothing(
+def test_first_run_loads_the_full_history_and_later_runs_only_new_days(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -82,17 +82,17 @@ def test_the_whole_history_first_then_the_days_since_and_a_repeat_changes_nothin
         assert exchange.replay.batch.requests == ["/fng/?limit=5"]
     assert index(empty)[date(2024, 7, 19)] == 60
     assert len(index(empty)) == 10
-    held = answers(empty)
-    assert [row["refused"] for row in held] == [None, None, None]
-    assert json.loads(held[0]["body"])["metadata"] == {"error": None}
-    # The capture begins in 2024: six years of days are missing, and not known to be.
+    stored = stored_responses(empty)
+    assert [row["refused"] for row in stored] == [None, None, None]
+    assert json.loads(stored[0]["body"])["metadata"] == {"error": None}
+    # The capture starts in 2024: six years of days are missing that are not known gaps.
     expected = passed(fear_greed_daily=CHECKS_OF_THE_INDEX)
     expected["fear_greed_daily"]["days_missing"] = False
     assert verdicts(first) == expected
     assert check(first, "days_missing").severity is dg.AssetCheckSeverity.WARN
 
 
-def test_the_shipped_history_has_no_unknown_gap_and_other_days_are_told(
+def test_shipped_history_has_only_known_gaps_and_reports_other_days(
     empty: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(DEMO_CAPTURE_DIR, SECOND_MS) as exchange:
@@ -100,8 +100,8 @@ def test_the_shipped_history_has_no_unknown_gap_and_other_days_are_told(
     assert result.success
     assert len(index(empty)) == 2_358
     assert verdicts(result) == passed(fear_greed_daily=CHECKS_OF_THE_INDEX)
-    told = result.asset_materializations_for_node("silver__fear_greed_daily")
-    assert {event.partition for event in told} == {"2024-07-18", "2024-07-19"}
+    events = result.asset_materializations_for_node("silver__fear_greed_daily")
+    assert {event.partition for event in events} == {"2024-07-18", "2024-07-19"}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_the_shipped_history_has_no_unknown_gap_and_other_days_are_told(
         (SourceFaultKind.OTHER_SHAPE, "response has no metadata"),
     ],
 )
-def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
+def test_rejected_response_is_stored_with_its_reason_and_silver_stays(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: SourceFaultKind, reason: str
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -127,19 +127,21 @@ def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
     assert not failed.success
     assert materialized(failed) == set()
     assert (snapshot(empty), index(empty)) == (before, good)
-    last = answers(empty)[-1]
+    last = stored_responses(empty)[-1]
     assert last["refused"].startswith(reason)
     assert len(last["sha256"]) == 64
     assert last["body"]
     with ExchangeThread(capture, SECOND_MS) as exchange:
         exchange.replay.control.switch_on(SourceFault("fear_greed", SourceFaultKind.RATE_LIMIT, times=1, seconds=0))
-        mended = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
-    assert mended.success
-    assert materialized(mended) == {"fear_greed_raw", "fear_greed_daily"}
+        repaired = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19")
+    assert repaired.success
+    assert materialized(repaired) == {"fear_greed_raw", "fear_greed_daily"}
     assert index(empty)[date(2024, 7, 19)] == 60
 
 
-def test_odd_days_are_named_and_hold_no_other_back(empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_malformed_days_are_reported_and_do_not_block_others(
+    empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     days = json.loads((capture / FEAR_GREED_FILE).read_text())
     days[-3]["value"] = "101"
     days[-4]["timestamp"] = None
@@ -148,12 +150,12 @@ def test_odd_days_are_named_and_hold_no_other_back(empty: Lake, capture: Path, m
         done = run(empty, "fear_greed", exchange, monkeypatch, "2024-07-18")
     assert done.success
     assert sorted(index(empty)) == [date(2024, 7, day) for day in (10, 11, *range(14, 19))]
-    told = check(done, "rows_rejected")
-    assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "value 101 is outside 0 to 100" in str(told.metadata)
+    evaluation = check(done, "rows_rejected")
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "value 101 is outside 0 to 100" in str(evaluation.metadata)
 
 
-def test_a_corrected_day_is_upserted_and_an_old_partition_brings_no_old_value_back(
+def test_corrected_day_is_upserted_and_an_old_partition_does_not_revert_it(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -169,19 +171,19 @@ def test_a_corrected_day_is_upserted_and_an_old_partition_brings_no_old_value_ba
         assert run(empty, "fear_greed", exchange, monkeypatch, "2024-07-19", **config).success
         assert exchange.replay.batch.requests[-1] == "/fng/?limit=0"
     job = build_definitions().resolve_implicit_global_asset_job_def()
-    again = job.execute_in_process(
+    rerun = job.execute_in_process(
         instance=empty[1],
         asset_selection=[asset_keys.of_table(SILVER_FEAR_GREED)],
         partition_key="2024-07-18",
         raise_on_error=False,
     )
-    assert not again.success  # the replay exchange, whose clock it asks for, is gone
+    assert not rerun.success  # it reads the clock of the replay exchange, which is stopped
     assert index(empty)[date(2024, 7, 18)] == 1
 
 
 @pytest.fixture
 def june(tmp_path: Path) -> Path:
-    """A capture of 2026-06-01 with CoinGecko's recorded answers."""
+    """A capture of 2026-06-01 with CoinGecko's recorded responses."""
     frames = [(JUNE_MS * 10**6, trade_frame("BTCUSDT", 1, JUNE_MS))]
     directory = write_capture(tmp_path / "june" / "frames.ndjson", frames)
     for path in RECORDED.glob("*.json"):
@@ -189,7 +191,9 @@ def june(tmp_path: Path) -> Path:
     return directory
 
 
-def test_coingecko_by_the_hour_exact_and_once(empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_coingecko_hour_is_stored_once_with_exact_values(
+    empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("CRYPTOLAKE_COINGECKO_API_KEY", "demo-key")
     with ExchangeThread(june, JUNE_MS) as exchange:
         for _ in range(2):
@@ -206,37 +210,39 @@ def test_coingecko_by_the_hour_exact_and_once(empty: Lake, june: Path, monkeypat
     assert coin["snapshot_hour"] == datetime(2026, 6, 1, 12, tzinfo=UTC)
     (market,) = run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").to_pylist()
     assert market["btc_dominance"] == Decimal("57.9539332566265")
-    held = answers(empty, "coingecko_raw")
-    assert [row["endpoint"] for row in held] == ["markets", "global"] * 2
-    assert held[0]["body"] == (june / "coingecko_markets_1.json").read_bytes()
-    assert "demo-key" not in str(held)
+    stored = stored_responses(empty, "coingecko_raw")
+    assert [row["endpoint"] for row in stored] == ["markets", "global"] * 2
+    assert stored[0]["body"] == (june / "coingecko_markets_1.json").read_bytes()
+    assert "demo-key" not in str(stored)
 
 
-def test_a_page_that_is_rejected_leaves_both_tables_and_the_next_run_mends_it(
+def test_rejected_page_leaves_both_tables_unchanged_until_the_next_run(
     empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(june, JUNE_MS) as exchange:
         exchange.replay.control.switch_on(SourceFault("coingecko", SourceFaultKind.HTML))
         assert not run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
-        assert [row["refused"] is None for row in answers(empty, "coingecko_raw")] == [False, True]
+        assert [row["refused"] is None for row in stored_responses(empty, "coingecko_raw")] == [False, True]
         assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").num_rows == 0
         assert run(empty, "coingecko", exchange, monkeypatch, "2026-06-01").success
     assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_markets").num_rows == 1
     assert run_sql(empty[0], "SELECT * FROM cryptolake.silver.coingecko_global").num_rows == 1
 
 
-def test_a_coin_that_cannot_be_is_named_and_holds_nobody_back(
+def test_invalid_coin_is_reported_and_does_not_block_others(
     empty: Lake, june: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     page = june / "coingecko_markets_1.json"
     (coin,) = json.loads(page.read_text())
-    odd: list[dict[str, object]] = [
+    changes: list[dict[str, object]] = [
         {"current_price": -1},
         {"last_updated": "2026-06-01T12:00:00"},
         {"last_updated": 1},
         {"symbol": ""},
     ]
-    page.write_text(json.dumps([coin, *({**coin, "id": f"odd-{n}"} | change for n, change in enumerate(odd)), None]))
+    page.write_text(
+        json.dumps([coin, *({**coin, "id": f"odd-{n}"} | change for n, change in enumerate(changes)), None])
+    )
     with ExchangeThread(june, JUNE_MS) as exchange:
         result = run(empty, "coingecko", exchange, monkeypatch, "2026-06-01")
     assert result.success

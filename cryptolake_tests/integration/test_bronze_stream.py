@@ -1,4 +1,4 @@
-"""Kafka to Bronze on the real broker and Spark: every record once, and what is no trade is kept with its reason."""
+"""Kafka to Bronze on the real broker and Spark: every record once, invalid records stored with their reason."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def rows(settings: Settings, table: str, where: str) -> list[dict[str, Any]]:
     return found
 
 
-async def test_every_record_is_in_bronze_once_and_exact(platform: Settings) -> None:
+async def test_every_record_is_stored_once_with_exact_values(platform: Settings) -> None:
     before = bronze_lag(platform)
     await send(platform, *((platform.kafka_topic_futures, event(number), []) for number in range(700, 705)))
     assert bronze_lag(platform) == before + 5
@@ -48,10 +48,10 @@ async def test_every_record_is_in_bronze_once_and_exact(platform: Settings) -> N
     assert row["ingest_ts"] == datetime(2025, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
 
 
-async def test_what_is_no_trade_is_kept_byte_for_byte_and_the_stream_goes_on(platform: Settings) -> None:
-    refused = parse_frame(TRUNCATED, ingest_time_us=RECEIVED_AT_US, exchange=USD_M.exchange)
-    assert isinstance(refused, RejectedFrame)
-    value, headers = dead_letter(refused, stream="trade", received_at_us=RECEIVED_AT_US)
+async def test_invalid_record_is_stored_byte_for_byte_and_the_stream_continues(platform: Settings) -> None:
+    frame = parse_frame(TRUNCATED, ingest_time_us=RECEIVED_AT_US, exchange=USD_M.exchange)
+    assert isinstance(frame, RejectedFrame)
+    value, headers = dead_letter(frame, stream="trade", received_at_us=RECEIVED_AT_US)
     await send(
         platform,
         (platform.kafka_topic_futures, GARBAGE, []),
@@ -61,30 +61,30 @@ async def test_what_is_no_trade_is_kept_byte_for_byte_and_the_stream_goes_on(pla
     run_available_now(platform)
     stored = {row["raw"]: row for row in rows(platform, "bronze.futures_trades_rejected", "true")}
     assert stored[GARBAGE]["reason"].startswith("not_contract")
-    assert stored[TRUNCATED]["reason"] == refused.reason
+    assert stored[TRUNCATED]["reason"] == frame.reason
     assert stored[TRUNCATED]["stream"] == "trade"
     assert stored[TRUNCATED]["ingest_ts"] == datetime(2025, 1, 1, 0, 0, 0, 123_456, tzinfo=UTC)
     assert len(rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 800")) == 1
 
 
-async def test_a_trade_may_be_written_in_another_way_than_the_producers(platform: Settings) -> None:
-    """Whatever takes a short way past what the producer writes judges other JSON by its fields all the same."""
+async def test_trade_with_another_json_layout_is_accepted(platform: Settings) -> None:
+    """The fast path for the producer's JSON layout must not change the result for other layouts."""
     fields = json.loads(event(801))
     another = json.dumps(dict(reversed(fields.items())), indent=1).encode()
-    lacking = json.dumps({name: value for name, value in fields.items() if name != "side"}).encode()
-    longer = event(802)[:-1] + b',"qty":"1e5"}'
-    others = (b"[1]", b"null", b"", b'"text"', lacking, longer)
-    await send(platform, *((platform.kafka_topic_futures, value, []) for value in (another, *others)))
+    without_side = json.dumps({name: value for name, value in fields.items() if name != "side"}).encode()
+    repeated_field = event(802)[:-1] + b',"qty":"1e5"}'
+    invalid = (b"[1]", b"null", b"", b'"text"', without_side, repeated_field)
+    await send(platform, *((platform.kafka_topic_futures, value, []) for value in (another, *invalid)))
     run_available_now(platform)
     stored = {row["raw"] for row in rows(platform, "bronze.futures_trades_rejected", "true")}
     assert another not in stored
-    assert stored.issuperset(others)
+    assert stored.issuperset(invalid)
     assert len(rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 801")) == 1
     assert rows(platform, "bronze.futures_trades", f"{OWN_DAY} AND trade_id = 802") == []
 
 
-def test_each_record_is_taken_apart_once(platform: Settings, capsys: pytest.CaptureFixture[str]) -> None:
-    """Spark would do it anew for every field that a filter names."""
+def test_each_record_is_parsed_once(platform: Settings, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a cache Spark would parse it again for every filtered field."""
     spark = connect(platform)
     for frame in (events(spark, platform, TRADES), rejected(spark, platform, TRADES)):
         capsys.readouterr()
@@ -92,7 +92,7 @@ def test_each_record_is_taken_apart_once(platform: Settings, capsys: pytest.Capt
         assert capsys.readouterr().out.count("from_json(") == 1
 
 
-def test_one_process_at_a_time_holds_the_checkpoint(platform: Settings) -> None:
+def test_checkpoint_is_locked_by_one_process(platform: Settings) -> None:
     assert not is_running(platform)
     with checkpoint_lock(platform):
         assert is_running(platform)

@@ -1,8 +1,8 @@
-"""USD-M captures of kinds that went wrong, by the whole path, held against values that plain Python computed.
+"""USD-M captures with known problems through the entire pipeline, compared with bars computed in plain Python.
 
 The replay exchange, the producer, the broker and the Bronze stream are processes of one platform.
 
-The Spot capture of the cases: test_markets.py.
+The Spot capture of the cases is in test_markets.py.
 """
 
 from __future__ import annotations
@@ -14,11 +14,18 @@ import pytest
 
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.producer.status_file import StreamCounts
-from cryptolake_tests.support.capture_cases import CASES, PARTS, Replayed, agreeing, expected, replayed
+from cryptolake_tests.support.capture_cases import (
+    CASES,
+    PARTS,
+    Replayed,
+    expected,
+    wait_until_replayed,
+    with_columns_of,
+)
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 
 WIDE_PRICE, WIDE_QUANTITY = Decimal("0.009512"), Decimal(12_500_000_000)
-"""Of the trade that the expected bars of `wide` lack."""
+"""The trade that is missing in the expected bars of `wide`."""
 REJECTED = {("4USDT", 9031): "price_format", ("BTCUSDT", 9032): "out_of_range"}
 REJECTED_GAPS = """
 SELECT gap.symbol, gap.first_missing_id, gap.ids_missing,
@@ -43,12 +50,12 @@ def names(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactor
         spark_memory_mb=1024,
     )
     with start_platform(settings, PARTS):
-        yield replayed(settings)
+        yield wait_until_replayed(settings)
 
 
 @pytest.fixture(scope="module")
 def wide(names: Replayed) -> Replayed:
-    """The second capture on the same platform, as `cryptolake replay` brings it."""
+    """The second capture on the same platform, as `cryptolake replay` starts it."""
     return next_capture(names, "wide")
 
 
@@ -60,12 +67,12 @@ def mark_only(wide: Replayed) -> Replayed:
 def next_capture(before: Replayed, case: str) -> Replayed:
     settings = before.settings.model_copy(update={"replay_dir": CASES / case})
     lifecycle.up(settings, PARTS)
-    return replayed(settings)
+    return wait_until_replayed(settings)
 
 
-def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names: Replayed) -> None:
+def test_non_latin_symbols_and_control_messages_pass_the_pipeline(names: Replayed) -> None:
     assert names.problems == []
-    # Those of a connection that is replaced are told to the next one too.
+    # Control messages of a replaced connection are sent on the next one too.
     assert {name: counts.control >= 4 for name, counts in names.producer.streams.items()} == dict.fromkeys(
         ("trade", "markPrice", "forceOrder"), True
     )
@@ -79,12 +86,12 @@ def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names
     ]
     made, wanted = names.bars("2025-11-03", 23, 2), expected("names")
     assert made.keys() == wanted.keys()
-    assert agreeing(made, wanted) == wanted
+    assert with_columns_of(made, wanted) == wanted
     at_23_58 = {symbol: bar["is_complete"] for (symbol, minute), bar in made.items() if minute == "23:58"}
     assert at_23_58 == {
         "BTCUSDT": False,
         "4USDT": False,
-        "1000SHIBUSDT": False,  # its ids have a hole there
+        "1000SHIBUSDT": False,  # its ids have a gap there
         "BTCUSDT_251226": True,
         "币安人生USDT": True,
     }
@@ -93,7 +100,7 @@ def test_symbols_of_every_script_and_control_messages_go_by_the_whole_path(names
     assert made["BTCUSDT", "23:58"]["trades_dropped"] == 1
 
 
-def test_quantity_of_eleven_digits_is_in_its_bar(wide: Replayed) -> None:
+def test_eleven_digit_quantity_is_in_its_bar(wide: Replayed) -> None:
     assert wide.problems == []
     assert wide.producer.streams["aggTrade"] == StreamCounts(160, 0, 2)
     assert wide.dead_letters() == REJECTED
@@ -102,15 +109,15 @@ def test_quantity_of_eleven_digits_is_in_its_bar(wide: Replayed) -> None:
     bar["volume"] += WIDE_QUANTITY
     bar["quote_volume"] += WIDE_QUANTITY * WIDE_PRICE
     bar["trades"] += 1
-    assert agreeing(made, wanted) == wanted
+    assert with_columns_of(made, wanted) == wanted
     assert made["1000SHIBUSDT", "10:01"]["is_complete"]
 
 
-def test_mark_prices_beside_aggregates_end_and_are_all_there(mark_only: Replayed) -> None:
+def test_mark_prices_next_to_aggregates_are_all_stored(mark_only: Replayed) -> None:
     assert mark_only.problems == []
     assert mark_only.producer.streams == {"aggTrade": StreamCounts(160, 0, 0), "markPrice": StreamCounts(240, 0, 0)}
     made, wanted = mark_only.bars("2025-11-06", 10), expected("mark-only")
-    assert agreeing(made, wanted) == wanted
+    assert with_columns_of(made, wanted) == wanted
     mark_only.wait_for(
         "SELECT count(*) FROM cryptolake.bronze.futures_mark_prices WHERE event_time >= '2025-11-06'", 240
     )

@@ -1,4 +1,4 @@
-"""The process of a code server, as the supervisor starts it: ready once the code is loaded, or has failed to."""
+"""The process of a code server, as the supervisor starts it: ready once its code has loaded or failed to load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from cryptolake_tests.support.servers import free_port
 from cryptolake_tests.support.waiting import wait_for
 
 LOADED_S = 120.0
-"""For a server, on two busy cores; some 5 s on idle ones."""
+"""Limit per server on two busy cores; about 5 s on idle ones."""
 (LOCATION, *_) = code_servers.locations()
 FAILING = """
 import sys
@@ -44,7 +44,7 @@ def settings(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Setting
 
 @contextmanager
 def started(settings: Settings, command: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """The code server's process by this command, in the part's environment."""
+    """Run this command in the environment of the code server's part."""
     environment = part_named(LOCATION.part).spec(settings)["environment"]
     assert isinstance(environment, dict)
     process = subprocess.Popen(command, cwd=PROJECT_ROOT, env={**os.environ, **environment})
@@ -61,9 +61,9 @@ def client(settings: Settings) -> DagsterGrpcClient:
     return DagsterGrpcClient(socket=str(code_servers.socket_path(settings, LOCATION)))
 
 
-def test_server_is_ready_when_its_code_is_loaded_and_the_pools_are_there(settings: Settings) -> None:
+def test_server_is_ready_once_its_code_is_loaded_and_the_pools_exist(settings: Settings) -> None:
     command = code_servers.command(settings, LOCATION)
-    for _ in range(2):  # the second one finds what the first one left when it was killed
+    for _ in range(2):  # the second one finds the files of the first, which was killed
         assert not code_servers.is_ready(settings, LOCATION)
         with started(settings, command) as process:
             wait_for(lambda: code_servers.is_ready(settings, LOCATION), timeout_s=LOADED_S)
@@ -73,16 +73,16 @@ def test_server_is_ready_when_its_code_is_loaded_and_the_pools_are_there(setting
         assert {pool.name for pool in instance.event_log_storage.get_pool_limits()} == set(pools())
 
 
-def test_server_whose_code_does_not_load_is_ready_and_says_why(settings: Settings) -> None:
+def test_server_whose_code_fails_to_load_is_ready_and_reports_the_error(settings: Settings) -> None:
     address = code_servers.command(settings, LOCATION)[4:]
     with started(settings, [sys.executable, "-c", FAILING, *address]):
         wait_for(lambda: code_servers.is_ready(settings, LOCATION), timeout_s=LOADED_S)
         assert "no_such_module" in client(settings).list_repositories()
 
 
-def test_unknown_location_ends_the_process_with_the_cause(tmp_path: Path) -> None:
-    answer = subprocess.run(
+def test_unknown_location_ends_the_process_with_an_error(tmp_path: Path) -> None:
+    result = subprocess.run(
         [sys.executable, "-m", code_servers.MODULE, "nowhere"], cwd=PROJECT_ROOT, capture_output=True, text=True
     )
-    assert answer.returncode == 1
-    assert answer.stderr == "argument location: workspace.yaml has no code location nowhere.\n"
+    assert result.returncode == 1
+    assert result.stderr == "argument location: workspace.yaml has no code location nowhere.\n"

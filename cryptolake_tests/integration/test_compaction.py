@@ -1,6 +1,6 @@
-"""Compaction on the real Spark server: rows stay, files become few and sorted, and nobody takes it for new data.
+"""Compaction on the real Spark server: rows stay, files are merged and sorted, and followers see no new data.
 
-Each test has a day of its own in the shared table.
+Each test uses its own day in the shared table.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def spark(platform: Settings) -> Iterator[SparkSession]:
 
 
 def arrivals(hour: datetime, seed: int) -> list[dict[str, Any]]:
-    """300 trades of two symbols in the order of nobody, 20 of them twice."""
+    """Return 300 trades of two symbols in random order, 20 of them twice."""
     source = random.Random(seed)  # noqa: S311  not for secrets
     trades = [
         trade(
@@ -65,7 +65,7 @@ def arrivals(hour: datetime, seed: int) -> list[dict[str, Any]]:
 
 
 def append_in_batches(settings: Settings, trades: list[dict[str, Any]], batches: int = 5) -> int:
-    """One commit a batch; returns the last sequence number."""
+    """Append the trades in one commit per batch; return the last sequence number."""
     return [append(settings, trades[number::batches]) for number in range(batches)][-1]
 
 
@@ -77,7 +77,7 @@ def files(settings: Settings, hour: datetime) -> list[BronzeFile]:
 
 
 def rows(settings: Settings, hour: datetime) -> list[dict[str, Any]]:
-    """All columns of the hour's rows, repeats included, in an order of their own."""
+    """Return all columns of the hour's rows, including duplicates, in a fixed order."""
     end = hour + HOUR
     found = run_sql(
         settings,
@@ -87,7 +87,7 @@ def rows(settings: Settings, hour: datetime) -> list[dict[str, Any]]:
     return list(found.to_pylist())
 
 
-def test_an_hour_becomes_one_sorted_file_with_the_same_rows_and_its_neighbours_stay(
+def test_hour_is_compacted_into_one_sorted_file_and_neighbours_stay(
     platform: Settings, spark: SparkSession, hour: datetime
 ) -> None:
     trades = arrivals(hour, 1)
@@ -109,7 +109,7 @@ def test_an_hour_becomes_one_sorted_file_with_the_same_rows_and_its_neighbours_s
     assert len(keys) == 320
 
 
-def test_a_follower_at_the_head_finds_nothing_new_and_one_behind_it_finds_the_hour(
+def test_follower_sees_a_compacted_hour_only_if_it_had_not_read_it(
     platform: Settings, spark: SparkSession, hour: datetime
 ) -> None:
     cursor = append_in_batches(platform, arrivals(hour, 2))
@@ -123,7 +123,7 @@ def test_a_follower_at_the_head_finds_nothing_new_and_one_behind_it_finds_the_ho
     assert [(file.hour, file.rows, file.sequence) for file in added_files(table, cursor)] == [(hour, 1, late)]
 
 
-def test_a_second_compaction_changes_nothing_and_a_late_file_is_taken_in(
+def test_second_compaction_changes_nothing_until_a_late_file_arrives(
     platform: Settings, spark: SparkSession, hour: datetime
 ) -> None:
     append_in_batches(platform, arrivals(hour, 3))
@@ -152,13 +152,13 @@ def test_old_snapshots_stay_readable(platform: Settings, spark: SparkSession, ho
     assert old[0]["number"] == 320
 
 
-def test_a_busy_hour_has_several_row_groups_and_every_reader_reads_them(
+def test_large_hour_has_several_row_groups_that_every_reader_reads(
     platform: Settings, spark: SparkSession, hour: datetime
 ) -> None:
     number = 2 * compaction.ROW_GROUP_ROWS + 10
     start = int(hour.timestamp()) * 1_000_000
     ids = pa.array(range(number))
-    # Prices that are nearly all different: no dictionary holds them.
+    # Nearly all prices differ, so Parquet cannot use a dictionary.
     source = random.Random(5)  # noqa: S311
     digits = [f"{source.randrange(1, 10**6)}.{source.randrange(10**8):08d}" for _ in range(number)]
     prices = pa.array(digits).cast(pa.decimal128(18, 8))
@@ -195,11 +195,11 @@ def test_a_busy_hour_has_several_row_groups_and_every_reader_reads_them(
     assert run_sql(platform, sql, "spark").to_pylist() == [expected]
 
 
-def test_many_manifests_become_few_and_the_follower_still_finds_nothing(
+def test_manifests_are_merged_without_new_files_for_the_follower(
     platform: Settings, spark: SparkSession, hour: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 3)
-    # A file in each of many hours: nothing to compact, a manifest each.
+    # One file in each of many hours: nothing to compact, one manifest each.
     cursor = max(append(platform, [trade(hour - number * HOUR, number)]) for number in range(8))
     before = rows(platform, hour)
     compact(platform, spark, hour, hour + HOUR)

@@ -1,4 +1,4 @@
-"""Connections that are renewed and symbols that are changed while the replay runs: the real broker misses nothing."""
+"""Replaced connections and changed symbols during a replay: the real broker receives every trade."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from cryptolake_tests.support.fakes import MemoryGaps, MemorySink, until
 
 
 def emitted() -> dict[str, list[int]]:
-    """Trade ids by symbol, as the shipped capture's exchange sends them."""
+    """Return the trade ids of the shipped capture by symbol, in order."""
     found: dict[str, list[int]] = defaultdict(list)
     for frame in read_frames(DEMO_CAPTURE_DIR):
         data = json.loads(frame.raw)["data"]
@@ -31,8 +31,8 @@ def emitted() -> dict[str, list[int]]:
     return found
 
 
-async def landed(settings: Settings) -> dict[str, set[int]]:
-    """The same, of what lies on the topic."""
+async def published(settings: Settings) -> dict[str, set[int]]:
+    """Return the trade ids on the topic by symbol."""
     found: dict[str, set[int]] = defaultdict(set)
     for record in await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False):
         event = json.loads(record.value or b"")
@@ -40,7 +40,7 @@ async def landed(settings: Settings) -> dict[str, set[int]]:
     return found
 
 
-async def test_replacements_and_a_change_of_symbols_lose_no_trade(platform: Settings, tmp_path: Path) -> None:
+async def test_replacements_and_symbol_changes_lose_no_trade(platform: Settings, tmp_path: Path) -> None:
     symbols = tmp_path / "symbols.txt"
     symbols.write_text("BTCUSDT\n")
     sink, gaps, stop = MemorySink(), MemoryGaps(), asyncio.Event()
@@ -85,7 +85,7 @@ async def test_replacements_and_a_change_of_symbols_lose_no_trade(platform: Sett
             assert await run
         finally:
             await cancel_and_wait([selection, run])
-    sent, found = emitted(), await landed(settings)
+    sent, found = emitted(), await published(settings)
     assert found["BTCUSDT"] == set(sent["BTCUSDT"])
     first = min(found["ETHUSDT"])
     assert first > sent["ETHUSDT"][0]

@@ -1,6 +1,6 @@
-"""kill -9 of the producer in the middle of a replay: what was sent meanwhile is visible as missing.
+"""SIGKILL of the producer during a replay: the trades sent meanwhile are visible as missing.
 
-Kills of the broker, of Spark and of the Bronze stream, which lose nothing: test_stream_health.py.
+Kills of the broker, Spark and the Bronze stream, which lose nothing, are in test_stream_health.py.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from cryptolake_tests.support.waiting import wait_for
 
 @pytest.fixture
 def replaying(start_platform: StartPlatform, tmp_path: Path) -> Iterator[Settings]:
-    """A platform that replays the shipped capture and is about a third through it."""
+    """A platform that has replayed about a third of the shipped capture."""
     settings = settings_for(tmp_path, replay_speed=SPEED, bronze_trigger_s=2.0, coverage_interval_s=1.0)
-    # The replay begins with the first subscription: everything else is up by then.
+    # The replay starts with the first subscription, so start everything else before.
     others = [KAFKA, SPARK, EXCHANGE, BRONZE]
     with start_platform(settings, others, [*others, PRODUCER]):
         wait_for(lambda: replay(settings)["frames_sent"] > FRAMES / 3, timeout_s=120)
         yield settings
 
 
-def test_the_producer_is_killed_and_what_was_sent_meanwhile_is_visible_as_missing(replaying: Settings) -> None:
+def test_killed_producer_leaves_a_visible_gap(replaying: Settings) -> None:
     kill(replaying, PRODUCER)
     wait_until_all_is_in_bronze(replaying)
     bars = refreshed_bars(replaying)
@@ -47,9 +47,9 @@ def test_the_producer_is_killed_and_what_was_sent_meanwhile_is_visible_as_missin
     assert distinct_trades(replaying) < FRAMES
     assert Verdict.DIFFERS not in found
     equal = found.count(Verdict.EQUAL)
-    assert 6 <= equal < 14, "the minutes of the crash are incomplete, the others are exact"
+    assert 6 <= equal < 14, "the minutes of the crash are incomplete, the others exact"
     assert len({(bar["symbol"], bar["window_start"]) for bar in bars}) == len(bars)
     for symbol in ("BTCUSDT", "ETHUSDT"):
         rows = [row for row in read_coverage(replaying) if row.symbol == symbol]
         before, after = sorted((row.connected_from_ms, row.connected_to_ms) for row in rows)
-        assert before[1] < after[0], "the hole between the two connections is to be seen"
+        assert before[1] < after[0], "coverage shows the gap between the two connections"

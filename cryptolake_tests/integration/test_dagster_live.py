@@ -1,4 +1,4 @@
-"""Dagster's webserver and daemon as they run on a machine, driven over GraphQL; the lake alone, on DuckDB."""
+"""Dagster's webserver and daemon, driven over GraphQL; only the lake and DuckDB, without broker and Spark."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ from cryptolake_tests.support.waiting import wait_for
 FIRST = datetime(2024, 11, 10, tzinfo=UTC)
 DAYS = 2
 HOURS = [FIRST + timedelta(hours=number) for number in range(26)]
-"""A whole day, which is a run of a backfill, and two hours of the next, which are another."""
+"""A full day and two hours of the next: a backfill launches one run for each day."""
 WITH_TRADES = [HOURS[5], HOURS[25]]
-KEPT_ON = {(LOCATION, "bronze_follower"), (LOCATION, "automation")}
-"""Sensors that these tests are about. Every other one launches runs that need the broker or Spark, fail, and are tried
-again."""
+TESTED_SENSORS = {(LOCATION, "bronze_follower"), (LOCATION, "automation")}
+"""Sensors under test. All others launch runs that require the broker or Spark, fail, and are retried."""
 
 LAUNCH = """
 mutation ($params: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $params) {
@@ -77,7 +76,7 @@ query ($filter: RunsFilter) { runsOrError(filter: $filter) {
 def live(
     start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Settings, list[Trade]]]:
-    """Webserver and daemon over a lake whose Bronze holds trades of two days."""
+    """Webserver and daemon on a lake whose Bronze holds trades of two days."""
     settings = settings_for(tmp_path_factory.mktemp("dagster"))
     bootstrap(settings)
     trades = [
@@ -86,25 +85,25 @@ def live(
     append(settings, trades)
     others = [part for part in DAGSTER_PARTS if part != DAGSTER_DAEMON]
     with start_platform(settings, others):
-        switch_off_others(settings)
+        stop_other_sensors(settings)
         lifecycle.up(settings, DAGSTER_PARTS)
         yield settings, trades
 
 
-def switch_off_others(settings: Settings) -> None:
-    """Stop all schedules, and all sensors but those of `KEPT_ON`, before the daemon evaluates them."""
-    kept: set[tuple[str, str]] = set()
+def stop_other_sensors(settings: Settings) -> None:
+    """Stop all schedules, and all sensors except `TESTED_SENSORS`, before the daemon evaluates them."""
+    found_sensors: set[tuple[str, str]] = set()
     for node in ask(settings, INSTIGATORS)["repositoriesOrError"]["nodes"]:
         for sensor in node["sensors"]:
-            if (name := (node["location"]["name"], sensor["name"])) in KEPT_ON:
-                kept.add(name)
+            if (name := (node["location"]["name"], sensor["name"])) in TESTED_SENSORS:
+                found_sensors.add(name)
             else:
                 answer = ask(settings, STOP_SENSOR, {"id": sensor["id"]})["stopSensor"]
                 assert answer["__typename"] == "StopSensorMutationResult", answer
         for schedule in node["schedules"]:
             answer = ask(settings, STOP_SCHEDULE, {"id": schedule["id"]})["stopRunningSchedule"]
             assert answer["__typename"] == "ScheduleStateResult", answer
-    assert kept == KEPT_ON
+    assert found_sensors == TESTED_SENSORS
 
 
 def stats(settings: Settings, path: Sequence[str]) -> dict[str, int]:
@@ -112,7 +111,7 @@ def stats(settings: Settings, path: Sequence[str]) -> dict[str, int]:
     return dict(node["partitionStats"])
 
 
-def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> None:
+def test_backfill_and_follower_produce_the_same_bars(live: tuple[Settings, list[Trade]]) -> None:
     settings, trades = live
     answer = ask(
         settings,
@@ -134,11 +133,11 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     assert status() == "COMPLETED_SUCCESS"
     tags = {"tags": [{"key": "dagster/backfill", "value": backfill}]}
     runs = ask(settings, RUNS, {"filter": tags})["runsOrError"]["results"]
-    assert [run["status"] for run in runs] == ["SUCCESS"] * DAYS, "one run a day"
+    assert [run["status"] for run in runs] == ["SUCCESS"] * DAYS, "one run per day"
 
-    # The follower saw the same trades, and Gold follows by itself.
+    # The follower saw the same trades, and Gold is updated automatically.
     wait_for(lambda: stats(settings, asset_keys.GOLD.path)["numMaterialized"] >= DAYS, timeout_s=180)
-    # A schedule may have added the hour that has closed on the clock meanwhile.
+    # A schedule may have added the hour that has closed meanwhile.
     assert stats(settings, asset_keys.SILVER.path)["numMaterialized"] >= len(HOURS)
     assert stats(settings, asset_keys.SILVER.path)["numFailed"] == 0
     got = bars(settings, FIRST, hours=24 * DAYS)
@@ -147,7 +146,7 @@ def test_a_backfill_beside_the_follower(live: tuple[Settings, list[Trade]]) -> N
     }
 
 
-def test_the_graph_a_partition_its_checks_and_its_freshness(live: tuple[Settings, list[Trade]]) -> None:
+def test_graph_shows_groups_dependencies_checks_and_freshness(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
     nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
     assert {node["groupName"] for node in nodes.values()} == {"bronze", "silver", "gold", "marts", "maintenance"}
@@ -167,7 +166,7 @@ def test_the_graph_a_partition_its_checks_and_its_freshness(live: tuple[Settings
     assert nodes[tuple(asset_keys.SILVER.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
 
 
-def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) -> None:
+def test_api_reports_assets_and_checks(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
     with serving(settings) as api:
         assets = {item["asset"]: item for item in api.get("/operations/assets").json()["assets"]}
@@ -177,7 +176,7 @@ def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) 
         checks = {(item["asset"], item["check"]): item for item in api.get("/quality/checks").json()["checks"]}
         row_count = checks["silver/futures_ohlcv_1m", "row_count"]
         assert (row_count["status"], row_count["blocking"]) == ("SUCCEEDED", True)
-        # A day and two hours by the backfill; the announcement of its runs is no partition of its own.
+        # A day and two hours by the backfill; the planned checks of its runs do not count as partitions.
         assert row_count["partitions"]["passed"] == row_count["partitions"]["evaluated"] >= len(HOURS)
         assert (row_count["partitions"]["unit"], row_count["partitions"]["first"]) == ("hour", hour_key(FIRST))
         assert row_count["run_url"] == f"{settings.dagster_pages}/runs/{row_count['run_id']}"
@@ -185,30 +184,30 @@ def test_the_api_tells_of_assets_and_checks(live: tuple[Settings, list[Trade]]) 
         assert (parts["dagster-daemon"], parts["producer"]) == ("running", "stopped")
 
 
-def test_a_run_by_hand_is_checked_before_its_launch_and_says_why_it_failed(live: tuple[Settings, list[Trade]]) -> None:
+def test_manual_run_validates_its_arguments_and_reports_its_failure(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
     silver_name, hour = asset_keys.SILVER.to_user_string(), hour_key(WITH_TRADES[0])
     day = f"{FIRST.date()}"
 
-    def said(*arguments: str) -> tuple[int, str, str]:
+    def materialize(*arguments: str) -> tuple[int, str, str]:
         done = run_cryptolake(settings, "materialize", *arguments, timeout_s=180)
         return done.returncode, done.stdout, done.stderr
 
-    code, _, error = said("silver/futures_ohlcv_1", "--partition", hour)
+    code, _, error = materialize("silver/futures_ohlcv_1", "--partition", hour)
     assert (code, error.splitlines()[-1]) == (
         1,
         "argument asset: no asset is called silver/futures_ohlcv_1. Did you mean silver/futures_ohlcv_1m?",
     )
     for partition in ((), ("--partition", day), ("--partition", "2999-12-31-23:00")):
-        code, _, error = said(silver_name, *partition)
+        code, _, error = materialize(silver_name, *partition)
         assert (code, error.startswith("argument --partition: ")) == (1, True), error
         assert "Give one from " in error
 
-    code, out, error = said(silver_name, "--partition", hour)
+    code, out, error = materialize(silver_name, "--partition", hour)
     assert (code, out.startswith(f"materialized {silver_name} [{hour}]: http://")) == (0, True), error
 
-    # No exchange is up here.
-    code, _, error = said("bronze/futures_funding_raw", "--partition", day)
+    # No exchange is running here.
+    code, _, error = materialize("bronze/futures_funding_raw", "--partition", day)
     assert code == 1
     assert (
         f"dagster: the run of bronze/futures_funding_raw [{day}] failed: bronze__futures_funding_raw: exchange: "
@@ -217,13 +216,13 @@ def test_a_run_by_hand_is_checked_before_its_launch_and_says_why_it_failed(live:
     assert "Traceback" not in error
 
 
-def test_daemon_and_code_server_are_killed_and_every_hour_is_done_once(live: tuple[Settings, list[Trade]]) -> None:
+def test_killed_daemon_and_code_server_repeat_no_hour(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
     hours = [FIRST + timedelta(days=4, hours=number) for number in range(3)]
     late = [trade(hour + timedelta(minutes=3), 9_000 + number) for number, hour in enumerate(hours)]
 
     def requested() -> list[dict[str, Any]]:
-        """The follower's runs of these hours."""
+        """Return the follower's runs of these hours."""
         runs = ask(settings, RUN_TAGS, {"filter": {}})["runsOrError"]["results"]
         tagged = [{**run, "tags": {tag["key"]: tag["value"] for tag in run["tags"]}} for run in runs]
         keys = {hour_key(hour) for hour in hours}

@@ -33,7 +33,7 @@ from cryptolake_tests.support.pages import View, dashboard, view
 from cryptolake_tests.support.servers import free_port
 
 FIRST = datetime(2025, 1, 30, tzinfo=UTC)
-FEW = 40
+BAR_COUNT = 40
 MINUTE = timedelta(minutes=1)
 TINY = Decimal("0.00000012")
 
@@ -65,8 +65,8 @@ def browser() -> Iterator[Browser]:
 def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     settings = load_settings(home=tmp_path_factory.mktemp("dashboard") / "own home")
     bootstrap(settings)
-    publish(settings, "BTCUSDT", minutes(FEW))
-    put(settings, [bar("TINYUSDT", start, open=TINY, close=TINY, high=TINY, low=TINY) for start in minutes(FEW)])
+    publish(settings, "BTCUSDT", minutes(BAR_COUNT))
+    put(settings, [bar("TINYUSDT", start, open=TINY, close=TINY, high=TINY, low=TINY) for start in minutes(BAR_COUNT)])
     return settings
 
 
@@ -94,7 +94,7 @@ def query(shown: View) -> dict[str, str]:
 
 def test_table_shows_every_digit_of_the_api(page: View, api: Api) -> None:
     page.open("/?symbol=TINYUSDT")
-    page.drawn(bars=FEW)
+    page.drawn(bars=BAR_COUNT)
     newest = api.get("/ohlcv/1m", params={"symbol": "TINYUSDT", "order": "desc", "limit": 1}).json()["bars"][0]
     row = page.row("bars", 0, 11)
     assert row[0] == newest["window_start"].replace("T", " ")[:16]
@@ -107,7 +107,7 @@ def test_table_shows_every_digit_of_the_api(page: View, api: Api) -> None:
 
 def test_url_has_symbol_and_range_and_other_pages_keep_them(page: View, browser: Browser, url: str) -> None:
     page.open()
-    page.drawn(bars=FEW)
+    page.drawn(bars=BAR_COUNT)
     page.choose_symbol("TINYUSDT")
     page.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m"]')
     page.choose("6h")
@@ -130,7 +130,7 @@ def test_custom_range_of_the_url_is_shown(page: View) -> None:
 
 def test_url_has_both_ends_of_a_custom_range_until_another_is_chosen(page: View) -> None:
     page.open("/?symbol=BTCUSDT")
-    page.drawn(bars=FEW)
+    page.drawn(bars=BAR_COUNT)
     page.choose("custom")
     page.page.wait_for_url("**to=2025-01-30T00*")
     ends = {"from": "2025-01-30T00:00", "to": "2025-01-30T00:39"}
@@ -146,7 +146,7 @@ def test_url_has_both_ends_of_a_custom_range_until_another_is_chosen(page: View)
 
 def test_selection_survives_navigation_to_other_pages_and_back(page: View) -> None:
     page.open("/?symbol=BTCUSDT&range=6h")
-    page.drawn(bars=FEW)
+    page.drawn(bars=BAR_COUNT)
     page.choose_symbol("TINYUSDT")
     page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
     page.page.go_back()
@@ -178,13 +178,13 @@ def test_missing_mart_of_a_timeframe_is_reported(page: View, lake: Settings, api
     page.open("/?symbol=BTCUSDT&timeframe=1h")
     page.says("No 1h bars yet.")
     make_marts(lake)
-    api.look()
+    api.refresh()
     page.says("No bars of BTCUSDT in this range.")
 
 
 def test_download_has_every_bar_of_the_range(page: View, api: Api) -> None:
     page.open("/?symbol=BTCUSDT")
-    page.drawn(bars=FEW)
+    page.drawn(bars=BAR_COUNT)
     with page.page.expect_download() as download:
         page.page.get_by_role("button", name="CSV", exact=True).click()
     expected = api.get("/ohlcv/1m", params={"symbol": "BTCUSDT", "format": "csv"}).content
@@ -195,21 +195,21 @@ def test_download_has_every_bar_of_the_range(page: View, api: Api) -> None:
     from pyarrow import parquet
 
     table = parquet.read_table(download.value.path())
-    assert table.num_rows == FEW
+    assert table.num_rows == BAR_COUNT
     assert table["volume"][0].as_py() == Decimal("0.00000001")
 
 
 def test_chart_is_reachable_and_movable_by_keyboard(page: View) -> None:
     page.open("/?symbol=BTCUSDT")
-    page.drawn(bars=FEW)
+    page.drawn(bars=BAR_COUNT)
     for _ in range(60):
         page.page.keyboard.press("Tab")
         if page.page.evaluate("document.activeElement.shadowRoot?.activeElement?.className") == "chart":
             break
     else:
-        pytest.fail("the chart cannot be reached by the Tab key")
+        pytest.fail("the Tab key does not reach the chart")
     for key in ("ArrowLeft", "+"):
-        before = page.fact("from")
+        before = page.attribute("from")
         page.page.keyboard.press(key)
         page.page.wait_for_selector(f'.st-key-candles .chart:not([data-from="{before}"])')
     assert "BTCUSDT" in (page.chart.get_attribute("aria-label") or "")
@@ -219,7 +219,7 @@ def test_chart_is_reachable_and_movable_by_keyboard(page: View) -> None:
 def test_page_fits_a_phones_screen(browser: Browser, url: str, scheme: str) -> None:
     with view(browser, url, width=390, height=844, color_scheme=scheme) as shown:
         shown.open("/?symbol=BTCUSDT")
-        shown.drawn(bars=FEW)
+        shown.drawn(bars=BAR_COUNT)
         assert shown.page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
         background = shown.page.evaluate(
             "getComputedStyle(document.querySelector('[data-testid=stApp]')).backgroundColor"
@@ -232,25 +232,25 @@ def test_page_fits_a_phones_screen(browser: Browser, url: str, scheme: str) -> N
 def test_zoom_is_kept_while_the_open_bar_changes(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "live home")
     bootstrap(lake)
-    publish(lake, "BTCUSDT", minutes(FEW))
+    publish(lake, "BTCUSDT", minutes(BAR_COUNT))
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/?symbol=BTCUSDT")
-        shown.drawn(bars=FEW)
+        shown.drawn(bars=BAR_COUNT)
         for key in ("+", "ArrowLeft"):
-            before = shown.fact("from")
+            before = shown.attribute("from")
             shown.chart.press(key)
             shown.page.wait_for_selector(f'.st-key-candles .chart:not([data-from="{before}"])')
         zoomed = shown.number("from"), shown.number("to")
-        assert zoomed[1] - zoomed[0] < FEW
-        *closed, last = minutes(FEW)
+        assert zoomed[1] - zoomed[0] < BAR_COUNT
+        *closed, last = minutes(BAR_COUNT)
         moved = bar("BTCUSDT", last, low=Decimal(1), high=Decimal(2000), close=Decimal(77))
         put(lake, [*rows_of(closed), moved])
         shown.page.wait_for_selector('.st-key-candles .chart[data-updates="1"]')
         assert shown.last_bar()[4] == "77"
         put(lake, [*rows_of(closed), moved, *rows_of([last + MINUTE])])
         shown.page.wait_for_selector('.st-key-candles .chart[data-updates="2"]')
-        assert shown.fact("bars") == str(FEW + 1)
-        assert shown.fact("draws") == "1"
+        assert shown.attribute("bars") == str(BAR_COUNT + 1)
+        assert shown.attribute("draws") == "1"
         assert (shown.number("from"), shown.number("to")) == zoomed
         shown.has_row("bars", 0, [f"{last + MINUTE:%Y-%m-%d %H:%M}"])
 
@@ -274,12 +274,12 @@ def test_page_reports_an_api_that_is_down_and_recovers(browser: Browser, lake: S
         shown.open("/?symbol=BTCUSDT")
         shown.says("The API does not respond")
         with serving(lake, port=port):
-            shown.drawn(bars=FEW)
+            shown.drawn(bars=BAR_COUNT)
         shown.says("The API does not respond")
-        assert (shown.fact("bars"), shown.fact("draws")) == (str(FEW), "1"), "the chart stays meanwhile"
+        assert (shown.attribute("bars"), shown.attribute("draws")) == (str(BAR_COUNT), "1"), "the chart stays meanwhile"
         with serving(lake, port=port):
             shown.page.get_by_text("The API does not respond").first.wait_for(state="detached")
-            shown.drawn(bars=FEW, draws=1)
+            shown.drawn(bars=BAR_COUNT, draws=1)
 
 
 @pytest.mark.nightly
@@ -288,7 +288,7 @@ def test_page_that_is_not_live_recovers(browser: Browser, lake: Settings, tmp_pa
     with dashboard(lake, f"http://127.0.0.1:{port}", tmp_path / "log") as url, view(browser, url) as shown:
         with serving(lake, port=port):
             shown.open("/?symbol=BTCUSDT&live=false")
-            shown.drawn(bars=FEW)
+            shown.drawn(bars=BAR_COUNT)
         shown.choose("6h")
         shown.says("The API does not respond")
         with serving(lake, port=port):
@@ -299,17 +299,17 @@ def test_page_that_is_not_live_recovers(browser: Browser, lake: Settings, tmp_pa
 def test_open_page_continues_after_a_restart_of_the_dashboard(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "restarted home")
     bootstrap(lake)
-    publish(lake, "BTCUSDT", minutes(FEW))
+    publish(lake, "BTCUSDT", minutes(BAR_COUNT))
     port = free_port()
     with serving(lake) as api, view(browser, f"http://127.0.0.1:{port}") as shown:
         with dashboard(lake, api.url, tmp_path / "log-1", port):
             shown.open("/?symbol=BTCUSDT")
-            shown.drawn(bars=FEW)
-        put(lake, rows_of(minutes(FEW + 2)))
-        api.look()
+            shown.drawn(bars=BAR_COUNT)
+        put(lake, rows_of(minutes(BAR_COUNT + 2)))
+        api.refresh()
         with dashboard(lake, api.url, tmp_path / "log-2", port):
-            shown.drawn(bars=FEW + 2)
-            shown.has_row("bars", 0, [f"{minutes(FEW + 2)[-1]:%Y-%m-%d %H:%M}"])
+            shown.drawn(bars=BAR_COUNT + 2)
+            shown.has_row("bars", 0, [f"{minutes(BAR_COUNT + 2)[-1]:%Y-%m-%d %H:%M}"])
 
 
 def test_response_of_another_server_is_reported(browser: Browser, lake: Settings, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_empty_lake_shows_the_next_step(browser: Browser, tmp_path: Path) -> Non
         shown.open("/quality")
         shown.says("No Silver or Gold runs yet.")
         publish(lake, "BTCUSDT", minutes(3))
-        api.look()
+        api.refresh()
         shown.open("/")
         shown.drawn(bars=3)
 
@@ -353,7 +353,7 @@ def test_fear_and_greed_is_drawn_once_available(browser: Browser, tmp_path: Path
         assert charts.count() == 2
         days = [FIRST.date() + timedelta(days=number) for number in (-1, 0, 1)]  # the last is after the newest bar
         append(lake, SILVER_FEAR_GREED, [{"index_date": of, "value": of.day, **index} for of in days])
-        api.look()
+        api.refresh()
         shown.open("/daily?symbol=BTCUSDT")
         shown.page.locator("[data-testid=stMetric]", has_text="Fear & Greed").get_by_text("30", exact=True).wait_for()
         charts.nth(2).wait_for()
@@ -407,9 +407,9 @@ def test_quality_separates_running_from_failed_checks_and_counts_all_hours(brows
         # In separate threads: this one has the browser's event loop.
         bad = pool.submit(run, instance, hours[0], agreeing=5).result()
         pool.submit(run, instance, hours[1]).result()
-        running = pool.submit(run, instance, hours[2], passes=False, holds=hold)
+        running = pool.submit(run, instance, hours[2], passes=False, waits_for=hold)
         try:
-            assert checked_assets.wanted.reached.wait(60)
+            assert checked_assets.plan.reached.wait(60)
             shown.open("/quality")
             shown.says("12 of 14 bars, 1 of 2 hours warned; 2024-07-18-22:00: 5 of 7 complete bars equal")
             shown.has_cell("checks", 0, 0, "▲ warned · running")
@@ -439,4 +439,4 @@ def test_missing_api_key_is_reported(browser: Browser, lake: Settings, tmp_path:
             view(browser, url) as shown,
         ):
             shown.open("/?symbol=BTCUSDT")
-            shown.drawn(bars=FEW)
+            shown.drawn(bars=BAR_COUNT)

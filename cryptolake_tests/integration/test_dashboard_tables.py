@@ -134,7 +134,7 @@ def test_failed_download_shows_its_error(browser: Browser, tmp_path: Any) -> Non
         shown.page.get_by_role("button", name="CSV", exact=True).click()
         shown.says(reason)
         make_marts(lake)
-        api.look()
+        api.refresh()
         with shown.page.expect_download():
             shown.page.get_by_role("button", name="CSV", exact=True).click()
         shown.page.get_by_text(reason).first.wait_for(state="detached")

@@ -1,4 +1,4 @@
-"""dbt on the project's settings: which commands need Spark, and a manifest that fits the files."""
+"""dbt with the project's settings: commands that require Spark, and a manifest of the current files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cryptolake_assets.settings import load_settings
 
 
 @pytest.mark.parametrize(
-    ("arguments", "wanted"),
+    ("arguments", "expected"),
     [
         (["build"], True),
         (["--no-use-colors", "build", "--select", "ohlcv_5m"], True),
@@ -27,11 +27,11 @@ from cryptolake_assets.settings import load_settings
         ([], False),
     ],
 )
-def test_which_commands_get_a_session(arguments: list[str], wanted: bool) -> None:
-    assert dbt.needs_spark(arguments) is wanted
+def test_commands_that_run_sql_need_spark(arguments: list[str], expected: bool) -> None:
+    assert dbt.needs_spark(arguments) is expected
 
 
-def test_a_command_without_a_server_says_so_at_once(
+def test_unreachable_server_is_reported_at_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:1")
@@ -41,21 +41,21 @@ def test_a_command_without_a_server_says_so_at_once(
     assert "the Spark Connect server at sc://127.0.0.1:1 cannot be reached" in capsys.readouterr().err
 
 
-def test_the_profile_names_no_server() -> None:
+def test_profile_names_no_server() -> None:
     outputs = yaml.safe_load((dbt.PROJECT_DIR / "profiles.yml").read_text())["cryptolake"]["outputs"]
     assert "sc://" not in json.dumps(outputs)
 
 
 @pytest.fixture
 def copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project at another place, so that it can be changed."""
+    """A copy of the project that tests may change."""
     project = tmp_path / "dbt_project"
     shutil.copytree(dbt.PROJECT_DIR, project)
     monkeypatch.setattr(dbt, "PROJECT_DIR", project)
     return project
 
 
-def test_the_fingerprint_moves_with_the_files_and_not_with_what_dbt_leaves(copy: Path) -> None:
+def test_fingerprint_depends_on_the_project_files_only(copy: Path) -> None:
     before = dbt.fingerprint()
     (copy / "target").mkdir()
     (copy / "target" / "manifest.json").write_text("{}")
@@ -65,7 +65,7 @@ def test_the_fingerprint_moves_with_the_files_and_not_with_what_dbt_leaves(copy:
     assert dbt.fingerprint() != before
 
 
-def test_the_manifest_follows_the_project_and_is_parsed_once(
+def test_manifest_is_parsed_once_per_version_of_the_project(
     copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = load_settings(home=tmp_path / "home")

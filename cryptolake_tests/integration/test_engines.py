@@ -1,4 +1,4 @@
-"""DuckDB and Spark make the same aggregates to the last digit: of the real capture, and of hostile generated trades."""
+"""DuckDB and Spark compute equal aggregates to the last digit, for the real capture and hostile generated trades."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def engines(platform: Settings) -> Iterator[tuple[AggregationEngine, Aggregation
 
 
 def captured_trades() -> Iterator[Trade]:
-    """The shipped capture as Bronze has it."""
+    """Yield the shipped capture's trades as rows of Bronze."""
     for number, frame in enumerate(read_frames(DEMO_CAPTURE_DIR)):
         parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=USD_M.exchange)
         if isinstance(parsed, AcceptedFrame):
@@ -72,7 +72,7 @@ def captured_trades() -> Iterator[Trade]:
 
 
 def hostile_trades(number: int) -> list[Trade]:
-    """Extreme numbers and ids, ties, both streams, repeats, broken copies and conflicting ones, in a random order."""
+    """Return shuffled trades: extreme values, ties, both streams, duplicates, invalid and conflicting copies."""
     source = random.Random(11)  # noqa: S311  not for secrets
     made = []
     for position in range(number):
@@ -93,22 +93,23 @@ def hostile_trades(number: int) -> list[Trade]:
                 last_trade_id=position * 5 + source.randrange(5),
             )
         )
-    repeats = source.sample(made, number // 5)
-    broken = [{**item, "price": Decimal(-1)} for item in source.sample(made, number // 20)]
+    duplicates = source.sample(made, number // 5)
+    invalid = [{**item, "price": Decimal(-1)} for item in source.sample(made, number // 20)]
     conflicting = [{**item, "qty": item["qty"] + 1} for item in source.sample(made, number // 20)]
-    everything = made + repeats + broken + conflicting
+    everything = made + duplicates + invalid + conflicting
     source.shuffle(everything)
     return everything
 
 
 def large_numbers(hour: datetime, number: int) -> list[Trade]:
-    """Sound trades with all digits in use, ties and exact repeats, up to several of a trade: what fits Spark's fast
-    query."""
+    """Return valid trades that fit Spark's fast query: all digits used, ties, several duplicates of a trade."""
     source = random.Random(12)  # noqa: S311  not for secrets
-    limits = [1, 22 * 10**14 - 1, 22 * 10**14, 22 * 10**14 + 1]
+    edges = [1, 22 * 10**14 - 1, 22 * 10**14, 22 * 10**14 + 1]
 
-    def of_digits(most: int) -> str:
-        units = source.choice([10**most - 1, source.randrange(1, 10**most), *(one for one in limits if one < 10**most)])
+    def of_digits(limit: int) -> str:
+        units = source.choice(
+            [10**limit - 1, source.randrange(1, 10**limit), *(one for one in edges if one < 10**limit)]
+        )
         return f"{Decimal(units).scaleb(-8):f}"
 
     made = [
@@ -140,7 +141,9 @@ def aggregated(
     ]
 
 
-def test_the_real_capture(platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]) -> None:
+def test_engines_agree_on_the_shipped_capture(
+    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]
+) -> None:
     append(platform, captured_trades())
     duckdb, spark = (aggregated(platform, engine, CAPTURE_HOURS) for engine in engines)
     assert duckdb == spark
@@ -148,7 +151,7 @@ def test_the_real_capture(platform: Settings, engines: tuple[AggregationEngine, 
     assert len(list(chain.from_iterable(rows for _, rows, _ in duckdb))) == 18
 
 
-def test_hostile_generated_trades(
+def test_engines_agree_on_hostile_generated_trades(
     platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     trades = hostile_trades(6_000)
@@ -168,7 +171,7 @@ def test_hostile_generated_trades(
     assert min(counts.dropped_by_rule[rule] for rule in rules) > 0
 
 
-def test_large_numbers_stay_exact_on_sparks_fast_way(
+def test_large_numbers_stay_exact_in_sparks_fast_query(
     platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], capsys: pytest.CaptureFixture[str]
 ) -> None:
     hour = GENERATED_HOUR + timedelta(hours=1)
@@ -182,7 +185,7 @@ def test_large_numbers_stay_exact_on_sparks_fast_way(
 
 
 def wide_trades(start: datetime) -> list[Trade]:
-    """Quantities of 11 to 20 digits beside small ones; products of 16 digits after the point, and above 2^63."""
+    """Return trades with quantities of 1 to 20 digits; products have 16 decimals and exceed 2^63."""
     quantities = ("12500000000", "99999999999.12345679", "12345678901234567890.12345679", "0.00000001", "9999999999.5")
     prices = ("0.00000041", "0.00012347", "0.00000003", "1.23456789", "0.00041237")
     return [
@@ -191,10 +194,10 @@ def wide_trades(start: datetime) -> list[Trade]:
     ]
 
 
-def test_wide_quantities_beside_files_and_snapshots_of_the_narrow_type(
+def test_engines_read_a_widened_table_and_its_older_snapshots(
     platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A table of the earlier type is widened: both engines and PyIceberg read it as of before and as it is now."""
+    """Widen a table of the earlier type; both engines and PyIceberg read its old and new snapshots."""
     now = replace(BRONZE_TRADES, name="widened_trades")
     before = replace(
         now,
@@ -227,7 +230,9 @@ def test_wide_quantities_beside_files_and_snapshots_of_the_narrow_type(
                 }, engine.name
 
 
-def test_a_day_of_silver(platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]) -> None:
+def test_engines_agree_on_daily_aggregates(
+    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]
+) -> None:
     hour = GENERATED_HOUR + timedelta(days=1)
     source = random.Random(3)  # noqa: S311
     append(

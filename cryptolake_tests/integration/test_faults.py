@@ -1,7 +1,7 @@
-"""Fault drills: whatever the exchange does to a stream of trades, Bronze is in the end what it emitted.
+"""Fault drills: whatever the exchange does to a stream of trades, Bronze finally equals the emitted trades.
 
-Each drill has a symbol, a replay exchange, a producer and a ledger of gaps of its own. All run at the same time into
-one topic; then one run of the Bronze stream lands it, and each drill is judged by what is in the tables.
+Each drill has its own symbol, replay exchange, producer and gap ledger. All run concurrently into one topic; then one
+run of the Bronze stream ingests it, and each drill is checked in the tables.
 """
 
 from __future__ import annotations
@@ -53,31 +53,31 @@ FIRST_MS = 1_709_200_800_000
 OWN_DAY = "event_time >= '2024-02-29T00:00:00+00:00' AND event_time < '2024-03-01T00:00:00+00:00'"
 AGGREGATES, STEP_MS, FIRST_ID = 600, 40, 5_000
 SLOW = 4.0
-"""The speed at which a capture takes six seconds."""
+"""Replay speed at which a capture takes 6 s."""
 QUICK = ConnectionOptions(
     ping_interval_s=0.4, ping_timeout_s=0.8, close_timeout_s=0.2, backoff_first_s=0.05, backoff_cap_s=0.2
 )
-WATCHFUL = CatchUpOptions(after_opening_s=1.0, stale_s=6.0)
+QUICK_CATCH_UP = CatchUpOptions(after_opening_s=1.0, stale_s=6.0)
 REST = ("/fapi/v1/aggTrades",)
 
 Trade = tuple[int, Decimal, Decimal, int]
 """Id, price, quantity, µs since 1970."""
 
 
-def drop(*places: tuple[int, int]) -> Drop:
-    """Of the aggregates at these places of the capture, both ends included."""
-    return Drop(ids=tuple((FIRST_ID + first, FIRST_ID + last) for first, last in places))
+def drop(*positions: tuple[int, int]) -> Drop:
+    """Return the fault that drops the aggregates at these positions, both ends included."""
+    return Drop(ids=tuple((FIRST_ID + first, FIRST_ID + last) for first, last in positions))
 
 
 @dataclass(frozen=True)
 class Drill:
-    """What is done to the stream of one symbol, and at which speed it is replayed; 0: as fast as it is taken."""
+    """The faults of one symbol's stream and its replay speed; 0: as fast as the client reads."""
 
     name: str
     faults: tuple[ReplayFault, ...]
     speed: float = 0.0
     step_ms: int = STEP_MS
-    """Between two aggregates."""
+    """Milliseconds between two aggregates."""
     connection_life_s: float = 82_800.0
     stream: TradeStream = TradeStream.AGG_TRADE
 
@@ -90,7 +90,7 @@ DRILLS = {
     drill.name: drill
     for drill in (
         Drill("cut", (Cut(every_frames=150, times=2),)),
-        # No later trade shows what is missing at the end.
+        # No later trade reveals a gap at the end.
         Drill("cut_at_the_end", (Cut(every_frames=590, times=1),)),
         Drill("drop_at_the_end", (drop((590, 599)),)),
         Drill("stall", (Stall(every_frames=200, for_s=30.0, times=1),), SLOW),
@@ -100,10 +100,10 @@ DRILLS = {
         Drill("drop", (drop((40, 40), (100, 120), (300, 301)),)),
         Drill("single_trades", (drop((100, 109), (590, 599)),), stream=TradeStream.TRADE),
         Drill("corrupt", (Corrupt(share=0.02, times=4),)),
-        # A minute of the exchange's clock is silence; at this speed the alarm comes long before the replay's end.
+        # A stream is stale after one minute of exchange time; at this speed that is long before the replay's end.
         Drill("watched", (Silent(after_frames=150, times=1),), 12.0, step_ms=10 * STEP_MS),
         Drill("rotation", (Rotation(connection_life_s=1.5, times=2),), SLOW),
-        Drill("relieved", (Rotation(connection_life_s=4.0),), SLOW, connection_life_s=1.0),
+        Drill("replaced", (Rotation(connection_life_s=4.0),), SLOW, connection_life_s=1.0),
         Drill("limited", (drop((100, 109)), RestLimit(times=3, paths=REST))),
         Drill("banned", (drop((100, 109)), RestLimit(status=418, retry_after_s=2, times=1, paths=REST))),
     )
@@ -112,32 +112,32 @@ DRILLS = {
 
 @dataclass
 class Outcome:
-    """What a drill has left behind."""
+    """The result of a drill."""
 
     emitted: set[Trade]
     sent_to_kafka: Counter[int]
     gaps: list[TradeGap]
-    happened: Counter[str]
+    fault_counts: Counter[str]
     reconnects: int
-    renewals: int
+    replacements: int
     bronze: set[Trade] = field(default_factory=set)
     bronze_rows: int = 0
-    refused: list[bytes] = field(default_factory=list)
+    rejected: list[bytes] = field(default_factory=list)
 
     @property
-    def missed(self) -> list[int]:
-        """The places in the capture of all ids that the ledger tells of."""
+    def missing(self) -> list[int]:
+        """Return the positions in the capture of all ids in the ledger."""
         spans = [(gap.first_missing_id - FIRST_ID, gap.last_missing_id - FIRST_ID) for gap in self.gaps]
-        return sorted(place for first, last in spans for place in range(first, last + 1))
+        return sorted(position for first, last in spans for position in range(first, last + 1))
 
     @property
     def closed(self) -> set[tuple[ClosedBy | None, GapOutcome | None]]:
-        """By whom, and how."""
+        """Return the pairs of closer and outcome of all gaps."""
         return {(gap.closed_by, gap.outcome) for gap in self.gaps}
 
 
 class TopicReader:
-    """Counts the ids of each symbol on the trade topic, as they come."""
+    """Counts the ids of each symbol on the trade topic as they arrive."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -167,17 +167,17 @@ class TopicReader:
 
 
 def capture(directory: Path, drill: Drill) -> Path:
-    """Trades or aggregates whose price and quantity tell them apart."""
+    """Write a capture of trades or aggregates with distinct prices and quantities."""
     frames, frame = [], agg_trade_frame if drill.stream is TradeStream.AGG_TRADE else trade_frame
-    for place in range(AGGREGATES):
-        at_ms = FIRST_MS + place * drill.step_ms
-        price, qty = f"{100 + place // 100}.{place % 100:02}", f"0.{place + 1:08}"
-        frames.append((at_ms * 10**6, frame(drill.symbol, FIRST_ID + place, at_ms, price, qty)))
+    for position in range(AGGREGATES):
+        at_ms = FIRST_MS + position * drill.step_ms
+        price, qty = f"{100 + position // 100}.{position % 100:02}", f"0.{position + 1:08}"
+        frames.append((at_ms * 10**6, frame(drill.symbol, FIRST_ID + position, at_ms, price, qty)))
     return write_capture(directory / "capture" / f"{drill.symbol}.ndjson", frames)
 
 
-async def carry_out(drill: Drill, platform: Settings, home: Path, topic: TopicReader) -> Outcome:
-    """Replays the drill's capture with its faults until all that was emitted is in Kafka and no gap is open."""
+async def run_drill(drill: Drill, platform: Settings, home: Path, topic: TopicReader) -> Outcome:
+    """Replay the drill's capture with its faults until every emitted trade is in Kafka and no gap is open."""
     directory = capture(home, drill)
     async with ReplayExchange(directory, drill.speed, faults=drill.faults).running() as exchange:
         settings = platform.model_copy(
@@ -204,7 +204,7 @@ async def carry_out(drill: Drill, platform: Settings, home: Path, topic: TopicRe
                 gaps=gaps,
                 history=rest,
                 options=ProducerOptions(
-                    QUICK, ConnectionPoolOptions(drill.connection_life_s, connect_apart_s=0.05), WATCHFUL
+                    QUICK, ConnectionPoolOptions(drill.connection_life_s, connect_apart_s=0.05), QUICK_CATCH_UP
                 ),
             )
             run = asyncio.create_task(producer.run(stop))
@@ -218,7 +218,7 @@ async def carry_out(drill: Drill, platform: Settings, home: Path, topic: TopicRe
             finally:
                 run.cancel()
                 await asyncio.gather(run, return_exceptions=True)
-        happened = Counter({str(switch["kind"]): int(switch["happened"]) for switch in exchange.control.describe()})
+        fault_counts = Counter({str(switch["kind"]): int(switch["happened"]) for switch in exchange.control.describe()})
     emitted = {
         (trade.trade_id, Decimal(trade.price), Decimal(trade.qty), trade.event_time_us)
         for trade in emitted_trades(directory, exchange.status()["frames_passed"])
@@ -227,17 +227,17 @@ async def carry_out(drill: Drill, platform: Settings, home: Path, topic: TopicRe
         emitted,
         in_kafka,
         await asyncio.to_thread(read_gaps, settings),
-        happened,
+        fault_counts,
         reconnects,
         producer.pool.replacements,
     )
 
 
-async def carry_out_all(platform: Settings, homes: Path) -> dict[str, Outcome]:
+async def run_drills(platform: Settings, homes: Path) -> dict[str, Outcome]:
     async with TopicReader(platform).running() as topic:
         names = list(DRILLS)
         outcomes = await asyncio.gather(
-            *(carry_out(DRILLS[name], platform, homes / name, topic) for name in names), return_exceptions=True
+            *(run_drill(DRILLS[name], platform, homes / name, topic) for name in names), return_exceptions=True
         )
     found = dict(zip(names, outcomes, strict=True))
     failed = {name: outcome for name, outcome in found.items() if isinstance(outcome, BaseException)}
@@ -247,15 +247,15 @@ async def carry_out_all(platform: Settings, homes: Path) -> dict[str, Outcome]:
 
 @pytest.fixture(scope="module")
 def outcomes(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Outcome]:
-    """All drills, carried out together and landed in Bronze by one run of the stream."""
-    found = asyncio.run(carry_out_all(platform, tmp_path_factory.mktemp("drills")))
+    """Outcomes of all drills, run concurrently and ingested into Bronze by one run of the stream."""
+    found = asyncio.run(run_drills(platform, tmp_path_factory.mktemp("drills")))
     run_available_now(platform)
     rows: list[dict[str, Any]] = run_sql(
         platform,
         "SELECT symbol, trade_id, price, qty, epoch_us(event_time) AS event_us FROM cryptolake.bronze.futures_trades "
         f"WHERE {OWN_DAY}",
     ).to_pylist()
-    refused: list[dict[str, Any]] = run_sql(
+    rejected: list[dict[str, Any]] = run_sql(
         platform, "SELECT raw FROM cryptolake.bronze.futures_trades_rejected WHERE reason LIKE 'not_json%'"
     ).to_pylist()
     for name, outcome in found.items():
@@ -263,7 +263,7 @@ def outcomes(platform: Settings, tmp_path_factory: pytest.TempPathFactory) -> di
         own = [row for row in rows if row["symbol"] == symbol]
         outcome.bronze = {(row["trade_id"], row["price"], row["qty"], row["event_us"]) for row in own}
         outcome.bronze_rows = len(own)
-        outcome.refused = [row["raw"] for row in refused if symbol.lower().encode() in row["raw"].lower()]
+        outcome.rejected = [row["raw"] for row in rejected if symbol.lower().encode() in row["raw"].lower()]
     return found
 
 
@@ -272,39 +272,39 @@ ARRIVED = {(ClosedBy.STREAM, GapOutcome.ARRIVED)}
 
 
 @pytest.mark.parametrize("name", DRILLS)
-def test_bronze_is_what_was_emitted_and_no_gap_is_left_open(outcomes: dict[str, Outcome], name: str) -> None:
+def test_bronze_equals_the_emitted_trades_and_every_gap_is_closed(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]
     assert len(outcome.emitted) == AGGREGATES
     assert outcome.bronze == outcome.emitted
     assert outcome.bronze_rows == outcome.sent_to_kafka.total()
-    assert name == "relieved" or min(outcome.happened.values()) > 0, "the fault did not happen"
+    assert name == "replaced" or min(outcome.fault_counts.values()) > 0, "the fault did not happen"
     assert [gap for gap in outcome.gaps if gap.closed_at is None or gap.ids_missing] == []
     assert {gap.symbol for gap in outcome.gaps} <= {DRILLS[name].symbol}
 
 
 @pytest.mark.parametrize("name", ["cut", "stall"])
-def test_what_a_broken_connection_lost_was_fetched(outcomes: dict[str, Outcome], name: str) -> None:
+def test_trades_lost_by_a_broken_connection_are_fetched(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]
-    assert outcome.reconnects >= outcome.happened[name]
-    assert len(outcome.missed) > 50, "at least what the exchange sent while nobody listened"
+    assert outcome.reconnects >= outcome.fault_counts[name]
+    assert len(outcome.missing) > 50, "at least the trades sent while disconnected"
     assert outcome.closed == FETCHED
 
 
-def test_what_was_lost_at_the_end_is_asked_for_though_nothing_comes_behind_it(outcomes: dict[str, Outcome]) -> None:
-    assert outcomes["drop_at_the_end"].missed == list(range(590, 600))
-    missed = outcomes["cut_at_the_end"].missed
-    assert missed[-10:] == list(range(590, 600))
-    assert missed == list(range(missed[0], 600)), "a cut loses also what is on its way"
+def test_trades_lost_at_the_end_of_a_stream_are_fetched(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["drop_at_the_end"].missing == list(range(590, 600))
+    missing = outcomes["cut_at_the_end"].missing
+    assert missing[-10:] == list(range(590, 600))
+    assert missing == list(range(missing[0], 600)), "a cut also loses frames in flight"
     assert outcomes["drop_at_the_end"].closed == outcomes["cut_at_the_end"].closed == FETCHED
 
 
-def test_what_a_silent_stream_held_back_was_fetched(outcomes: dict[str, Outcome]) -> None:
-    assert outcomes["silent"].missed == list(range(200, 300)), "four seconds of the exchange's clock"
+def test_trades_missing_from_a_stale_stream_are_fetched(outcomes: dict[str, Outcome]) -> None:
+    assert outcomes["silent"].missing == list(range(200, 300)), "four seconds of exchange time"
     assert outcomes["silent"].closed == FETCHED
 
 
 @pytest.mark.parametrize(
-    ("name", "missed"),
+    ("name", "missing"),
     [
         ("single_trades", [*range(100, 110), *range(590, 600)]),
         ("drop", [40, *range(100, 121), 300, 301]),
@@ -312,50 +312,50 @@ def test_what_a_silent_stream_held_back_was_fetched(outcomes: dict[str, Outcome]
         ("banned", list(range(100, 110))),
     ],
 )
-def test_what_was_dropped_was_fetched_also_where_rest_rejected_at_first(
-    outcomes: dict[str, Outcome], name: str, missed: list[int]
+def test_dropped_trades_are_fetched_even_if_rest_rejects_at_first(
+    outcomes: dict[str, Outcome], name: str, missing: list[int]
 ) -> None:
-    assert outcomes[name].missed == missed
+    assert outcomes[name].missing == missing
     assert outcomes[name].closed == FETCHED
-    assert outcomes[name].sent_to_kafka.total() == AGGREGATES, "and nothing else"
+    assert outcomes[name].sent_to_kafka.total() == AGGREGATES, "each exactly once"
 
 
-def test_duplicates_are_in_bronze_as_often_as_they_came_and_are_no_gap(outcomes: dict[str, Outcome]) -> None:
+def test_duplicates_are_stored_as_received_and_open_no_gap(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["duplicate"]
     assert outcome.gaps == []
-    assert outcome.bronze_rows == AGGREGATES + outcome.happened["duplicate"]
+    assert outcome.bronze_rows == AGGREGATES + outcome.fault_counts["duplicate"]
 
 
-def test_what_came_out_of_order_closed_its_own_gap(outcomes: dict[str, Outcome]) -> None:
+def test_reordered_trade_closes_its_own_gap(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["reorder"]
-    # Two that were held back together may come in their own order again.
-    assert 0 < len(outcome.missed) <= outcome.happened["reorder"]
-    # The repairer may look just while one is missing.
+    # Two trades delayed together may arrive in their original order.
+    assert 0 < len(outcome.missing) <= outcome.fault_counts["reorder"]
+    # The gap repair may run while a trade is missing.
     assert ARRIVED <= outcome.closed <= ARRIVED | FETCHED
 
 
-def test_garbled_frames_are_kept_as_they_came_and_their_trades_fetched(outcomes: dict[str, Outcome]) -> None:
+def test_corrupt_frames_are_stored_as_received_and_their_trades_fetched(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["corrupt"]
-    assert len(outcome.refused) == outcome.happened["corrupt"] == len(outcome.missed)
-    assert all(raw.endswith(b"\x1a") for raw in outcome.refused)
+    assert len(outcome.rejected) == outcome.fault_counts["corrupt"] == len(outcome.missing)
+    assert all(raw.endswith(b"\x1a") for raw in outcome.rejected)
     assert outcome.closed == FETCHED
 
 
-def test_a_stream_that_falls_silent_is_asked_for_on_another_connection(outcomes: dict[str, Outcome]) -> None:
+def test_stale_stream_is_subscribed_on_another_connection(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["watched"]
-    assert outcome.renewals >= 1
-    assert outcome.missed[:150] == list(range(150, 300)), "a minute is silence"
+    assert outcome.replacements >= 1
+    assert outcome.missing[:150] == list(range(150, 300)), "stale after one minute"
     assert outcome.closed == FETCHED
 
 
-def test_connections_that_the_exchange_ends_are_opened_again(outcomes: dict[str, Outcome]) -> None:
+def test_connection_ended_by_the_exchange_is_reopened(outcomes: dict[str, Outcome]) -> None:
     outcome = outcomes["rotation"]
-    assert outcome.reconnects >= outcome.happened["rotation"] == 2
+    assert outcome.reconnects >= outcome.fault_counts["rotation"] == 2
     assert outcome.closed <= FETCHED
 
 
-def test_connections_are_replaced_before_the_exchange_ends_them(outcomes: dict[str, Outcome]) -> None:
-    outcome = outcomes["relieved"]
-    assert outcome.happened == {"rotation": 0}
-    assert outcome.renewals >= 2
+def test_connection_is_replaced_before_the_exchange_ends_it(outcomes: dict[str, Outcome]) -> None:
+    outcome = outcomes["replaced"]
+    assert outcome.fault_counts == {"rotation": 0}
+    assert outcome.replacements >= 2
     assert (outcome.gaps, outcome.reconnects) == ([], 0)

@@ -1,4 +1,4 @@
-"""Funding rates and open interest through the graph: the replay exchange over a real socket, real tables, faults."""
+"""Funding rates and open interest in the graph: the replay exchange over a real socket, real tables, faults."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import Settings, get_settings
-from cryptolake_tests.support.batch import Lake, answers, check, run
+from cryptolake_tests.support.batch import Lake, check, run, stored_responses
 from cryptolake_tests.support.captures import trade_frame, write_capture
 from cryptolake_tests.support.checks import materialized, passed, verdicts
 from cryptolake_tests.support.exchanges import ExchangeThread
@@ -63,8 +63,10 @@ def statistic(symbol: str, moment: datetime) -> dict[str, Any]:
 
 @pytest.fixture
 def capture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Two symbols' frames around midnight; 1,100 fundings of BTCUSDT, more than a page, and one day of ETHUSDT; five
-    minutes' statistics of three hours."""
+    """Frames of two symbols around midnight, funding rates and open interest.
+
+    1,100 rates of BTCUSDT (more than a page), one day of ETHUSDT, and three hours of five-minute statistics.
+    """
     frames = [
         (moment * 10**6, trade_frame(symbol, moment, moment))
         for moment in (FIRST_MS, SECOND_MS)
@@ -92,15 +94,15 @@ def fundings(lake: Lake) -> list[dict[str, Any]]:
     return rows(lake, "SELECT * FROM cryptolake.silver.futures_funding_rates ORDER BY symbol, funding_time")
 
 
-def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_changes_nothing(
+def test_first_run_loads_all_pages_of_funding_and_later_runs_only_new_rates(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
         first = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0])
         assert first.success
         assert len(exchange.replay.batch.requests) == 3  # two pages of BTCUSDT, one of ETHUSDT
-        held = fundings(empty)
-        assert [row["symbol"] for row in held] == ["BTCUSDT"] * 1_099 + ["ETHUSDT"] * 3
+        stored = fundings(empty)
+        assert [row["symbol"] for row in stored] == ["BTCUSDT"] * 1_099 + ["ETHUSDT"] * 3
         before = load_table(empty[0], SILVER_FUNDING).metadata.current_snapshot_id
         assert run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[0]).success
         assert load_table(empty[0], SILVER_FUNDING).metadata.current_snapshot_id == before
@@ -114,10 +116,10 @@ def test_the_whole_history_page_by_page_then_the_rates_since_and_a_repeat_change
     assert (newest["funding_time"], newest["funding_rate"]) == (DAY, Decimal("-0.00000550"))
     assert newest["mark_price"] == Decimal("64000.12345678")
     assert verdicts(second) == passed(futures_funding_rates=CHECKS_OF_FUNDING)
-    assert [row["refused"] for row in answers(empty, "futures_funding_raw")] == [None] * 7
+    assert [row["refused"] for row in stored_responses(empty, "futures_funding_raw")] == [None] * 7
 
 
-def test_a_gap_warns_and_odd_rates_are_left_out_by_name(
+def test_funding_gap_warns_and_malformed_rates_are_reported(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = capture / "funding_rate_BTCUSDT.json"
@@ -134,12 +136,12 @@ def test_a_gap_warns_and_odd_rates_are_left_out_by_name(
     with ExchangeThread(capture, SECOND_MS) as exchange:
         second = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
     assert second.success
-    told = check(second, "rows_rejected")
-    assert (told.passed, told.severity) == (False, dg.AssetCheckSeverity.WARN)
-    assert "BTCUSDT: funding_rate 1.00000000" in str(told.metadata)
+    evaluation = check(second, "rows_rejected")
+    assert (evaluation.passed, evaluation.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert "BTCUSDT: funding_rate 1.00000000" in str(evaluation.metadata)
     assert check(second, "funding_rate_range").passed
     new = [(row["symbol"], row["funding_time"]) for row in fundings(empty) if row not in good]
-    assert new == [("ETHUSDT", DAY)], "the other symbol's rate is there"
+    assert new == [("ETHUSDT", DAY)], "the other symbol's rate is stored"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +153,7 @@ def test_a_gap_warns_and_odd_rates_are_left_out_by_name(
         (SourceFaultKind.OTHER_SHAPE, "response is"),
     ],
 )
-def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
+def test_rejected_response_is_stored_with_its_reason_and_silver_stays(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, kind: SourceFaultKind, reason: str
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -165,32 +167,32 @@ def test_a_rejected_answer_is_kept_with_its_reason_and_silver_stays(
     assert not failed.success
     assert materialized(failed) == set()
     assert fundings(empty) == good
-    assert str(answers(empty, "futures_funding_raw")[-1]["refused"]).startswith(reason)
+    assert str(stored_responses(empty, "futures_funding_raw")[-1]["refused"]).startswith(reason)
     with ExchangeThread(capture, SECOND_MS) as exchange:
         exchange.replay.control.switch_on(
             SourceFault("futures_funding", SourceFaultKind.RATE_LIMIT, times=1, seconds=0)
         )
-        mended = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
-    assert mended.success
-    assert materialized(mended) == {"futures_funding_raw", "futures_funding_rates"}
+        repaired = run(empty, "futures_funding", exchange, monkeypatch, PARTITIONS[1])
+    assert repaired.success
+    assert materialized(repaired) == {"futures_funding_raw", "futures_funding_rates"}
     assert len(fundings(empty)) == len(good) + 2
 
 
-def test_open_interest_of_both_endpoints_since_the_newest(
+def test_open_interest_is_requested_from_the_newest_stored_value_on(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of_all = "SELECT * FROM cryptolake.silver.futures_open_interest ORDER BY symbol, source, observed_at"
     with ExchangeThread(capture, FIRST_MS) as exchange:
         first = run(empty, "futures_open_interest", exchange, monkeypatch, PARTITIONS[0])
         assert first.success
-        assert len(exchange.replay.batch.requests) == 2 * 19  # a month in windows of 500, and the present value
-    held = rows(empty, of_all)
-    assert [(row["symbol"], row["source"]) for row in held] == [
+        assert len(exchange.replay.batch.requests) == 2 * 19  # a month in windows of 500, and the current value
+    stored = rows(empty, of_all)
+    assert [(row["symbol"], row["source"]) for row in stored] == [
         (symbol, source) for symbol in ("BTCUSDT", "ETHUSDT") for source in ("history",) * 13 + ("present",)
     ]
-    assert held[0]["observed_at"] == DAY - timedelta(hours=3)
-    assert (held[0]["open_interest"], held[0]["open_interest_value"]) == (Decimal("21.000"), Decimal("1.5"))
-    assert held[13]["open_interest_value"] is None
+    assert stored[0]["observed_at"] == DAY - timedelta(hours=3)
+    assert (stored[0]["open_interest"], stored[0]["open_interest_value"]) == (Decimal("21.000"), Decimal("1.5"))
+    assert stored[13]["open_interest_value"] is None
     with ExchangeThread(capture, SECOND_MS) as exchange:
         second = run(empty, "futures_open_interest", exchange, monkeypatch, PARTITIONS[1])
         assert second.success
@@ -204,22 +206,22 @@ def test_open_interest_of_both_endpoints_since_the_newest(
 
 
 @pytest.mark.parametrize("job", ["futures_funding", "futures_open_interest"])
-def test_symbol_that_is_no_longer_listed_holds_no_others_back(
+def test_delisted_symbol_does_not_block_others(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch, job: str
 ) -> None:
     gone = CoverageRow("binance_futures", "GONEUSDT", "trade", FIRST_MS - 3_600_000, FIRST_MS, 0, 1, "ws://x")
     IcebergCoverageSink(empty[0]).write([gone])
     with ExchangeThread(capture, FIRST_MS) as exchange:
         assert run(empty, job, exchange, monkeypatch, PARTITIONS[0]).success
-    said = {row["endpoint"].partition("/")[2]: row["refused"] for row in answers(empty, f"{job}_raw")}
-    # Of funding the exchange answers with no rates.
+    reasons = {row["endpoint"].partition("/")[2]: row["refused"] for row in stored_responses(empty, f"{job}_raw")}
+    # The exchange responds with an empty list of rates for a delisted symbol.
     of_gone = None if job == "futures_funding" else "the exchange does not list the symbol"
-    assert said == {"BTCUSDT": None, "ETHUSDT": None, "GONEUSDT": of_gone}
+    assert reasons == {"BTCUSDT": None, "ETHUSDT": None, "GONEUSDT": of_gone}
     table = {"futures_funding": SILVER_FUNDING, "futures_open_interest": SILVER_OPEN_INTEREST}[job]
     assert set(load_table(empty[0], table).scan().to_arrow()["symbol"].to_pylist()) == {"BTCUSDT", "ETHUSDT"}
 
 
-def test_answer_of_another_shape_of_one_symbol_holds_no_others_back(
+def test_malformed_response_for_one_symbol_does_not_block_others(
     empty: Lake, capture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with ExchangeThread(capture, FIRST_MS) as exchange:
@@ -228,5 +230,5 @@ def test_answer_of_another_shape_of_one_symbol_holds_no_others_back(
     assert done.success
     assert [row["symbol"] for row in fundings(empty)] == ["ETHUSDT"] * 3
     assert not check(done, "symbols_behind").passed
-    (told,) = done.asset_materializations_for_node("bronze__futures_funding_raw")
-    assert "symbol=BTCUSDT" in str(told.metadata["skipped_responses"].value)
+    (event,) = done.asset_materializations_for_node("bronze__futures_funding_raw")
+    assert "symbol=BTCUSDT" in str(event.metadata["skipped_responses"].value)

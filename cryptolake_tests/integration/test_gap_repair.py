@@ -1,7 +1,6 @@
-"""Ranges are missing from the stream, at its end and across a kill too: all are found, what can be is repaired.
+"""Ranges missing from the stream, also at its end and across a kill: all are detected, and repaired where possible.
 
-The replay exchange drops the ranges and keeps the ledger of what it emitted; Kafka, the catalog and the producers are
-the real ones.
+The replay exchange drops the ranges and records the emitted trades; Kafka, the catalog and the producers are real.
 """
 
 from __future__ import annotations
@@ -52,18 +51,18 @@ from cryptolake_tests.support.sockets import NOON_MS
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
 TRADES, STEP_MS = 4_500, 40
-"""Of each symbol: three minutes, which the replay passes in 18 s."""
+"""Per symbol: three minutes, replayed in 18 s."""
 KILLED_AFTER = 3_600
-"""Records on the topic: in the second minute."""
+"""Records on the topic at the kill, in the second minute."""
 SPEED = 10.0
 RANGES = 8
-"""Random ones of each symbol; the very last trades are missing besides."""
+"""Random ranges per symbol; the last trades are missing in addition."""
 QUICK = ProducerOptions(catch_up=CatchUpOptions(poll_s=0.2, after_opening_s=0.5, stale_s=1.0, settle_s=0.2))
 
 
 @dataclass
 class Scene:
-    """A capture, and what the exchange leaves out of its stream."""
+    """A capture, and the ranges dropped from its stream."""
 
     settings: Settings
     stream: str
@@ -89,8 +88,8 @@ class Scene:
     def ledger(self) -> list[TradeGap]:
         return sorted(read_gaps(self.settings), key=lambda gap: (gap.symbol, gap.first_missing_id))
 
-    def told(self) -> set[tuple[str, int]]:
-        """Ids that the ledger names."""
+    def recorded(self) -> set[tuple[str, int]]:
+        """Return the ids in the gap ledger."""
         return {
             (gap.symbol, number)
             for gap in self.ledger()
@@ -102,7 +101,7 @@ class Scene:
 
 
 def scene(platform: Settings, directory: Path, stream: str, seed: int, **changes: object) -> Scene:
-    """Both symbols at once; every 500th single trade is one of the insurance fund, and the stream lacks it too."""
+    """Write a capture of both symbols; every 500th single trade is an insurance fund trade that the stream lacks."""
     chance = Random(seed)  # noqa: S311
     of_aggregates = stream == "aggTrade"
     fund = set() if of_aggregates else set(range(250, TRADES - 100, 500))
@@ -113,7 +112,7 @@ def scene(platform: Settings, directory: Path, stream: str, seed: int, **changes
             raw = (agg_trade_frame if of_aggregates else trade_frame)(symbol, number, time_ms)
             raw = raw.replace('"MARKET"', '"INSURANCE_FUND"') if number in fund else raw
             frames.append((time_ms * 10**6, raw))
-    capture = write_capture(directory / "capture" / "whole.ndjson.gz", frames)
+    capture = write_capture(directory / "capture" / "capture.ndjson.gz", frames)
     ranges = {}
     for symbol in SYMBOLS:
         starts = chance.sample(range(100, TRADES - 200, 60), RANGES)
@@ -137,14 +136,14 @@ def scene(platform: Settings, directory: Path, stream: str, seed: int, **changes
 
 
 def at(exchange: ReplayExchange, on: Scene) -> None:
-    """Points the scene's settings at the exchange."""
+    """Point the scene's settings at the exchange."""
     addresses = {"exchange_ws_url": exchange.url.replace("http", "ws"), "exchange_rest_url": exchange.url}
     on.settings = on.settings.model_copy(update=addresses)
 
 
 @asynccontextmanager
 async def producing(on: Scene) -> AsyncIterator[None]:
-    """A producer as the process makes it, that asks for quiet symbols sooner."""
+    """Run a producer like its process does, with a shorter limit for stale symbols."""
     settings, stop = on.settings, asyncio.Event()
     key = settings.binance_api_key.get_secret_value()
     async with (
@@ -173,7 +172,7 @@ async def producing(on: Scene) -> AsyncIterator[None]:
 
 
 async def on_topic(settings: Settings) -> Counter[tuple[str, int]]:
-    """How often each trade lies on the topic."""
+    """Count each trade on the topic."""
     records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)
     events = [json.loads(record.value or b"") for record in records]
     return Counter((event["symbol"], event["trade_id"]) for event in events)
@@ -185,8 +184,8 @@ def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
     )
 
 
-async def a_producer_was_killed(exchange: ReplayExchange, on: Scene) -> None:
-    """A process of its own works into the second minute; then, for a while, nobody does."""
+async def run_and_kill_producer(exchange: ReplayExchange, on: Scene) -> None:
+    """Run a producer process into the second minute and kill it; then wait 10 s of exchange time."""
     first = run_producer(on.settings)
     try:
         await until(lambda: (s := read_status(on.settings)) is not None and s.events_acked > KILLED_AFTER, timeout_s=60)
@@ -198,7 +197,7 @@ async def a_producer_was_killed(exchange: ReplayExchange, on: Scene) -> None:
 
 
 def complete_minutes(on: Scene) -> set[tuple[str, int]]:
-    """Once Bronze has all that Kafka has."""
+    """Return the minutes that are complete once Bronze has ingested all of Kafka."""
     everything = dict.fromkeys(range(on.settings.kafka_partitions), 10**9)
     index = CompletenessIndex(read_coverage(on.settings), everything, 0, read_gaps(on.settings))
     minutes = range(NOON_MS, NOON_MS + TRADES * STEP_MS, MINUTE_MS)
@@ -211,19 +210,19 @@ def complete_minutes(on: Scene) -> set[tuple[str, int]]:
 
 
 @pytest.mark.parametrize("stream", ["aggTrade", "trade"])
-async def test_what_the_exchange_has_is_all_found_and_repaired(platform: Settings, tmp_path: Path, stream: str) -> None:
+async def test_every_gap_is_detected_and_repaired(platform: Settings, tmp_path: Path, stream: str) -> None:
     on = scene(platform, tmp_path, stream, seed=5, binance_api_key=SecretStr("of the test"))
     limit = RestLimit(retry_after_s=1, times=2, paths=("/fapi/v1/aggTrades", "/fapi/v1/historicalTrades"))
     async with ReplayExchange(on.settings.replay_dir, SPEED, faults=[*on.drops, limit]).running() as exchange:
         at(exchange, on)
-        await a_producer_was_killed(exchange, on)
+        await run_and_kill_producer(exchange, on)
         async with producing(on):
             await until(lambda: exchange.status()["state"] == "finished", timeout_s=60)
             lost = on.dropped
-            await until(lambda: on.told() >= lost and not IcebergGapSink(on.settings).open_gaps(), timeout_s=60)
-            # In the second minute nobody was there for a while. The last one does not end in this capture.
-            whole_minutes = {(symbol, NOON_MS + number * MINUTE_MS) for symbol in SYMBOLS for number in (0, 1)}
-            await until(lambda: complete_minutes(on) == whole_minutes, timeout_s=20)
+            await until(lambda: on.recorded() >= lost and not IcebergGapSink(on.settings).open_gaps(), timeout_s=60)
+            # The gap across the kill is repaired. The last minute does not end in this capture.
+            complete = {(symbol, NOON_MS + number * MINUTE_MS) for symbol in SYMBOLS for number in (0, 1)}
+            await until(lambda: complete_minutes(on) == complete, timeout_s=20)
     ledger = on.ledger()
     found = [
         (symbol, span)
@@ -231,14 +230,14 @@ async def test_what_the_exchange_has_is_all_found_and_repaired(platform: Setting
         for span in ranges
         if any(g.symbol == symbol and g.first_missing_id <= span[0] and span[1] <= g.last_missing_id for g in ledger)
     ]
-    assert len(found) == sum(map(len, on.ranges.values())), "K of K"
+    assert len(found) == sum(map(len, on.ranges.values())), "every range is in the ledger"
     assert {gap.closed_by for gap in ledger} == {ClosedBy.REST}
     assert all(gap.open_because is None and gap.ids_missing == 0 for gap in ledger)
     across_the_kill = max(ledger, key=lambda gap: gap.before_us - gap.after_us)
     assert across_the_kill.before_us - across_the_kill.after_us > 10_000_000
-    whole = on.emitted()
-    assert len(whole) == TRADES * len(SYMBOLS)
-    assert set(await on_topic(on.settings)) == whole - (on.not_order_book if stream == "trade" else set())
+    emitted = on.emitted()
+    assert len(emitted) == TRADES * len(SYMBOLS)
+    assert set(await on_topic(on.settings)) == emitted - (on.not_order_book if stream == "trade" else set())
     of_fund = [gap for gap in ledger if gap.outcome is GapOutcome.NOT_ORDER_BOOK]
     others = sum(gap.ids_not_order_book for gap in ledger)
     assert others == len(on.not_order_book)
@@ -246,29 +245,31 @@ async def test_what_the_exchange_has_is_all_found_and_repaired(platform: Setting
     assert {gap.outcome for gap in ledger} - {GapOutcome.NOT_ORDER_BOOK} == {GapOutcome.REPAIRED}
 
 
-async def test_without_a_key_the_gaps_of_single_trades_stay_and_say_so(platform: Settings, tmp_path: Path) -> None:
+async def test_gaps_of_single_trades_stay_open_without_an_api_key(platform: Settings, tmp_path: Path) -> None:
     on = scene(platform, tmp_path, "trade", seed=6)
     async with ReplayExchange(on.settings.replay_dir, SPEED, faults=on.drops).running() as exchange:
         at(exchange, on)
-        await a_producer_was_killed(exchange, on)
+        await run_and_kill_producer(exchange, on)
         async with producing(on):
             await until(lambda: exchange.status()["state"] == "finished", timeout_s=60)
-            # Nothing behind the last range shows that it is missing, and nobody can be asked.
-            shown = {(symbol, number) for symbol, number in on.dropped if number < TRADES - 30}
+            # No later trade reveals the last range, and REST requires a key.
+            detectable = {(symbol, number) for symbol, number in on.dropped if number < TRADES - 30}
             await until(
-                lambda: on.told() >= shown and {gap.open_because for gap in on.ledger()} == {OpenBecause.NEEDS_KEY},
+                lambda: (
+                    on.recorded() >= detectable and {gap.open_because for gap in on.ledger()} == {OpenBecause.NEEDS_KEY}
+                ),
                 timeout_s=60,
             )
-    emitted, told = on.emitted(), on.told()
+    emitted, recorded = on.emitted(), on.recorded()
     received = set(await on_topic(on.settings))
     at_the_end = {(symbol, number) for symbol in SYMBOLS for number in range(TRADES - 30, TRADES)}
-    assert emitted - received == told | at_the_end
+    assert emitted - received == recorded | at_the_end
     assert all(gap.closed_at is None for gap in on.ledger())
     assert complete_minutes(on) == set()
 
 
-async def put(settings: Settings, frames: Iterable[str]) -> None:
-    """The frames as events on the topic."""
+async def publish(settings: Settings, frames: Iterable[str]) -> None:
+    """Publish the frames as events on the topic."""
     publisher = AiokafkaPublisher(settings)
     delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
     await delivery.start()
@@ -282,7 +283,7 @@ async def put(settings: Settings, frames: Iterable[str]) -> None:
     await publisher.stop()
 
 
-async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
+async def test_producer_resumes_from_the_later_of_topic_and_bronze(
     platform: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     on = scene(platform, tmp_path, "trade", seed=1)
@@ -290,9 +291,9 @@ async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
     nothing = await StoredResumePoints(settings).find(SYMBOLS, "trade", {0: 0, 1: 0})
     assert (nothing.on_topic, nothing.in_bronze) == ([], {})
     old = [trade_frame("ETHUSDT", number, NOON_MS + number) for number in range(5)]
-    await put(settings, [*old, *(trade_frame("BTCUSDT", number, NOON_MS) for number in range(60) if number != 55)])
+    await publish(settings, [*old, *(trade_frame("BTCUSDT", number, NOON_MS) for number in range(60) if number != 55)])
     ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
-    await put(settings, [trade_frame("BTCUSDT", 99, NOON_MS)])
+    await publish(settings, [trade_frame("BTCUSDT", 99, NOON_MS)])
 
     async def found(*symbols: str) -> GapTracker:
         newest = await StoredResumePoints(settings).find(symbols, "trade", ends)
@@ -301,10 +302,10 @@ async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
         return tracker
 
     tracker = await found(*SYMBOLS, "SOLUSDT")
-    assert tracker.last("BTCUSDT") == LastTrade(59, NOON_MS * 1000), "not what came behind the offsets"
+    assert tracker.last("BTCUSDT") == LastTrade(59, NOON_MS * 1000), "not trades after the offsets"
     assert tracker.last("ETHUSDT") == LastTrade(4, (NOON_MS + 4) * 1000)
     assert tracker.last("SOLUSDT") is None
-    assert [(wanted.symbol, wanted.first, wanted.last) for wanted in tracker.missing()] == [("BTCUSDT", 55, 55)]
+    assert [(gap.symbol, gap.first, gap.last) for gap in tracker.missing()] == [("BTCUSDT", 55, 55)]
 
     covered = [
         CoverageRow("binance_futures", symbol, "trade", NOON_MS + partition, NOON_MS + 9, partition, end, "test")
@@ -313,7 +314,7 @@ async def test_a_producer_goes_on_from_the_later_one_of_topic_and_bronze(
     ]
     IcebergCoverageSink(settings).write(covered)
     monkeypatch.setattr(resume_point, "OVERLAP", 2)
-    assert (await found("BTCUSDT")).missing() == [], "what is older than the coverage was told of then"
+    assert (await found("BTCUSDT")).missing() == [], "gaps older than the coverage were recorded then"
     assert (await found("BTCUSDT")).last("BTCUSDT") == LastTrade(59, NOON_MS * 1000)
 
     when = datetime.fromtimestamp(NOON_MS / 1000, UTC)

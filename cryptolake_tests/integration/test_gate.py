@@ -1,4 +1,4 @@
-"""What a reader sees while a run fails its gate, and after: the previous good bars, in Spark and in PyIceberg."""
+"""During and after a run that fails its gate, readers see the previous bars, in Spark and in PyIceberg."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Reading = tuple[int | None, list[dict[str, Any]], list[dict[str, Any]]]
 
 
 class WatchedEngine:
-    """The real engine; `watch` is called once the candidate's aggregates are made, in the middle of the run."""
+    """The real engine; calls `watch` after the candidate's aggregates are computed, in the middle of the run."""
 
     def __init__(self, engine: AggregationEngine, watch: Callable[[], None]) -> None:
         self.name = engine.name
@@ -62,7 +62,7 @@ def spark(platform: Settings) -> Iterator[SparkSession]:
 
 
 def read(settings: Settings, spark: SparkSession) -> Reading:
-    """The table's snapshot, and the hour's bars as PyIceberg and as Spark read them."""
+    """Return the table's snapshot, and the hour's bars as read by PyIceberg and by Spark."""
     table = load_table(settings, SILVER_OHLCV)
     by_pyiceberg = table.scan(row_filter=between("window_start", START, START + HOUR)).to_arrow()
     by_spark = spark.sql(
@@ -77,7 +77,9 @@ def read(settings: Settings, spark: SparkSession) -> Reading:
     )
 
 
-def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readers_never_see_a_failed_candidate(
+    settings: Settings, spark: SparkSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
     good = [trade(START + timedelta(seconds=20 * number), number) for number in range(30)]
     sequence = append(settings, good)
     _, publication = refresh(settings, DuckDBEngine(settings), START, sequence)
@@ -86,10 +88,10 @@ def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, mo
     assert before[1] == before[2]
     assert len(before[1]) == 10
 
-    # Prices that would move every bar, and enough broken trades to fail the gate.
-    moved = [trade(START + timedelta(seconds=20 * number), 100 + number, price="900") for number in range(30)]
-    broken = [trade(START + timedelta(seconds=20 * number), 200 + number, price="-1") for number in range(30)]
-    append(settings, moved + broken)
+    # Prices that would change every bar, and enough invalid trades to fail the gate.
+    changed = [trade(START + timedelta(seconds=20 * number), 100 + number, price="900") for number in range(30)]
+    invalid = [trade(START + timedelta(seconds=20 * number), 200 + number, price="-1") for number in range(30)]
+    append(settings, changed + invalid)
     during: list[Reading] = []
     monkeypatch.setattr(
         EngineResource,
@@ -105,7 +107,7 @@ def test_a_failing_run_is_never_seen(settings: Settings, spark: SparkSession, mo
         assert during == [before]
         assert read(settings, spark) == before
 
-        # What an operator sees of it: the check, its numbers, the run's counts; and that nothing was materialized.
+        # The operator sees the failed check, its numbers and the run's counts; nothing was materialized.
         evaluations = {item.check_name: item for item in failed.get_asset_check_evaluations()}
         assert [name for name, item in evaluations.items() if not item.passed and item.blocking] == ["drop_ratio"]
         assert "30 of 90 trades dropped (33.33%)" in str(evaluations["drop_ratio"].description)

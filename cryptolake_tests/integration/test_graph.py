@@ -1,4 +1,4 @@
-"""The graph on the real Spark server and catalog: the follower asks for what is due, the gate holds back what fails."""
+"""The graph on the real Spark server and catalog: the follower requests changed hours, the gate blocks failed ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 
 
 def run_asset(instance: dg.DagsterInstance, key: dg.AssetKey, partition: str, **more: Any) -> dg.ExecuteInProcessResult:
-    """One run of one partition, as the daemon launches it."""
+    """Run one partition as the daemon does."""
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance, asset_selection=[key], partition_key=partition, raise_on_error=False, **more
@@ -56,18 +56,18 @@ def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | Non
 
 
 def cursor_at_head(settings: Settings) -> str:
-    """As of a follower that has seen all that there is, loaded days of the archive too."""
+    """Return the cursor of a follower that has read everything, including archive days."""
     seen = datetime.now(UTC).isoformat()
     return FollowerState(sequence=current_sequence(load_table(settings, BRONZE_TRADES)), archive=seen).to_cursor()
 
 
-def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing_up(
+def test_follower_requests_only_changed_hours_despite_trades_out_of_range(
     settings: Settings, instance: dg.DagsterInstance, caplog: pytest.LogCaptureFixture
 ) -> None:
     cursor = cursor_at_head(settings)
-    sound = [trade(HOUR + timedelta(hours=number), 10 + number) for number in (0, 1)]
-    strays = [trade(datetime(2099, 1, 1, tzinfo=UTC), 8_000), trade(datetime(2019, 1, 1, tzinfo=UTC), 8_001)]
-    sequence = append(settings, [*sound, *strays])
+    valid = [trade(HOUR + timedelta(hours=number), 10 + number) for number in (0, 1)]
+    out_of_range = [trade(datetime(2099, 1, 1, tzinfo=UTC), 8_000), trade(datetime(2019, 1, 1, tzinfo=UTC), 8_001)]
+    sequence = append(settings, [*valid, *out_of_range])
     with caplog.at_level(logging.WARNING):
         result = evaluate(instance, settings, cursor)
     assert isinstance(result, dg.SensorResult)
@@ -85,7 +85,7 @@ def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing
             request.run_config["ops"][asset_keys.SILVER.to_python_identifier()]["config"]["from_sequence"] == sequence
         )
         assert run_request(instance, request).success
-    assert bars(settings, HOUR, hours=2).keys() == reference_bars(sound).keys()
+    assert bars(settings, HOUR, hours=2).keys() == reference_bars(valid).keys()
     quarantined = run_sql(
         settings,
         "SELECT trade_id FROM cryptolake.silver.futures_trades_quarantine WHERE trade_id IN (8000, 8001)",
@@ -96,7 +96,7 @@ def test_the_follower_asks_for_exactly_the_touched_hours_and_strays_hold_nothing
     assert "0 hours pending" in str(after.skip_message)
 
 
-def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
+def test_hour_that_fails_its_gate_stays_pending_until_it_passes(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     hour = HOUR + timedelta(days=1)
@@ -107,21 +107,21 @@ def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
 
     cursor = cursor_at_head(settings)
     bad = [trade(hour + timedelta(seconds=number), 100 + number, price="-1") for number in range(15)]
-    elsewhere = hour + timedelta(hours=2)
-    append(settings, [*bad, trade(elsewhere, 200)])
+    other_hour = hour + timedelta(hours=2)
+    append(settings, [*bad, trade(other_hour, 200)])
     first = evaluate(instance, settings, cursor)
     assert isinstance(first, dg.SensorResult)
     outcomes = {request.partition_key: run_request(instance, request) for request in first.run_requests or []}
     failed = outcomes[hour_key(hour)]
     assert not failed.success
-    assert outcomes[hour_key(elsewhere)].success
+    assert outcomes[hour_key(other_hour)].success
     evaluations = {event.check_name: event for event in failed.get_asset_check_evaluations()}
     assert not evaluations["drop_ratio"].passed
     assert evaluations["unique_key"].passed
     assert failed.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
     assert bars(settings, hour) == published
 
-    # More good trades bring the share of bad ones under the limit: the hour is asked for again, from its first failure.
+    # More valid trades bring the drop ratio below the limit: the hour is requested again from its first failure on.
     more = [trade(hour + timedelta(seconds=number), 300 + number) for number in range(400)]
     append(settings, more)
     second = evaluate(instance, settings, first.cursor)
@@ -134,9 +134,7 @@ def test_an_hour_that_fails_its_gate_stays_pending_and_is_mended(
     assert {key: got[key]["trades"] for key in got} == {key: bar["trades"] for key, bar in expected.items()}
 
 
-def test_a_late_trade_corrects_its_minute_and_its_day_by_itself(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_late_trade_updates_its_minute_and_its_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=10)
     two_days_later = hour + timedelta(days=2)
     days = hour.date().isoformat(), two_days_later.date().isoformat()
@@ -167,7 +165,7 @@ def follow(
     automation: dg.AutomationConditionCursor | None,
     expected_days: tuple[str, ...],
 ) -> tuple[str | None, dg.AutomationConditionCursor]:
-    """One tick of the follower, its runs, one tick of the automation, and its runs; the new cursors."""
+    """Run one tick of the follower and of the automation with their requested runs; return the new cursors."""
     definitions = build_definitions()
     if automation is None:
         automation = dg.evaluate_automation_conditions(definitions, instance).cursor
@@ -183,14 +181,12 @@ def follow(
 
 
 def daily(settings: Settings, *days: str) -> dict[str, dict[str, Any]]:
-    """BTCUSDT's rows of Gold by day."""
+    """Return BTCUSDT's rows of Gold by day."""
     rows = run_sql(settings, "SELECT * FROM cryptolake.gold.futures_daily_stats WHERE symbol = 'BTCUSDT'").to_pylist()
     return {str(row["trade_date"]): row for row in rows if str(row["trade_date"]) in days}
 
 
-def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_manual_bronze_run_ingests_kafka_and_counts_the_hour(settings: Settings, instance: dg.DagsterInstance) -> None:
     result = run_asset(instance, asset_keys.BRONZE, hour_key(HOUR))
     assert result.success
     (materialization,) = result.asset_materializations_for_node(asset_keys.BRONZE.to_python_identifier())
@@ -206,7 +202,7 @@ def test_bronze_by_hand_takes_what_kafka_holds_and_counts_the_hour(
     assert (status["state"], status["pid"], status["lag"]) == ("stopped", None, 0)
 
 
-def test_gold_by_hand_materializes_the_day(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_manual_gold_run_materializes_the_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=2)
     append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(5)])
     assert run_asset(instance, asset_keys.SILVER, hour_key(hour)).success

@@ -1,4 +1,4 @@
-"""The jobs that users know, on the real broker, Spark and catalog, each run whole in an ephemeral instance."""
+"""The documented jobs on the real broker, Spark and catalog, each run entirely in an ephemeral instance."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ def run_silver(instance: dg.DagsterInstance, hour: datetime, **config: Any) -> d
     )
 
 
-def checked(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
+def check_results(result: dg.ExecuteInProcessResult) -> dict[str, bool]:
     return {event.check_name: event.passed for event in result.get_asset_check_evaluations()}
 
 
-def test_silver_is_made_after_its_dependencies_and_counted_afterwards(
+def test_silver_job_runs_its_dependency_checks_first_and_the_count_last(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     trades = [trade(HOUR + timedelta(seconds=30 * number), number) for number in range(60)]
     append(settings, [*trades, *trades[:7], trade(HOUR, 900, price="-1")])
     result = run_silver(instance, HOUR)
     assert result.success
-    outcomes = checked(result)
+    outcomes = check_results(result)
     assert outcomes[DEPENDENCIES]
     assert outcomes[PUBLISHED_COUNT]
     order = [event.step_key for event in result.all_events if event.is_step_success]
@@ -73,17 +73,17 @@ def test_silver_is_made_after_its_dependencies_and_counted_afterwards(
     }
 
 
-def test_published_bars_that_are_not_bronzes_are_found(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_published_bars_that_differ_from_bronze_are_detected(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=1)
     append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(10)])
     assert run_silver(instance, hour).success
     table = load_table(settings, SILVER_OHLCV)
     present = read_window(table, silver_day(hour))
     (position,) = [n for n, start in enumerate(present["window_start"].to_pylist()) if start.minute == 3]
-    spoilt = present.slice(position, 1)
-    column = spoilt.schema.get_field_index("trades")
-    spoilt = spoilt.set_column(column, spoilt.schema.field(column), pa.array([5], pa.int64()))
-    publish(table, SILVER_OHLCV, silver_day(hour), spoilt, keys_of(SILVER_OHLCV, spoilt), {})
+    changed = present.slice(position, 1)
+    column = changed.schema.get_field_index("trades")
+    changed = changed.set_column(column, changed.schema.field(column), pa.array([5], pa.int64()))
+    publish(table, SILVER_OHLCV, silver_day(hour), changed, keys_of(SILVER_OHLCV, changed), {})
 
     outcome = check_published(settings, hour)
     assert not outcome.passed
@@ -96,7 +96,7 @@ def test_published_bars_that_are_not_bronzes_are_found(settings: Settings, insta
 
 
 @pytest.mark.parametrize("engine", ["duckdb", "spark"])
-def test_symbols_window_and_engine_are_parameters(
+def test_silver_job_accepts_symbols_window_and_engine(
     settings: Settings, instance: dg.DagsterInstance, engine: str
 ) -> None:
     hour = HOUR + timedelta(days=2 if engine == "duckdb" else 3)
@@ -118,13 +118,13 @@ def test_symbols_window_and_engine_are_parameters(
     (materialization,) = result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier())
     assert materialization.metadata["engine"].value == engine
     assert set(bars(settings, hour)) == {("ETHUSDT", hour + timedelta(minutes=minute)) for minute in (5, 6, 7)}
-    assert not checked(result)[PUBLISHED_COUNT], "the rest of the hour is missing, and the count says so"
+    assert not check_results(result)[PUBLISHED_COUNT], "the count check reports the missing rest of the hour"
     assert not result.success
     assert run_silver(instance, hour).success
     assert len(bars(settings, hour)) == 60
 
 
-def test_a_window_that_is_no_time_is_rejected(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_invalid_window_is_rejected(settings: Settings, instance: dg.DagsterInstance) -> None:
     result = run_silver(instance, HOUR, window_start="noon")
     assert not result.success
     (failure,) = result.get_step_failure_events()
@@ -132,9 +132,7 @@ def test_a_window_that_is_no_time_is_rejected(settings: Settings, instance: dg.D
     assert result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
 
 
-async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+async def test_job_ingests_kafka_while_the_stream_is_stopped(settings: Settings, instance: dg.DagsterInstance) -> None:
     await send(settings, *((settings.kafka_topic_futures, event(number), []) for number in range(5_000, 5_003)))
     assert bronze_lag(settings) > 0
     result = run_job(instance, "ingest_realtime_to_bronze")
@@ -146,7 +144,7 @@ async def test_what_kafka_holds_is_taken_when_the_stream_is_down(
     assert run_job(instance, "ingest_realtime_to_bronze").success
 
 
-def test_the_catch_up_is_asked_for_only_while_the_stream_is_down(settings: Settings) -> None:
+def test_catch_up_is_requested_only_while_the_stream_is_stopped(settings: Settings) -> None:
     schedule = build_definitions().resolve_schedule_def("ingest_realtime_to_bronze_schedule")
     repository = build_definitions().get_repository_def()
     resources = {"stream": StreamResource(settings=settings)}
@@ -161,7 +159,7 @@ def test_the_catch_up_is_asked_for_only_while_the_stream_is_down(settings: Setti
         assert ticked() == (0, "the stream runs")
 
 
-def test_schedules_take_what_closed_last_on_the_exchanges_clock(
+def test_schedules_request_the_last_closed_partition_by_exchange_time(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = datetime(2024, 7, 19, 0, 1, 10, tzinfo=UTC)
@@ -182,7 +180,7 @@ def test_schedules_take_what_closed_last_on_the_exchanges_clock(
         assert [request.partition_key for request in ticked.run_requests or []] == [partition]
 
 
-def test_a_boundary_is_closed_once_the_watermark_has_passed_it(
+def test_partition_is_closed_once_the_watermark_has_passed_its_end(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     midnight = datetime(2026, 3, 1, tzinfo=UTC)

@@ -1,4 +1,4 @@
-"""Brokers that ask who one is: every client gets in by the settings; a refusal is told once, and what to do."""
+"""Brokers with access control: every client uses the settings; a rejection is reported once, with the next step."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from cryptolake_tests.support.servers import free_port
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
 WRONG = {"kafka_sasl_password": "another-word-77"}
 TRADE_TIME_MS = 1_735_689_600_001
-ROUNDS_S = 20.0
-"""Longer than a refusal takes, shorter than any number of repetitions."""
+ONE_ATTEMPT_S = 20.0
+"""Longer than one rejected attempt, shorter than several."""
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +53,19 @@ def broker(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture
 def own(broker: SecureBroker, tmp_path: Path) -> Settings:
-    """A user's settings for these brokers, with topics of the test's own."""
+    """A user's settings for these brokers, with separate topics per test."""
     return settings_for(tmp_path, kafka_topic_futures=f"trades-{uuid.uuid4().hex[:8]}", **broker.access())
 
 
 @pytest.fixture(autouse=True)
-def no_token_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_cached_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(oauth, "_token_cache", {})
 
 
-def other(settings: Settings, **fields: Any) -> Settings:
-    """The settings with other ones, validated as a user's are."""
-    kept = {name: getattr(settings, name) for name in Settings.model_fields if not name.startswith("kafka_s")}
-    return load_settings(**{**kept, **fields})
+def with_fields(settings: Settings, **fields: Any) -> Settings:
+    """Return the settings with changed fields, validated like a user's."""
+    unchanged = {name: getattr(settings, name) for name in Settings.model_fields if not name.startswith("kafka_s")}
+    return load_settings(**{**unchanged, **fields})
 
 
 def event(trade_id: int) -> bytes:
@@ -76,7 +76,7 @@ def event(trade_id: int) -> bytes:
 
 
 async def deliver(settings: Settings, io: ProducerIo, values: Sequence[bytes]) -> dict[int, int]:
-    """Through the delivery, as the producer does; returns the next offset of each partition."""
+    """Deliver values as the producer does; return the next offset of each partition."""
     publisher = make_publisher(settings, io)
     delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
     try:
@@ -91,7 +91,7 @@ async def deliver(settings: Settings, io: ProducerIo, values: Sequence[bytes]) -
     return delivery.next_offsets
 
 
-WAYS_IN = [
+ACCESS_CASES = [
     pytest.param("SASL_SSL", {}, id="scram-512"),
     pytest.param("SASL_SSL", {"kafka_sasl_mechanism": "SCRAM-SHA-256"}, id="scram-256"),
     pytest.param(
@@ -105,12 +105,12 @@ WAYS_IN = [
 TOKENS = pytest.mark.parametrize("protocol", ["SASL_SSL", "SASL_PLAINTEXT"])
 
 
-@pytest.mark.parametrize(("listener", "changes"), WAYS_IN)
+@pytest.mark.parametrize(("listener", "changes"), ACCESS_CASES)
 @BOTH
 async def test_both_publishers_deliver(
     own: Settings, broker: SecureBroker, listener: str, changes: dict[str, Any], io: ProducerIo
 ) -> None:
-    settings = other(own, **broker.access(listener, **changes))
+    settings = with_fields(own, **broker.access(listener, **changes))
     values = [b"%d" % number for number in range(1_000)]
     offsets = await deliver(settings, io, values)
     assert offsets == await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
@@ -123,15 +123,15 @@ async def test_both_publishers_deliver(
 async def test_both_publishers_deliver_with_a_token(
     own: Settings, broker: SecureBroker, protocol: str, io: ProducerIo
 ) -> None:
-    settings = other(own, **broker.by_token(listener=protocol))
-    given = broker.tokens.given
+    settings = with_fields(own, **broker.by_token(listener=protocol))
+    issued_before = broker.tokens.issued
     assert await deliver(settings, io, [b"%d" % number for number in range(100)])
-    assert broker.tokens.given > given
+    assert broker.tokens.issued > issued_before
     found = await kafka.peek_async(settings, settings.kafka_topic_futures, 200, from_end=False)
     assert sorted(int(record.value or b"") for record in found) == list(range(100))
 
 
-def test_topics_are_made_as_the_settings_say_and_differences_are_told(own: Settings, broker: SecureBroker) -> None:
+def test_topics_are_created_by_the_settings_and_differences_are_reported(own: Settings, broker: SecureBroker) -> None:
     mine = own.model_copy(update={"kafka_partitions": 3})
     assert set(kafka.ensure_topics(mine).values()) == {True}
     assert len(kafka.end_offsets(mine, mine.kafka_topic_futures)) == 3
@@ -155,35 +155,35 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 @BOTH
-async def test_a_wrong_password_is_rejected_once_and_says_what_to_do(
+async def test_wrong_password_fails_once_with_the_next_step(
     own: Settings, broker: SecureBroker, io: ProducerIo
 ) -> None:
     began = time.monotonic()
     with pytest.raises(BrokerAccessError, match=r"SaslAuthenticationFailed.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
-        await deliver(other(own, **broker.access(**WRONG)), io, [b"1"])
-    assert time.monotonic() - began < ROUNDS_S
+        await deliver(with_fields(own, **broker.access(**WRONG)), io, [b"1"])
+    assert time.monotonic() - began < ONE_ATTEMPT_S
     assert "another-word-77" not in str(told.value)
 
 
 @pytest.mark.nightly
 @BOTH
-async def test_a_password_that_was_changed_is_noticed_by_a_new_session(
+async def test_restart_of_the_publisher_detects_a_changed_password(
     own: Settings, broker: SecureBroker, io: ProducerIo
 ) -> None:
-    """A publisher that was let in before asks again: the library itself would try for ever."""
+    """A restarted publisher authenticates again; the library itself would retry forever."""
     publisher = make_publisher(own, io)
     delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
     await delivery.start()
     try:
-        publisher._settings = other(own, **broker.access(**WRONG))  # type: ignore[attr-defined]
+        publisher._settings = with_fields(own, **broker.access(**WRONG))  # type: ignore[attr-defined]
         with pytest.raises(BrokerAccessError, match="CRYPTOLAKE_KAFKA_SASL_PASSWORD"):
             await publisher.restart()
     finally:
         await publisher.stop()
 
 
-def test_the_producers_process_ends_with_the_message(own: Settings, broker: SecureBroker) -> None:
-    settings = other(own, **broker.access(**WRONG))
+def test_producer_process_ends_with_the_access_error(own: Settings, broker: SecureBroker) -> None:
+    settings = with_fields(own, **broker.access(**WRONG))
     ended = subprocess.run(
         [sys.executable, "-m", "cryptolake_assets.producer.process"],
         env=os.environ | settings.environment(),
@@ -198,27 +198,25 @@ def test_the_producers_process_ends_with_the_message(own: Settings, broker: Secu
 
 
 @BOTH
-async def test_a_token_that_is_not_given_is_rejected_once_and_says_what_to_do(
-    own: Settings, broker: SecureBroker, io: ProducerIo
-) -> None:
+async def test_denied_token_fails_once_with_the_next_step(own: Settings, broker: SecureBroker, io: ProducerIo) -> None:
     began = time.monotonic()
     told = r"SaslAuthenticationFailed.*/token returned status 401: invalid_client.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"
     with pytest.raises(BrokerAccessError, match=told) as raised:
-        await deliver(other(own, **broker.by_token(**WRONG)), io, [b"1"])
-    assert time.monotonic() - began < ROUNDS_S
+        await deliver(with_fields(own, **broker.by_token(**WRONG)), io, [b"1"])
+    assert time.monotonic() - began < ONE_ATTEMPT_S
     assert "another-word-77" not in str(raised.value)
 
 
 @BOTH
-async def test_a_token_that_the_brokers_do_not_take_is_rejected(
+async def test_token_that_the_brokers_reject_is_an_access_error(
     own: Settings, broker: SecureBroker, io: ProducerIo, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker.tokens, "audience", "another service")
     with pytest.raises(BrokerAccessError, match=r"rejected the token.*invalid_token.*audience"):
-        await deliver(other(own, **broker.by_token()), io, [b"1"])
+        await deliver(with_fields(own, **broker.by_token()), io, [b"1"])
 
 
-def test_a_token_server_that_is_away_is_not_a_refusal(
+def test_unreachable_token_server_is_not_an_access_error(
     own: Settings, broker: SecureBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(broker.tokens, "status", 503)
@@ -226,15 +224,15 @@ def test_a_token_server_that_is_away_is_not_a_refusal(
     one_is_down = f"127.0.0.1:{free_port()},{fields['kafka_bootstrap_servers']}"
     for servers in (fields["kafka_bootstrap_servers"], one_is_down):
         with pytest.raises(BrokerError, match=r"/token returned status 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
-            kafka.ensure_topics(other(own, **(fields | {"kafka_bootstrap_servers": servers})))
+            kafka.ensure_topics(with_fields(own, **(fields | {"kafka_bootstrap_servers": servers})))
         assert not isinstance(told.value, BrokerAccessError)
-    nobody = f"http://127.0.0.1:{free_port()}/token"
+    unreachable = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(BrokerError, match=r"/token is unreachable") as told:
-        kafka.ensure_topics(other(own, **broker.by_token(kafka_oauth_token_url=nobody)))
+        kafka.ensure_topics(with_fields(own, **broker.by_token(kafka_oauth_token_url=unreachable)))
     assert not isinstance(told.value, BrokerAccessError)
 
 
-REFUSALS = [
+REJECTED_CASES = [
     pytest.param(
         "SASL_SSL", {"kafka_sasl_username": "nobody"}, r"SaslAuthenticationFailed.*SASL_USERNAME", id="unknown-user"
     ),
@@ -251,50 +249,48 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("listener", "changes", "message"), REFUSALS)
-def test_a_refusal_names_its_cause_and_the_setting(
+@pytest.mark.parametrize(("listener", "changes", "message"), REJECTED_CASES)
+def test_access_error_names_its_cause_and_the_setting(
     own: Settings, broker: SecureBroker, listener: str, changes: dict[str, Any], message: str
 ) -> None:
     fields = {name: value for name, value in broker.access(listener, **changes).items() if value is not None}
     with pytest.raises(BrokerAccessError, match=message):
-        kafka.ensure_topics(other(own, **fields))
+        kafka.ensure_topics(with_fields(own, **fields))
 
 
-def test_a_certificate_for_another_host_is_rejected(own: Settings, broker: SecureBroker) -> None:
+def test_certificate_for_another_host_is_rejected(own: Settings, broker: SecureBroker) -> None:
     servers = f"localhost:{broker.ports['SASL_SSL']}"
     with pytest.raises(BrokerAccessError, match=r"localhost.*KAFKA_SSL_CA_FILE.*KAFKA_BOOTSTRAP_SERVERS to host names"):
-        kafka.ensure_topics(other(own, **broker.access(kafka_bootstrap_servers=servers)))
+        kafka.ensure_topics(with_fields(own, **broker.access(kafka_bootstrap_servers=servers)))
 
 
-def test_a_certificate_that_another_authority_signed_does_not_let_in(
-    own: Settings, broker: SecureBroker, tmp_path: Path
-) -> None:
+def test_certificate_of_another_authority_is_rejected(own: Settings, broker: SecureBroker, tmp_path: Path) -> None:
     certificate, key = Authority(tmp_path / "others", "another CA").sign("lake-client")
     fields = broker.access("MUTUAL", kafka_ssl_cert_file=certificate, kafka_ssl_key_file=key)
     del fields["kafka_ssl_key_password"]
     with pytest.raises(BrokerAccessError, match="KAFKA_SSL_CERT_FILE"):
-        kafka.ensure_topics(other(own, **fields))
+        kafka.ensure_topics(with_fields(own, **fields))
 
 
 @pytest.mark.parametrize(
     ("protocol", "listener"), [("PLAINTEXT", "SASL_SSL"), ("PLAINTEXT", "SASL_PLAINTEXT"), ("SSL", "SASL_PLAINTEXT")]
 )
-def test_another_protocol_than_the_listeners_is_suggested(
+def test_protocol_mismatch_suggests_the_protocol_setting(
     own: Settings, broker: SecureBroker, protocol: str, listener: str
 ) -> None:
     servers = f"127.0.0.1:{broker.ports[listener]}"
     with pytest.raises(BrokerError, match="CRYPTOLAKE_KAFKA_SECURITY_PROTOCOL"):
-        kafka.ensure_topics(other(own, kafka_bootstrap_servers=servers, kafka_security_protocol=protocol))
+        kafka.ensure_topics(with_fields(own, kafka_bootstrap_servers=servers, kafka_security_protocol=protocol))
 
 
-# Spark, and what is told of it.
+# Spark.
 
 
 @pytest.fixture(scope="module")
 def lake(
     start_platform: StartPlatform, broker: SecureBroker, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Settings]:
-    """A home with Spark, the tables and, at the secure brokers, the topics."""
+    """A home with Spark and the tables, and its topics on the secure brokers."""
     settings = settings_for(tmp_path_factory.mktemp("lake"), spark_memory_mb=1024, **broker.access())
     with start_platform(settings, [SPARK]):
         kafka.ensure_topics(settings)
@@ -302,7 +298,7 @@ def lake(
 
 
 @pytest.mark.nightly
-def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, broker: SecureBroker) -> None:
+def test_spark_reads_a_secure_topic_and_the_lag_is_reported(lake: Settings, broker: SecureBroker) -> None:
     before = bronze_lag(lake)
     asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(10)]))
     lags = bronze_lags(lake)
@@ -312,9 +308,9 @@ def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, b
     assert run_available_now(lake) == before + 10
     assert [lag.records for lag in bronze_lags(lake)] == [0, 0, 0, 0]
 
-    # The same lake by other ways in: a client's certificate, and a token.
+    # The same lake with other credentials: a client certificate, and a token.
     for first_id, fields in (10, broker.access("MUTUAL")), (15, broker.by_token()):
-        another = other(lake, **fields)
+        another = with_fields(lake, **fields)
         asyncio.run(deliver(another, ProducerIo.FAST, [event(number) for number in range(first_id, first_id + 5)]))
         assert run_available_now(another) == 5
     found = run_sql(lake, "SELECT trade_id FROM cryptolake.bronze.futures_trades ORDER BY trade_id").to_pylist()
@@ -322,7 +318,7 @@ def test_spark_reads_the_topic_into_bronze_and_the_lag_is_told(lake: Settings, b
 
 
 @pytest.mark.nightly
-def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> None:
+def test_commands_and_metrics_report_the_lag_per_partition(lake: Settings) -> None:
     run_available_now(lake)
     asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(100, 103)]))
     told = CliRunner().invoke(cli.app, ["lag", "--format", "csv"], env=environment(lake))
@@ -331,10 +327,10 @@ def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> 
     assert head == "topic,partition,end_offset,bronze_offset,records"
     assert [line.split(",")[1::3] for line in lines] == [["0", "1"], ["1", "1"], ["2", "1"], ["3", "0"]]
 
-    class OfSettings:
+    class SettingsHolder:
         settings = lake
 
-    records, partitions = LakeCollector(OfSettings())._stream_lag()  # type: ignore[arg-type]
+    records, partitions = LakeCollector(SettingsHolder())._stream_lag()  # type: ignore[arg-type]
     assert [sample.value for sample in records.samples] == [3]
     assert {sample.labels["partition"]: sample.value for sample in partitions.samples} == {
         "0": 1,
@@ -346,45 +342,45 @@ def test_commands_and_metrics_tell_the_lag_of_each_partition(lake: Settings) -> 
 
 
 @pytest.mark.nightly
-def test_status_and_health_say_whether_the_brokers_let_one_in(lake: Settings, broker: SecureBroker) -> None:
+def test_status_and_health_report_rejected_credentials(lake: Settings, broker: SecureBroker) -> None:
     def detail(settings: Settings) -> str:
         return next(row.detail for row in status(settings) if row.name == KAFKA)
 
     assert detail(lake) == f"{lake.bootstrap_servers} reachable"
-    wrong = other(lake, **broker.access(**WRONG))
+    wrong = with_fields(lake, **broker.access(**WRONG))
     assert "SaslAuthenticationFailed" in detail(wrong)
     assert any("SaslAuthenticationFailed" in line and "security settings" in line for line in problems(wrong))
     assert not any(line.startswith(f"{KAFKA}:") for line in problems(lake))
 
 
 @pytest.mark.nightly
-def test_spark_with_a_wrong_password_is_rejected_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
+def test_spark_with_a_wrong_password_fails_with_the_next_step(lake: Settings, broker: SecureBroker) -> None:
     began = time.monotonic()
     with pytest.raises(BrokerAccessError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
-        run_available_now(other(lake, **broker.access(**WRONG)))
+        run_available_now(with_fields(lake, **broker.access(**WRONG)))
     assert time.monotonic() - began < 60
     assert WRONG["kafka_sasl_password"] not in str(told.value)
 
 
 @pytest.mark.nightly
-def test_spark_without_a_token_is_rejected_and_says_what_to_do(lake: Settings, broker: SecureBroker) -> None:
+def test_spark_without_a_token_fails_with_the_next_step(lake: Settings, broker: SecureBroker) -> None:
     with pytest.raises(BrokerAccessError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
-        run_available_now(other(lake, **broker.by_token(**WRONG)))
+        run_available_now(with_fields(lake, **broker.by_token(**WRONG)))
     assert WRONG["kafka_sasl_password"] not in str(told.value)
-    nobody = f"http://127.0.0.1:{free_port()}/token"
+    unreachable = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(BrokerError, match=r"read with Spark: .*/token is unreachable") as away:
-        run_available_now(other(lake, **broker.by_token(kafka_oauth_token_url=nobody)))
+        run_available_now(with_fields(lake, **broker.by_token(kafka_oauth_token_url=unreachable)))
     assert not isinstance(away.value, BrokerAccessError)
 
 
 @pytest.mark.nightly
-def test_no_secret_is_in_a_log_of_spark(lake: Settings, broker: SecureBroker) -> None:
+def test_spark_logs_contain_no_secret(lake: Settings, broker: SecureBroker) -> None:
     for fields in (broker.access("SASL_SSL"), broker.access("MUTUAL"), broker.by_token()):
-        run_available_now(other(lake, **fields))
+        run_available_now(with_fields(lake, **fields))
     logs = "".join(path.read_text(encoding="utf-8", errors="replace") for path in lake.log_dir.iterdir())
     assert "SparkConnectServer" in logs
     assert "PRIVATE KEY" not in logs
     assert PASSWORD[-5:] not in logs
-    assert "secret-88" in broker.tokens.client_secret  # its other signs are escaped
+    assert "secret-88" in broker.tokens.client_secret  # its other characters are escaped
     assert "secret-88" not in logs
     assert WRONG["kafka_sasl_password"] not in logs

@@ -1,4 +1,4 @@
-"""Official klines over the replay exchange's real REST side, and Silver of real trades held against them."""
+"""Official klines over the replay exchange's REST, compared with Silver bars of real trades."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ DIFFERENCES = "SELECT symbol, window_start, field, ours, official FROM cryptolak
 
 
 def bronze_rows() -> list[dict[str, Any]]:
-    """The shipped capture's trades as the stream lands them."""
+    """Return the shipped capture's trades as Bronze rows of the stream."""
     rows = []
     for offset, frame in enumerate(read_frames(DEMO_CAPTURE_DIR)):
         parsed = parse_frame(frame.raw, ingest_time_us=frame.receive_time_ns // 1000, exchange=USD_M.exchange)
@@ -60,7 +60,7 @@ def bronze_rows() -> list[dict[str, Any]]:
 
 @pytest.fixture
 def captured(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
-    """A lake that holds the capture's trades and their coverage; every byte of it is in Bronze."""
+    """A lake with the capture's trades and their coverage; Bronze is up to date with Kafka."""
     monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda _: {0: 10**9})
     append(lake, bronze_rows())
     first_ms = 1721347022000
@@ -80,8 +80,8 @@ def materialize(instance: dg.DagsterInstance, key: dg.AssetKey, url: str, monkey
     return job.execute_in_process(instance=instance, asset_selection=[key], partition_key=hour_key(HOUR))
 
 
-def judged(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
-    """What the check on Silver said last."""
+def last_evaluation(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
+    """Return the latest evaluation of the check on Silver."""
     (record, *_) = instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES), limit=1
     )
@@ -91,18 +91,18 @@ def judged(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
     return evaluation
 
 
-def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_gone(
+def test_bars_equal_official_klines_and_a_difference_is_flagged_until_resolved(
     captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings, instance = captured
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, asset_keys.SILVER, url, monkeypatch)
-        assert str(judged(instance).description).startswith("no reference: ")
-        assert not judged(instance).passed
+        assert str(last_evaluation(instance).description).startswith("no reference: ")
+        assert not last_evaluation(instance).passed
         result = materialize(instance, asset_keys.KLINES, url, monkeypatch)
-        assert judged(instance).passed
-        assert str(judged(instance).description).startswith("10 of 10 ")
-        assert judged(instance).partition == hour_key(HOUR)
+        assert last_evaluation(instance).passed
+        assert str(last_evaluation(instance).description).startswith("10 of 10 ")
+        assert last_evaluation(instance).partition == hour_key(HOUR)
         (event,) = result.asset_materializations_for_node(asset_keys.KLINES.to_python_identifier())
         assert event.partition == hour_key(HOUR)
         assert run_sql(settings, DIFFERENCES).num_rows == 0
@@ -122,18 +122,18 @@ def test_real_bars_equal_the_official_ones_and_a_drift_is_flagged_until_it_is_go
     path.write_text("\n".join(lines) + "\n")
     with ServedExchange(drifted, LAST_MS) as url:
         materialize(instance, asset_keys.KLINES, url, monkeypatch)
-    assert not judged(instance).passed
-    assert str(judged(instance).description).startswith("9 of 10 ")
+    assert not last_evaluation(instance).passed
+    assert str(last_evaluation(instance).description).startswith("9 of 10 ")
     (row,) = run_sql(settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", HOUR.replace(minute=2), "volume")
     assert row["official"] - row["ours"] == Decimal("0.001")
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, asset_keys.KLINES, url, monkeypatch)
-    assert judged(instance).passed
+    assert last_evaluation(instance).passed
     assert run_sql(settings, DIFFERENCES).num_rows == 0
 
 
-def test_without_official_bars_nothing_passes(
+def test_check_fails_without_official_klines(
     captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     settings, instance = captured
@@ -142,18 +142,18 @@ def test_without_official_bars_nothing_passes(
     with ServedExchange(bare, LAST_MS) as url:
         materialize(instance, asset_keys.SILVER, url, monkeypatch)
         materialize(instance, asset_keys.KLINES, url, monkeypatch)
-    assert not judged(instance).passed
-    assert judged(instance).description is not None
-    assert "no reference" in (judged(instance).description or "")
+    assert not last_evaluation(instance).passed
+    assert last_evaluation(instance).description is not None
+    assert "no reference" in (last_evaluation(instance).description or "")
     assert load_table(settings, BRONZE_KLINES).scan().to_arrow().num_rows == 0
 
 
-def test_symbol_that_is_no_longer_listed_holds_no_klines_of_others_back(
+def test_delisted_symbol_does_not_block_klines_of_others(
     captured: tuple[Settings, dg.DagsterInstance], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, instance = captured
-    gone = CoverageRow(USD_M.exchange, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
-    IcebergCoverageSink(settings).write([gone])
+    delisted = CoverageRow(USD_M.exchange, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
+    IcebergCoverageSink(settings).write([delisted])
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
         materialize(instance, asset_keys.SILVER, url, monkeypatch)
         result = materialize(instance, asset_keys.KLINES, url, monkeypatch)

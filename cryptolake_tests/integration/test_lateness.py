@@ -1,5 +1,8 @@
-"""Whatever the order in which trades come, late, repeated or tied: after every micro-batch Silver and Gold are what a
-plain Python aggregation of the trades so far says, and only rows that changed have moved. On both engines."""
+"""Late, duplicate and tied trades in any order, on both engines.
+
+After every micro-batch Silver and Gold equal a plain Python aggregation of the trades so far, and only changed rows
+have a new `updated_at`.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +37,7 @@ QUANTITIES = st.decimals("0.00000001", "99999.99999999", places=8)
 
 @dataclass(frozen=True)
 class Arrival:
-    """Trades in the micro-batches in which they come; `base` is the hour that the newest ones belong to."""
+    """Trades by micro-batch, in order of arrival; `base` is the hour of the newest ones."""
 
     base: datetime
     batches: list[list[Trade]]
@@ -42,12 +45,12 @@ class Arrival:
 
 @st.composite
 def arrivals(draw: st.DrawFn) -> Arrival:
-    """A handful of trades of four minutes that lie up to two days apart, in any order, some of them repeatedly."""
-    # A range of days of its own for every example: the tables are shared.
+    """Draw 4 to 24 trades in minutes up to two days apart, in any order, with duplicates."""
+    # Each example uses its own range of days: the tables are shared.
     base = datetime(2025, 1, 1, 10, tzinfo=UTC) + timedelta(days=4 * next(_examples))
     made = []
     for trade_id in range(draw(st.integers(4, 24))):
-        # Few milliseconds, so that many trades share one.
+        # Few distinct milliseconds, so that many trades tie.
         offset = timedelta(milliseconds=draw(st.sampled_from([0, 1, 59_999, 60_000])))
         made.append(
             trade(
@@ -60,8 +63,8 @@ def arrivals(draw: st.DrawFn) -> Arrival:
                 trade_type=draw(st.sampled_from(["MARKET", "MARKET", "MARKET", "ADL"])),
             )
         )
-    repeats = draw(st.lists(st.sampled_from(made), max_size=6))
-    order = draw(st.permutations(made + repeats))
+    duplicates = draw(st.lists(st.sampled_from(made), max_size=6))
+    order = draw(st.permutations(made + duplicates))
     size = draw(st.integers(3, 12))
     return Arrival(base, [order[start : start + size] for start in range(0, len(order), size)])
 
@@ -75,7 +78,7 @@ def gold(lake: Settings, first: date, last: date) -> dict[tuple[str, date], dict
 
 
 def follow(lake: Settings, engine: AggregationEngine, batch: list[Trade]) -> None:
-    """What the follower and the automation do with a micro-batch: the touched hours, then their days."""
+    """Refresh the changed hours and their days, as the follower and the automation do after a micro-batch."""
     sequence = append(lake, batch)
     hours = sorted({item["event_time"].replace(minute=0, second=0, microsecond=0) for item in batch})
     for hour in hours:
@@ -85,23 +88,23 @@ def follow(lake: Settings, engine: AggregationEngine, batch: list[Trade]) -> Non
         refresh_day(lake, engine, day)
 
 
-def assert_only_changes_moved(before: dict[Any, dict[str, Any]], after: dict[Any, dict[str, Any]]) -> None:
+def assert_only_changed_rows_are_updated(before: dict[Any, dict[str, Any]], after: dict[Any, dict[str, Any]]) -> None:
     for key, row in after.items():
-        values, moved = {**row, "updated_at": None}, True
+        values, changed = {**row, "updated_at": None}, True
         if key in before:
-            moved = values != {**before[key], "updated_at": None}
-            assert (row["updated_at"] > before[key]["updated_at"]) == moved, key
+            changed = values != {**before[key], "updated_at": None}
+            assert (row["updated_at"] > before[key]["updated_at"]) == changed, key
 
 
 def check(lake: Settings, engine: AggregationEngine, arrival: Arrival) -> None:
     first, last = arrival.base - LATE_BY[-1] - timedelta(hours=1), arrival.base + timedelta(hours=1)
-    seen: list[Trade] = []
+    received: list[Trade] = []
     silver_before: dict[Any, dict[str, Any]] = {}
     gold_before: dict[Any, dict[str, Any]] = {}
     for batch in arrival.batches:
         follow(lake, engine, batch)
-        seen += batch
-        expected = reference_bars(seen)
+        received += batch
+        expected = reference_bars(received)
         silver_after = bars(lake, first, hours=(last - first) // timedelta(hours=1) + 1)
         assert silver_after.keys() == expected.keys()
         for key, bar in expected.items():
@@ -113,12 +116,12 @@ def check(lake: Settings, engine: AggregationEngine, arrival: Arrival) -> None:
             volatility = float(row.pop("realised_volatility"))
             assert {name: gold_after[day][name] for name in row} == row, day
             assert gold_after[day]["realised_volatility"] == pytest.approx(volatility, rel=1e-12, abs=0)
-        assert_only_changes_moved(silver_before, silver_after)
-        assert_only_changes_moved(gold_before, gold_after)
+        assert_only_changed_rows_are_updated(silver_before, silver_after)
+        assert_only_changed_rows_are_updated(gold_before, gold_after)
         silver_before, gold_before = silver_after, gold_after
 
 
-def like(examples: int) -> settings:
+def example_settings(examples: int) -> settings:
     nightly = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
     return settings(
         max_examples=4 * examples if nightly else examples,
@@ -129,9 +132,9 @@ def like(examples: int) -> settings:
     )
 
 
-@like(examples=6)
+@example_settings(examples=6)
 @given(arrival=arrivals())
-def test_duckdb_gives_the_reference_after_every_batch(lake: Settings, arrival: Arrival) -> None:
+def test_duckdb_equals_the_reference_after_every_batch(lake: Settings, arrival: Arrival) -> None:
     check(lake, DuckDBEngine(lake), arrival)
 
 
@@ -142,15 +145,15 @@ def spark(platform: Settings) -> Iterator[AggregationEngine]:
     session.stop()
 
 
-@like(examples=2)
+@example_settings(examples=2)
 @given(arrival=arrivals())
-def test_spark_gives_the_reference_after_every_batch(
+def test_spark_equals_the_reference_after_every_batch(
     platform: Settings, spark: AggregationEngine, arrival: Arrival
 ) -> None:
     check(platform, spark, arrival)
 
 
-def test_a_price_that_moves_by_one_in_ten_billion_has_an_exact_volatility(lake: Settings) -> None:
+def test_volatility_of_minimal_price_changes_is_exact(lake: Settings) -> None:
     base = datetime(2025, 1, 1, 10, tzinfo=UTC)
     prices = ("9999999999.99999998", "9999999999.99999999", "9999999999.99999998")
     trades = [trade(base + timedelta(minutes=number), number, price=price) for number, price in enumerate(prices)]

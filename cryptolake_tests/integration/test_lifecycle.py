@@ -1,4 +1,4 @@
-"""Starting, watching and stopping parts under the real supervisor; the parts here are small Python servers."""
+"""Start, watch and stop parts under the real supervisor; the parts are small Python servers."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 
 
 def serving(name: str, port_field: str, **changes: object) -> Part:
-    """A part that serves HTTP on a port of the settings and answers with the log level."""
+    """Return a part that serves HTTP on a port of the settings and responds with the log level."""
     part = Part(
         name=name,
         command=lambda s: (sys.executable, "-c", SERVER, str(getattr(s, port_field)), s.log_level),
@@ -49,7 +49,7 @@ def serving(name: str, port_field: str, **changes: object) -> Part:
 
 
 def failing(name: str, text: str) -> Part:
-    """A part that says something and dies."""
+    """Return a part that prints a text and exits with an error."""
     code = f"import sys; print({text!r}); sys.exit(3)"
     return Part(name=name, command=lambda _: (sys.executable, "-c", code), is_ready=lambda *_: False)
 
@@ -63,7 +63,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
         server.close()
     made = load_settings(home=tmp_path / "a home", **ports)
     yield made
-    # Not `down`, which has tests of its own: this is quicker.
+    # Faster than `down`, which other tests cover.
     for process in processes.instance_processes(made.home):
         process.kill()
     wait_for(lambda: processes.instance_processes(made.home) == [])
@@ -72,7 +72,7 @@ def settings(tmp_path: Path) -> Iterator[Settings]:
 
 @pytest.fixture
 def platform(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Puts other parts and steps in the place of the real ones."""
+    """Replace the real parts and steps."""
 
     def install(*chosen: Part, steps: tuple[Step, ...] = ()) -> None:
         monkeypatch.setattr(parts, "PARTS", chosen)
@@ -89,7 +89,7 @@ def pid_of(settings: Settings, name: str) -> int | None:
     return Supervisor(settings).processes()[name].pid
 
 
-def test_up_starts_in_order_and_down_stops_it_all(settings: Settings, platform: Callable[..., None]) -> None:
+def test_up_starts_parts_in_order_and_down_stops_them_all(settings: Settings, platform: Callable[..., None]) -> None:
     seen: list[bool] = []
     step = Step(
         "step", "a step", lambda s: seen.append(probes.port_open(s.kafka_port)), needs=("one",), required_by=("two",)
@@ -97,7 +97,7 @@ def test_up_starts_in_order_and_down_stops_it_all(settings: Settings, platform: 
     two = serving("two", "exchange_port", needs=("step",), prepare=lambda _: seen.append(len(seen) == 1))
     platform(two, serving("one", "kafka_port"), steps=(step,))
     assert set(lifecycle.up(settings, console=quiet())) == {"one", "two"}
-    assert seen == [True, True], "the step ran when `one` served, and `two` started after the step"
+    assert seen == [True, True], "the step ran once `one` served, and `two` started after the step"
     assert lifecycle.up(settings, console=quiet()) == []
     assert set(lifecycle.down(settings, quiet())) == {"one", "two"}
     assert not probes.port_open(settings.kafka_port)
@@ -105,7 +105,7 @@ def test_up_starts_in_order_and_down_stops_it_all(settings: Settings, platform: 
     assert lifecycle.down(settings, quiet()) == []
 
 
-def test_only_some_parts(settings: Settings, platform: Callable[..., None]) -> None:
+def test_up_starts_only_the_named_parts(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port"))
     assert lifecycle.up(settings, ["two"], quiet()) == ["two"]
     assert not probes.port_open(settings.kafka_port)
@@ -114,7 +114,7 @@ def test_only_some_parts(settings: Settings, platform: Callable[..., None]) -> N
     assert pid_of(settings, "two") == first
 
 
-def test_a_changed_part_is_restarted_and_no_other(settings: Settings, platform: Callable[..., None]) -> None:
+def test_up_restarts_only_a_changed_part(settings: Settings, platform: Callable[..., None]) -> None:
     steady = serving("one", "kafka_port", command=lambda s: (sys.executable, "-c", SERVER, str(s.kafka_port), ""))
     platform(steady, serving("two", "exchange_port"))
     lifecycle.up(settings, console=quiet())
@@ -124,7 +124,7 @@ def test_a_changed_part_is_restarted_and_no_other(settings: Settings, platform: 
     assert pid_of(settings, "one") == before
 
 
-def test_a_part_that_is_not_wanted_any_more_stops(settings: Settings, platform: Callable[..., None]) -> None:
+def test_up_stops_a_part_that_is_no_longer_configured(settings: Settings, platform: Callable[..., None]) -> None:
     optional = serving("two", "exchange_port", is_local=lambda s: s.log_level != "ERROR")
     platform(serving("one", "kafka_port", ignores=lambda _: True), optional)
     lifecycle.up(settings, console=quiet())
@@ -133,7 +133,7 @@ def test_a_part_that_is_not_wanted_any_more_stops(settings: Settings, platform: 
     assert not probes.port_open(settings.exchange_port)
 
 
-def test_a_part_that_dies_is_named_with_its_last_words(settings: Settings, platform: Callable[..., None]) -> None:
+def test_part_that_dies_is_named_with_its_last_log_lines(settings: Settings, platform: Callable[..., None]) -> None:
     later = serving("later", "exchange_port", needs=("broken",))
     platform(failing("broken", "the disk is on fire"), later, serving("fine", "kafka_port"))
     with pytest.raises(PartError) as error:
@@ -144,14 +144,14 @@ def test_a_part_that_dies_is_named_with_its_last_words(settings: Settings, platf
     assert Supervisor(settings).processes()["broken"].state in ("STOPPED", "EXITED", "FATAL")
 
 
-def test_a_part_that_never_serves_is_given_up(settings: Settings, platform: Callable[..., None]) -> None:
+def test_part_that_never_serves_fails_after_its_timeout(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("mute", "kafka_port", is_ready=lambda *_: False, start_timeout_s=1))
     with pytest.raises(PartError, match="mute: not ready after 1 s"):
         lifecycle.up(settings, console=quiet())
     assert pid_of(settings, "mute") is None
 
 
-def test_a_killed_part_comes_back(settings: Settings, platform: Callable[..., None]) -> None:
+def test_killed_part_is_restarted(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"))
     lifecycle.up(settings, console=quiet())
     first = pid_of(settings, "one")
@@ -161,7 +161,7 @@ def test_a_killed_part_comes_back(settings: Settings, platform: Callable[..., No
     assert status(settings)[0].state == "running"
 
 
-def test_restart_stop_and_start_of_one_part(settings: Settings, platform: Callable[..., None]) -> None:
+def test_one_part_is_restarted_stopped_and_started(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port"))
     with pytest.raises(PartError, match="not part of the running platform"):
         lifecycle.restart(settings, "one", quiet())
@@ -177,7 +177,7 @@ def test_restart_stop_and_start_of_one_part(settings: Settings, platform: Callab
     assert pid_of(settings, "two") == other
 
 
-def test_a_part_restarts_with_the_one_it_works_on(settings: Settings, platform: Callable[..., None]) -> None:
+def test_part_restarts_with_its_dependency(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port", restarts_with=("one",)))
     lifecycle.up(settings, console=quiet())
     before = pid_of(settings, "two")
@@ -185,7 +185,7 @@ def test_a_part_restarts_with_the_one_it_works_on(settings: Settings, platform: 
     assert pid_of(settings, "two") not in (None, before)
 
 
-def test_up_restarts_a_part_that_hangs(settings: Settings, platform: Callable[..., None], tmp_path: Path) -> None:
+def test_up_restarts_an_unhealthy_part(settings: Settings, platform: Callable[..., None], tmp_path: Path) -> None:
     report = tmp_path / "report.json"
     code = f"import pathlib, time; pathlib.Path({str(report)!r}).write_text('1'); time.sleep(600)"
     hanging = Part(
@@ -206,7 +206,7 @@ def test_up_restarts_a_part_that_hangs(settings: Settings, platform: Callable[..
     assert pid_of(settings, "one") not in (None, before)
 
 
-def test_status_says_where_and_since_when(settings: Settings, platform: Callable[..., None]) -> None:
+def test_status_reports_port_process_and_uptime(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"))
     lifecycle.up(settings, console=quiet())
     (row,) = status(settings)
@@ -217,14 +217,14 @@ def test_status_says_where_and_since_when(settings: Settings, platform: Callable
     assert Path(row.log).exists()
 
 
-def test_a_taken_port_is_rejected_before_anything_starts(settings: Settings, platform: Callable[..., None]) -> None:
+def test_port_in_use_is_rejected_before_anything_starts(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "exchange_port"), serving("two", "kafka_port"))
     with socket.create_server(("127.0.0.1", settings.kafka_port)), pytest.raises(PortInUseError, match="two: port"):
         lifecycle.up(settings, console=quiet())
     assert not Supervisor(settings).is_running()
 
 
-def test_a_full_disk_is_rejected(
+def test_full_disk_is_rejected(
     settings: Settings, platform: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     platform(serving("one", "kafka_port"))
@@ -233,14 +233,14 @@ def test_a_full_disk_is_rejected(
         lifecycle.up(settings, console=quiet())
 
 
-def test_a_home_that_is_a_file_is_rejected(tmp_path: Path, platform: Callable[..., None]) -> None:
+def test_home_that_is_a_file_is_rejected(tmp_path: Path, platform: Callable[..., None]) -> None:
     (tmp_path / "file").write_text("")
     platform(serving("one", "kafka_port"))
     with pytest.raises(HomeError, match=r"CRYPTOLAKE_HOME"):
         lifecycle.up(load_settings(home=tmp_path / "file"), console=quiet())
 
 
-def test_the_log_of_an_earlier_failure_is_not_quoted(tmp_path: Path) -> None:
+def test_log_of_an_earlier_failure_is_not_quoted(tmp_path: Path) -> None:
     log = tmp_path / "log"
     log.write_text("old\n")
     start = log.stat().st_size

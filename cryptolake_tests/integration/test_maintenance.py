@@ -1,6 +1,6 @@
-"""Maintenance on the real Spark, catalog and Bronze stream: less of everything, and not one row lost or doubled.
+"""Maintenance on the real Spark, catalog and Bronze stream: fewer files and snapshots, no row lost or duplicated.
 
-The tests share a platform of their own, without Dagster, and run in this order: the stream comes last.
+The tests share a separate platform without Dagster and run in this order: the stream comes last.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ from cryptolake_tests.support.replaying import (
 from cryptolake_tests.support.waiting import wait_for
 
 HOUR = datetime(2024, 7, 18, 5, tzinfo=UTC)
-LONG_OVER = StreamPosition(HOUR + timedelta(days=400))
-"""By this clock every hour is over, also the one that the stream writes."""
+AFTER_EVERY_HOUR = StreamPosition(HOUR + timedelta(days=400))
+"""An exchange time after the end of every hour, including the one that the stream writes."""
 OLD_S = 5 * 24 * 3_600
 
 BRONZE_ROWS = "SELECT * FROM cryptolake.bronze.futures_trades ORDER BY ALL"
@@ -54,7 +54,7 @@ METRICS_ROWS = "SELECT * FROM cryptolake.ops.run_metrics ORDER BY ALL"
 
 @pytest.fixture(scope="module")
 def home(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A platform with Kafka and Spark up, in a directory with a space in its name."""
+    """A platform with Kafka and Spark, in a directory with a space in its name."""
     settings = settings_for(
         tmp_path_factory.mktemp("own home"),
         replay_speed=SPEED,
@@ -67,8 +67,8 @@ def home(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory
         yield settings
 
 
-def eager(settings: Settings) -> Settings:
-    """Whatever may go goes at once: retentions below what the settings allow to people."""
+def expire_at_once(settings: Settings) -> Settings:
+    """Return settings that expire everything at once, with retentions below the allowed minimum."""
     return settings.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 2, "compaction_min_files": 2})
 
 
@@ -86,7 +86,7 @@ def age(path: Path) -> None:
     os.utime(path, (moment, moment))
 
 
-def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
+def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 10)
@@ -102,14 +102,14 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     kept = bronze.metadata.current_snapshot_id
     assert len(live_files(bronze)) == 23
 
-    position = LONG_OVER
+    position = AFTER_EVERY_HOUR
     settings = home.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 3})
     assert changes(maintain(settings, Task.MANIFESTS, position)) == {"bronze.futures_trades": "20 small manifests"}
     assert len(manifests(load_table(home, BRONZE_TRADES))) <= 2
     assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
     cursor = current_sequence(load_table(home, BRONZE_TRADES))
     compacted = maintain(settings, Task.COMPACTION, position)
-    # The late hour has three files only and is left for later.
+    # The late hour has only three files, too few for compaction.
     assert changes(compacted) == {"bronze.futures_trades": "1 hours", "ops.run_metrics": "1 partitions"}
     assert len(live_files(load_table(home, BRONZE_TRADES))) == 4
     assert len(live_files(load_table(home, OPS_RUN_METRICS))) == 1
@@ -121,12 +121,12 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     assert (change.before.snapshots, change.after.snapshots) == (22, 3)
     assert change.before.disk_files - change.after.disk_files >= 19
 
-    # Everything is older than the retention now; what lies there is needed, but for one file.
+    # Everything is older than the retention now; every file except one orphan is in use.
     warehouse = Path(local_path(home.warehouse_location))
     orphan, young = (warehouse / f"bronze/futures_trades/data/{name}.parquet" for name in ("orphan", "young"))
-    progress = warehouse / "_checkpoints" / query_of(TRADES) / "commits" / "0"
-    progress.parent.mkdir(parents=True)
-    for path in (orphan, progress):
+    commit_file = warehouse / "_checkpoints" / query_of(TRADES) / "commits" / "0"
+    commit_file.parent.mkdir(parents=True)
+    for path in (orphan, commit_file):
         path.write_bytes(b"left by a writer that was killed")
     for path in warehouse.rglob("*"):
         age(path)
@@ -139,19 +139,19 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
     gone = files - {path for path in warehouse.rglob("*") if path.is_file()}
     assert orphan in gone
     assert young.exists()
-    assert progress.exists()
+    assert commit_file.exists()
     assert {"bronze.futures_trades"} <= set(changes(removed)) <= {f"{path.parts[-4]}.{path.parts[-3]}" for path in gone}
     young.unlink()
-    progress.unlink()
-    progress.parent.rmdir()
-    progress.parent.parent.rmdir()
+    commit_file.unlink()
+    commit_file.parent.rmdir()
+    commit_file.parent.parent.rmdir()
 
     assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
     assert next(version.snapshot_id for version in history_of(load_table(home, BRONZE_TRADES))) == kept
-    travelled = load_table(home, BRONZE_TRADES).scan(snapshot_id=kept).to_arrow()
-    assert sorted(travelled["trade_id"].to_pylist()) == sorted(row["trade_id"] for row in before[0])
+    at_snapshot = load_table(home, BRONZE_TRADES).scan(snapshot_id=kept).to_arrow()
+    assert sorted(at_snapshot["trade_id"].to_pylist()) == sorted(row["trade_id"] for row in before[0])
     assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
-    # The commits of the late hour's files are forgotten: it is old now.
+    # The snapshots that added the late hour's files are expired, so it counts as old now.
     assert changes(maintain(settings, Task.COMPACTION, position)) == {"bronze.futures_trades": "1 hours"}
     maintain(settings, Task.SNAPSHOTS, position)
     checksums = [path for path in warehouse.rglob(".*.crc") if ".metadata.json" not in path.name]
@@ -162,7 +162,7 @@ def test_all_works_leave_every_row_and_a_second_time_finds_nothing_to_do(
         assert changes(maintain(settings, task, position)) == {}, task
 
 
-def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
+def test_maintenance_during_the_stream_and_kills_loses_and_duplicates_no_row(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
@@ -170,16 +170,16 @@ def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
     lifecycle.up(home, [KAFKA, SPARK, EXCHANGE, BRONZE])
     lifecycle.up(home, [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER])
     done: list[str] = []
-    with Maintaining(home, done):
-        # Two batches or more are in by then, and others follow: a batch is small.
+    with MaintenanceThread(home, done):
+        # At least two small batches are committed by then, and more follow.
         wait_for(lambda: any("hours" in item for item in done), timeout_s=180)
         kill(home, BRONZE)
         refreshed_bars(home)
         wait_until_all_is_in_bronze(home)
     for what in ("hours", "manifests", "snapshots"):
-        assert any(what in item for item in done), f"no {what} were due beside the stream"
+        assert any(what in item for item in done), f"maintenance changed no {what} while the stream ran"
 
-    # The stream loses the note that its last batch is in the table, and the table as much history as may go.
+    # Delete the checkpoint's commit of the last batch, after expiring as many snapshots as possible.
     lifecycle.stop(home, BRONZE)
     maintain_all(home, Task)
     assert len(history_of(load_table(home, BRONZE_TRADES))) < 10
@@ -200,12 +200,12 @@ def test_beside_the_stream_and_after_kills_nothing_is_lost_or_doubled(
 
 
 def maintain_all(settings: Settings, tasks: Iterable[Task]) -> list[str]:
-    position = StreamPosition(LONG_OVER.exchange_time, query_ids(settings))
-    return [item for task in tasks for item in changes(maintain(eager(settings), task, position)).values()]
+    position = StreamPosition(AFTER_EVERY_HOUR.exchange_time, query_ids(settings))
+    return [item for task in tasks for item in changes(maintain(expire_at_once(settings), task, position)).values()]
 
 
-class Maintaining:
-    """The works that change tables, again and again, beside what happens meanwhile; fails when one of them does."""
+class MaintenanceThread:
+    """Runs the maintenance tasks that change tables repeatedly in a thread; fails if one of them fails."""
 
     def __init__(self, settings: Settings, done: list[str]) -> None:
         self._settings, self._done = settings, done

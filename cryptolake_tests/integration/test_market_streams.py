@@ -1,5 +1,5 @@
-"""The streams beside the trades on the real broker, Spark and catalog, and through the graph; and one of another
-exchange that is nothing but an adapter and a contract."""
+"""The extra streams on the real broker, Spark and catalog, and in the graph; and a stream of another exchange, which is
+just an adapter and a contract."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ FAST = ConnectionOptions(backoff_first_s=0.01, backoff_cap_s=0.02, close_timeout
 
 @pytest.fixture
 def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """Those of the platform, with both streams in use and their topics there."""
+    """The platform's settings with both extra streams enabled and their topics created."""
     monkeypatch.setenv("CRYPTOLAKE_EXTRA_STREAMS", "markPrice,forceOrder")
     changed = settings.model_copy(update={"extra_streams": ("markPrice", "forceOrder")})
     ensure_topics(changed)
@@ -98,15 +98,15 @@ def materialize(instance: dg.DagsterInstance, of: MinuteStream, hour: datetime) 
     )
 
 
-def test_every_event_is_in_bronze_once_and_what_is_none_with_the_rejected(settings: Settings, tmp_path: Path) -> None:
+def test_every_event_is_stored_once_and_invalid_records_are_rejected(settings: Settings, tmp_path: Path) -> None:
     topic = MARK_PRICE.topic(settings)
-    sound = [
+    valid = [
         event(MARK_PRICE, mark_price_frame("BTCUSDT", HOUR_MS + at, f"64000.{at:08}", rate="-0.00000001"))
         for at in range(0, 3_000, 1_000)
     ]
-    without = event(MARK_PRICE, mark_price_frame("BTCUSDT_240927", HOUR_MS, rate=""))
+    without_rate = event(MARK_PRICE, mark_price_frame("BTCUSDT_240927", HOUR_MS, rate=""))
     order = event(FORCE_ORDER, force_order_frame("BTCUSDT", HOUR_MS, qty="0.014", price="9910"))
-    send(settings, *((topic, value) for value in (*sound, without, GARBAGE)), (FORCE_ORDER.topic(settings), order))
+    send(settings, *((topic, value) for value in (*valid, without_rate, GARBAGE)), (FORCE_ORDER.topic(settings), order))
     run_available_now(settings)
     run_available_now(settings)
     stored = rows(
@@ -120,19 +120,19 @@ def test_every_event_is_in_bronze_once_and_what_is_none_with_the_rejected(settin
     assert {row["funding_rate"] for row in stored} == {Decimal("-0.00000001"), None}
     assert stored[0]["next_funding_time"] == HOUR + timedelta(hours=1)
     assert stored[0]["kafka_offset"] is not None
-    (kept,) = rows(settings, "SELECT * FROM cryptolake.bronze.futures_liquidations WHERE filled_qty = 0.014")
-    assert (kept["side"], kept["average_price"], kept["status"]) == ("sell", 9910, "FILLED")
-    (refused,) = [
+    (liquidation,) = rows(settings, "SELECT * FROM cryptolake.bronze.futures_liquidations WHERE filled_qty = 0.014")
+    assert (liquidation["side"], liquidation["average_price"], liquidation["status"]) == ("sell", 9910, "FILLED")
+    (rejected,) = [
         row
         for row in rows(settings, "SELECT * FROM cryptolake.bronze.futures_trades_rejected")
         if row["raw"] == GARBAGE
     ]
-    assert refused["kafka_topic"] == topic
-    assert refused["reason"].startswith("not_contract")
-    assert len(query_ids(settings)) == 6  # maintenance keeps the way back to each query's last commit
+    assert rejected["kafka_topic"] == topic
+    assert rejected["reason"].startswith("not_contract")
+    assert len(query_ids(settings)) == 6  # maintenance keeps the snapshots since each query's last commit
 
 
-def test_an_hour_goes_through_the_graph_and_one_that_fails_its_gate_stays(settings: Settings, tmp_path: Path) -> None:
+def test_hour_is_materialized_and_a_failed_candidate_is_not_published(settings: Settings, tmp_path: Path) -> None:
     hour = HOUR + timedelta(hours=1)
     topic, hour_ms = MARK_PRICE.topic(settings), HOUR_MS + 3_600_000
     frames = [mark_price_frame("ETHUSDT", hour_ms + at, str(3_000 + at)) for at in (0, 1_000, 60_000)]
@@ -145,8 +145,8 @@ def test_an_hour_goes_through_the_graph_and_one_that_fails_its_gate_stays(settin
         first, second = marks(settings, hour)
         assert (first["open"], first["close"], first["updates"]) == (3_000, 4_000, 2)
         assert (second["open"], second["index_close"]) == (63_000, Decimal("99.5"))
-        (told,) = done.asset_materializations_for_node("silver__futures_mark_price_1m")
-        assert (told.metadata["events"].value, told.metadata["duplicates"].value) == (3, 1)
+        (materialization,) = done.asset_materializations_for_node("silver__futures_mark_price_1m")
+        assert (materialization.metadata["events"].value, materialization.metadata["duplicates"].value) == (3, 1)
         send(settings, (topic, event(MARK_PRICE, mark_price_frame("ETHUSDT", hour_ms + 2_000, "0"))))
         run_available_now(settings)
         failed = materialize(instance, MARK_PRICE, hour)
@@ -156,7 +156,7 @@ def test_an_hour_goes_through_the_graph_and_one_that_fails_its_gate_stays(settin
         assert marks(settings, hour) == [first, second]
 
 
-def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings: Settings, tmp_path: Path) -> None:
+def test_sensor_requests_changed_hours_until_their_runs_succeed(settings: Settings, tmp_path: Path) -> None:
     hour = HOUR + timedelta(hours=3)
     send(
         settings,
@@ -165,7 +165,7 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
     run_available_now(settings)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:
 
-        def look(cursor: str | None, now: float) -> tuple[list[dg.RunRequest], list[Any], str]:
+        def evaluate(cursor: str | None, now: float) -> tuple[list[dg.RunRequest], list[Any], str]:
             with dg.build_sensor_context(
                 instance, cursor=cursor, repository_def=build_definitions().get_repository_def()
             ) as context:
@@ -174,10 +174,10 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
                     return [], [], str(context.cursor)
                 return list(found.run_requests or ()), list(found.asset_events), str(found.cursor)
 
-        asked, told, cursor = look(None, 0.0)
-        assert hour_key(hour) in [request.partition_key for request in asked]
-        assert hour_key(hour) in [materialization.partition for materialization in told]
-        request = next(request for request in asked if request.partition_key == hour_key(hour))
+        requested, events, cursor = evaluate(None, 0.0)
+        assert hour_key(hour) in [request.partition_key for request in requested]
+        assert hour_key(hour) in [materialization.partition for materialization in events]
+        request = next(request for request in requested if request.partition_key == hour_key(hour))
         job = build_definitions().resolve_implicit_global_asset_job_def()
         done = job.execute_in_process(
             instance=instance,
@@ -187,8 +187,8 @@ def test_the_sensor_asks_for_the_touched_hours_until_their_runs_succeed(settings
         )
         assert done.success
         for now in (1_000.0, 2_000.0, 3_000.0):
-            asked, _, cursor = look(cursor, now)
-            assert hour_key(hour) not in [request.partition_key for request in asked]
+            requested, _, cursor = evaluate(cursor, now)
+            assert hour_key(hour) not in [request.partition_key for request in requested]
     (row,) = rows(
         settings,
         "SELECT * FROM cryptolake.silver.futures_liquidations_1m "
@@ -229,7 +229,7 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
     found = await asyncio.to_thread(load_table, own, toy.STREAM.silver)
     minutes = found.scan().to_arrow().sort_by("window_start").to_pylist()
     assert [(row["close"], row["bids"]) for row in minutes] == [(Decimal("1.2"), 2), (Decimal("1.60000"), 1)]
-    refused = await asyncio.to_thread(rows, own, "SELECT * FROM cryptolake.bronze.futures_trades_rejected")
-    assert [row["reason"] for row in refused if row["stream"] == toy.STREAM.name] == [
+    rejected = await asyncio.to_thread(rows, own, "SELECT * FROM cryptolake.bronze.futures_trades_rejected")
+    assert [row["reason"] for row in rejected if row["stream"] == toy.STREAM.name] == [
         "wrong_shape: Object missing required field `bid`"
     ]

@@ -1,5 +1,7 @@
-"""Spot and COIN-M by the whole path, each on a platform of its own: the replay exchange, the producer, the broker and
-the Bronze stream as processes that know the market by the settings only; then Silver's bars, held against klines."""
+"""Spot and COIN-M through the entire pipeline, each on its own platform, compared with klines.
+
+The replay exchange, the producer, the broker and the Bronze stream are processes that read the market from settings.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ from cryptolake_assets.settings import Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.load_inputs import load_run_inputs
 from cryptolake_tests.support.bronze import bars
-from cryptolake_tests.support.capture_cases import CASES, PARTS, agreeing, expected, replayed
+from cryptolake_tests.support.capture_cases import CASES, PARTS, expected, wait_until_replayed, with_columns_of
 from cryptolake_tests.support.markets import COIN_SYMBOL, coin_capture, spot_capture
 from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.reference import Trade, reference_bars
@@ -31,8 +33,8 @@ from cryptolake_tests.support.waiting import wait_for
 
 
 @dataclass
-class Followed:
-    """A platform that has followed a whole capture; `frames` are the trades in it."""
+class Ingested:
+    """A platform that has ingested an entire capture; `frames` are its trades."""
 
     settings: Settings
     frames: list[Any]
@@ -42,9 +44,9 @@ class Followed:
 
 
 @pytest.fixture(scope="module")
-def followed(
+def ingested(
     start_platform: StartPlatform, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Followed]:
+) -> Iterator[Ingested]:
     market: Market = request.param
     directory = tmp_path_factory.mktemp(f"{market}-capture")
     frames: list[Any] = list(coin_capture(directory) if market is Market.COIN_M else spot_capture(directory))
@@ -57,9 +59,9 @@ def followed(
         wait_for(lambda: table.refresh().scan().count() >= len(frames), timeout_s=120)
         last_ms = max(_time_ms(frame) for frame in frames)
         wait_for(lambda: max((row.connected_to_ms for row in read_coverage(settings)), default=0) >= last_ms)
-        # A batch is in the table before the checkpoint says so, and completeness asks the checkpoint.
+        # A batch is in the table before it is in the checkpoint, which completeness reads.
         wait_for(lambda: bronze_lag(settings) == 0)
-        yield Followed(settings, frames)
+        yield Ingested(settings, frames)
 
 
 def _time_ms(frame: Any) -> int:
@@ -67,11 +69,11 @@ def _time_ms(frame: Any) -> int:
 
 
 @pytest.fixture
-def settings(followed: Followed, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
-    for name, value in followed.settings.environment().items():
+def settings(ingested: Ingested, monkeypatch: pytest.MonkeyPatch) -> Iterator[Settings]:
+    for name, value in ingested.settings.environment().items():
         monkeypatch.setenv(name, value)
     get_settings.cache_clear()
-    yield followed.settings
+    yield ingested.settings
     get_settings.cache_clear()
 
 
@@ -79,19 +81,17 @@ def hours_of(rows: list[Trade]) -> list[datetime]:
     return sorted({row["event_time"].replace(minute=0, second=0, microsecond=0) for row in rows})
 
 
-@pytest.mark.parametrize("followed", [Market.COIN_M, Market.SPOT], indirect=True)
-def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
-    followed: Followed, settings: Settings
-) -> None:
-    rows, market = followed.bronze(), settings.market
+@pytest.mark.parametrize("ingested", [Market.COIN_M, Market.SPOT], indirect=True)
+def test_every_frame_is_stored_and_silver_equals_the_markets_klines(ingested: Ingested, settings: Settings) -> None:
+    rows, market = ingested.bronze(), settings.market
     assert {row["exchange"] for row in rows} == {settings.venue.exchange}
     assert {row["trade_type"] for row in rows} == {"MARKET"}
     if market is Market.SPOT:
         assert {row["stream"] for row in rows} == {"trade"}
-        expected = {(event["s"], event["t"]): (event["p"], event["q"], event["T"]) for event in followed.frames}
+        expected = {(event["s"], event["t"]): (event["p"], event["q"], event["T"]) for event in ingested.frames}
     else:
         assert {row["stream"] for row in rows} == {"aggTrade"}
-        expected = {(COIN_SYMBOL, item.agg_id): (item.price, item.qty, item.time_ms) for item in followed.frames}
+        expected = {(COIN_SYMBOL, item.agg_id): (item.price, item.qty, item.time_ms) for item in ingested.frames}
     assert len(rows) == len(expected)
     for row in rows:
         price, qty, time_ms = expected[row["symbol"], row["trade_id"]]
@@ -113,16 +113,14 @@ def test_every_frame_is_a_row_of_the_market_and_silver_agrees_with_its_klines(
         assert agreement.outcome.passed, agreement.outcome.description
 
 
-@pytest.mark.parametrize("followed", [Market.SPOT], indirect=True)
-def test_acknowledgements_and_notices_between_trades_are_no_trades_and_the_replay_ends(
-    followed: Followed, settings: Settings
-) -> None:
+@pytest.mark.parametrize("ingested", [Market.SPOT], indirect=True)
+def test_control_messages_between_trades_are_not_stored_as_trades(ingested: Ingested, settings: Settings) -> None:
     other = settings.model_copy(update={"replay_dir": CASES / "acks", "coverage_interval_s": 1})
     lifecycle.up(other, PARTS)
-    acks = replayed(other)
+    acks = wait_until_replayed(other)
     assert acks.problems == []
     assert acks.producer.streams["trade"].control >= 2
     assert acks.dead_letters() == {}
-    made, wanted = acks.bars("2025-11-07", 10), expected("acks")
-    assert agreeing(made, wanted) == wanted
+    made, expected_bars = acks.bars("2025-11-07", 10), expected("acks")
+    assert with_columns_of(made, expected_bars) == expected_bars
     assert {minute for (_, minute), bar in made.items() if bar["is_complete"]} == {"10:01", "10:02"}

@@ -1,4 +1,4 @@
-"""The marts on the real Spark server, run as Dagster runs them, beside plain Python."""
+"""The marts on the real Spark server, run by Dagster, compared with plain Python."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ from cryptolake_tests.support.reference import Trade, open_time, reference_bars
 
 
 def trades_of(day: datetime, seed: int) -> list[Trade]:
-    """A few thousand trades: all minutes of two hours, then here and there."""
-    chance = random.Random(seed)  # noqa: S311  nothing to be guessed
+    """Return hundreds of trades: in all minutes of two hours, then in random minutes."""
+    chance = random.Random(seed)  # noqa: S311  not for secrets
     minutes = [*range(120), *sorted(chance.sample(range(120, 1440), 90))]
     made: list[Trade] = []
     for symbol, price in SYMBOLS.items():
@@ -57,7 +57,7 @@ def trades_of(day: datetime, seed: int) -> list[Trade]:
 
 
 def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
-    """Makes these the bars of the day's test symbols."""
+    """Replace the day's bars of the test symbols."""
     rows = [{**bar, "symbol": key[0], "window_start": key[1], "updated_at": None} for key, bar in bars.items()]
     candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
     table = load_table(settings, SILVER_OHLCV)
@@ -67,13 +67,13 @@ def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
 
 
 def rows_of(settings: Settings, mart: str) -> list[dict[str, Any]]:
-    """The mart's rows of the test symbols."""
+    """Return the mart's rows of the test symbols."""
     rows = get_catalog(settings).load_table(("marts", mart)).scan().to_arrow().to_pylist()
     return [row for row in rows if row["symbol"] in SYMBOLS]
 
 
 def by_key(rows: Iterable[Mapping[str, Any]], *key: str) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Rows by key; the values are the other columns, without `updated_at`."""
+    """Return the rows by key; the values are the other columns, without `updated_at`."""
     found = {
         tuple(row[name] for name in key): {n: v for n, v in row.items() if n not in (*key, "updated_at")}
         for row in rows
@@ -83,7 +83,7 @@ def by_key(rows: Iterable[Mapping[str, Any]], *key: str) -> dict[tuple[Any, ...]
 
 
 def expected_bars(trades: list[Trade], minute_bars: Bars, minutes: int, complete_days: Iterable[date] = ()) -> Bars:
-    """Return the bars of so many minutes; one that is complete has the weakest evidence of its minutes."""
+    """Return bars of `minutes`; a complete bar has the weakest evidence of its minutes."""
     members: dict[tuple[str, datetime], list[str | None]] = defaultdict(list)
     for (symbol, start), bar in minute_bars.items():
         members[symbol, open_time(start, minutes)].append(bar["evidence"])
@@ -141,7 +141,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
-def test_marts_of_two_days_equal_plain_python_and_a_correction_moves_only_what_it_touches(
+def test_marts_equal_plain_python_and_a_correction_updates_only_its_rows(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     trades = {day: trades_of(day, seed) for seed, day in enumerate((FIRST, SECOND), start=1)}
@@ -162,37 +162,39 @@ def test_marts_of_two_days_equal_plain_python_and_a_correction_moves_only_what_i
     assert [event for event in events if not {"snapshot_id", "dagster/row_count"} <= set(event.metadata)] == []
     before = {name: rows_of(settings, name) for name in PARTITIONED}
 
-    # A late trade on the first day, and a bar that is no more (its only trade was of another type, say).
+    # A late trade on the first day, and a removed bar (for example, its only trade was of another type).
     late_at = FIRST + timedelta(minutes=50, seconds=3)
-    gone = max(start for symbol, start in silver[FIRST] if symbol == "BBBUSDT")
+    removed = max(start for symbol, start in silver[FIRST] if symbol == "BBBUSDT")
     late = trade(late_at, 1, "99999", "7", symbol="AAAUSDT")
-    left = [item for item in trades[FIRST] if (item["symbol"], open_time(item["event_time"], 1)) != ("BBBUSDT", gone)]
-    corrected = bars_of([*left, late], incomplete)
+    remaining = [
+        item for item in trades[FIRST] if (item["symbol"], open_time(item["event_time"], 1)) != ("BBBUSDT", removed)
+    ]
+    corrected = bars_of([*remaining, late], incomplete)
     put_silver(settings, FIRST, corrected)
     put_gold(settings, {**corrected, **silver[SECOND]}, complete=[FIRST.date()])
     assert run_marts(instance, FIRST, FIRST).success
-    compare(settings, [*left, late, *trades[SECOND]], {**corrected, **silver[SECOND]}, [FIRST.date()])
+    compare(settings, [*remaining, late, *trades[SECOND]], {**corrected, **silver[SECOND]}, [FIRST.date()])
 
     for name, minutes in MINUTES.items():
         after = {(row["symbol"], row["window_start"]): row for row in rows_of(settings, f"ohlcv_{name}")}
-        touched = {("AAAUSDT", open_time(late_at, minutes)), ("BBBUSDT", open_time(gone, minutes))}
+        touched = {("AAAUSDT", open_time(late_at, minutes)), ("BBBUSDT", open_time(removed, minutes))}
         for row in before[f"ohlcv_{name}"]:
             key = row["symbol"], row["window_start"]
             if key in touched:
                 assert key not in after or after[key]["updated_at"] > row["updated_at"]
             else:
                 assert after[key] == row
-    assert ("BBBUSDT", gone.replace(minute=gone.minute // 5 * 5)) in {
+    assert ("BBBUSDT", removed.replace(minute=removed.minute // 5 * 5)) in {
         (row["symbol"], row["window_start"]) for row in before["ohlcv_5m"]
     }
 
     again = ("ohlcv_5m", "daily_returns")
     snapshots = {name: snapshot_of(settings, name) for name in again}
     assert run_marts(instance, FIRST, FIRST, again).success
-    assert {name: snapshot_of(settings, name) for name in again} == snapshots, "nothing differs: no commit"
+    assert {name: snapshot_of(settings, name) for name in again} == snapshots, "without changes there is no commit"
     for name in ("ohlcv_5m", "ohlcv_1h", "volume_profile_hourly"):
         files = [task.file for task in get_catalog(settings).load_table(("marts", name)).scan().plan_files()]
-        assert len(files) == 2, f"{name}: one file a day"
+        assert len(files) == 2, f"{name}: one file per day"
 
 
 def snapshot_of(settings: Settings, mart: str) -> int | None:
@@ -201,7 +203,7 @@ def snapshot_of(settings: Settings, mart: str) -> int | None:
 
 
 def compare(settings: Settings, trades: list[Trade], minute_bars: Bars, complete_days: list[date]) -> None:
-    """Every mart of days beside its reference."""
+    """Compare every mart of days with its reference."""
     for name, minutes in MINUTES.items():
         got = by_key(rows_of(settings, f"ohlcv_{name}"), "symbol", "window_start")
         assert got == expected_bars(trades, minute_bars, minutes, complete_days), name
@@ -210,7 +212,7 @@ def compare(settings: Settings, trades: list[Trade], minute_bars: Bars, complete
     check_returns(settings)
 
 
-def test_the_overview_is_of_the_newest_day(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_overview_covers_the_newest_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     day = datetime(2025, 3, 2, tzinfo=UTC)
     earlier = [trade(day - timedelta(hours=3), 1, "100", symbol=symbol) for symbol in SYMBOLS]
     later = [trade(day + timedelta(hours=22, minutes=n), 2 + n, str(103 - n), "2") for n in range(3)]
@@ -237,7 +239,7 @@ def test_the_overview_is_of_the_newest_day(settings: Settings, instance: dg.Dags
     }
 
 
-def test_the_projects_own_tests_pass_and_name_what_is_wrong(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_dbt_tests_pass_and_name_wrong_rows(settings: Settings, instance: dg.DagsterInstance) -> None:
     day = datetime(2025, 5, 4, tzinfo=UTC)
     bars = bars_of([trade(day + timedelta(minutes=n), n, symbol="AAAUSDT") for n in range(10)])
     put_silver(settings, day, bars)
@@ -256,7 +258,7 @@ def test_the_projects_own_tests_pass_and_name_what_is_wrong(settings: Settings, 
 
 
 @pytest.mark.nightly
-def test_the_files_of_a_month_are_joined_when_there_are_many(settings: Settings) -> None:
+def test_files_of_a_month_are_merged_above_the_limit(settings: Settings) -> None:
     days = [datetime(2025, 6, 10, tzinfo=UTC) + number * DAY for number in range(3)]
     mart = "ohlcv_4h"
     files, snapshots = [], []
@@ -272,7 +274,7 @@ def test_the_files_of_a_month_are_joined_when_there_are_many(settings: Settings)
         month = between("window_start", days[0], days[-1] + DAY)
         files.append(len(list(table.scan(row_filter=month).plan_files())))
         snapshots.append(table.current_snapshot())
-    assert files == [1, 2, 1], "the third file is one too many"
+    assert files == [1, 2, 1], "the third file exceeds the limit"
     assert [snapshot.summary.operation.value for snapshot in snapshots if snapshot and snapshot.summary][
         -1
     ] == "replace"
@@ -280,7 +282,7 @@ def test_the_files_of_a_month_are_joined_when_there_are_many(settings: Settings)
     assert sorted(row["window_start"] for row in rows) == [
         day + timedelta(hours=hour) for day in days for hour in (0, 8)
     ]
-    asked = run_sql(
+    counted = run_sql(
         settings, f"SELECT count(*) AS bars FROM cryptolake.marts.{mart} WHERE window_start >= '2025-06-10'"
     )
-    assert asked.to_pylist() == [{"bars": len(rows)}]
+    assert counted.to_pylist() == [{"bars": len(rows)}]

@@ -1,4 +1,4 @@
-"""How often the marts are asked for, counted over simulated time on an ephemeral instance."""
+"""Number of requested mart runs over simulated time on an ephemeral instance."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CLOSED_DAY = OPEN_DAY - timedelta(days=3)
 
 
 def all_definitions() -> dg.Definitions:
-    """Both code locations as one, as the daemon sees them."""
+    """Return the definitions of both code locations, as the daemon sees them."""
     main, marts = build_main(), build_definitions()
     return dg.Definitions(
         assets=[*(main.assets or ()), *(marts.assets or ())],
@@ -34,7 +34,7 @@ def all_definitions() -> dg.Definitions:
 
 
 class Simulation:
-    """Ticks of the marts' automation; what is asked for succeeds before the next tick, unless told otherwise."""
+    """Simulated ticks of the marts' automation; requested runs succeed before the next tick."""
 
     def __init__(self, instance: dg.DagsterInstance, now: datetime, key: dg.AssetKey = BARS) -> None:
         self.instance, self.now, self.key = instance, now, key
@@ -58,7 +58,7 @@ class Simulation:
         self.now += TICK
 
     def run(self, length: timedelta, every: timedelta | None = None, hour: datetime | None = None) -> None:
-        """Time passes; every `every` the hour of Silver (the present one, if none is named) is published."""
+        """Advance time by `length`; publish an hour of Silver (default: the current one) every `every`."""
         end, due = self.now + length, self.now
         while self.now < end:
             if every is not None and self.now >= due:
@@ -67,7 +67,7 @@ class Simulation:
             self.tick()
 
     def publish(self, hour: datetime, version: str = "") -> None:
-        """Silver's bars of an hour change, unless the version is the last one's."""
+        """Report changed Silver bars of an hour, unless `version` equals the last one."""
         self.report(asset_keys.SILVER, hour_key(hour.replace(minute=0, second=0)), version)
 
     def report(self, key: dg.AssetKey, partition: str, version: str = "") -> None:
@@ -75,7 +75,7 @@ class Simulation:
         self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition, tags=tags))
 
     def judge(self, hour: datetime, passed: bool) -> None:
-        """A blocking check of an hour speaks, in a run of its own."""
+        """Report a blocking check of an hour, from a separate run."""
         evaluation = dg.AssetCheckEvaluation(
             asset_key=asset_keys.SILVER,
             check_name="drop_ratio",
@@ -90,7 +90,7 @@ class Simulation:
 
     @property
     def counted(self) -> Counter[str | None]:
-        """Requests by partition."""
+        """Return the number of requests per partition."""
         return Counter(partition for _, partition in self.requests)
 
 
@@ -100,7 +100,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
-def test_the_open_day_runs_once_a_quarter_hour(instance: dg.DagsterInstance) -> None:
+def test_open_day_runs_every_quarter_hour(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.run(timedelta(minutes=46), every=timedelta(seconds=60))
     day = OPEN_DAY.date().isoformat()
@@ -108,7 +108,7 @@ def test_the_open_day_runs_once_a_quarter_hour(instance: dg.DagsterInstance) -> 
     assert [moment.minute // 15 for moment, _ in simulation.requests] == [1, 2, 3]
 
 
-def test_the_overview_runs_soon_at_first_and_then_once_a_quarter_hour(instance: dg.DagsterInstance) -> None:
+def test_overview_runs_soon_at_first_and_then_every_quarter_hour(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), OVERVIEW)
     simulation.publish(simulation.now)
     simulation.run(timedelta(minutes=4))
@@ -117,7 +117,7 @@ def test_the_overview_runs_soon_at_first_and_then_once_a_quarter_hour(instance: 
     assert simulation.counted == {None: 3}, "then at 10:15 and 10:30"
 
 
-def test_nothing_new_asks_for_nothing(instance: dg.DagsterInstance) -> None:
+def test_no_update_requests_no_run(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.publish(simulation.now)
     simulation.run(timedelta(minutes=15))
@@ -126,7 +126,7 @@ def test_nothing_new_asks_for_nothing(instance: dg.DagsterInstance) -> None:
     assert len(simulation.requests) == 1
 
 
-def test_a_run_of_silver_that_changes_nothing_asks_for_nothing(instance: dg.DagsterInstance) -> None:
+def test_silver_run_without_changes_requests_no_run(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.publish(CLOSED_DAY, version="1")
     simulation.run(timedelta(minutes=15))
@@ -139,7 +139,7 @@ def test_a_run_of_silver_that_changes_nothing_asks_for_nothing(instance: dg.Dags
     assert len(simulation.requests) == 2
 
 
-def test_a_day_that_closes_runs_once_more_and_soon(instance: dg.DagsterInstance) -> None:
+def test_day_that_closes_runs_once_more_within_minutes(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=23, minute=50, second=7))
     last_hour = OPEN_DAY.replace(hour=23)
     simulation.run(timedelta(minutes=11), every=timedelta(seconds=60), hour=last_hour)
@@ -147,11 +147,11 @@ def test_a_day_that_closes_runs_once_more_and_soon(instance: dg.DagsterInstance)
     simulation.run(timedelta(minutes=14))
     day = OPEN_DAY.date().isoformat()
     after = [moment for moment, partition in simulation.requests if partition == day]
-    assert 1 <= len(after) <= 2, "perhaps at midnight, and once it came to rest"
+    assert 1 <= len(after) <= 2, "possibly at midnight, and once after the last change"
     assert after[-1] - closed < timedelta(minutes=4)
 
 
-def test_a_late_trade_of_an_old_day_runs_that_day_once(instance: dg.DagsterInstance) -> None:
+def test_late_trade_of_an_old_day_runs_that_day_once(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.publish(CLOSED_DAY)
     simulation.run(timedelta(minutes=10))
@@ -159,15 +159,15 @@ def test_a_late_trade_of_an_old_day_runs_that_day_once(instance: dg.DagsterInsta
     assert simulation.requests[0][0] - OPEN_DAY.replace(hour=10, minute=1) < timedelta(minutes=4)
 
 
-def test_a_replay_of_an_old_day_does_not_run_it_all_the_time(instance: dg.DagsterInstance) -> None:
+def test_replay_of_an_old_day_runs_it_every_quarter_hour(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     simulation.run(timedelta(minutes=35), every=TICK, hour=CLOSED_DAY)
     assert simulation.counted == {CLOSED_DAY.date().isoformat(): 2}, "at 10:15 and 10:30"
     simulation.run(timedelta(minutes=5))
-    assert simulation.counted == {CLOSED_DAY.date().isoformat(): 3}, "and when it had come to rest"
+    assert simulation.counted == {CLOSED_DAY.date().isoformat(): 3}, "and once after the last change"
 
 
-def test_a_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: dg.DagsterInstance) -> None:
+def test_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     other_day = CLOSED_DAY - timedelta(days=1)
     simulation.judge(CLOSED_DAY, passed=False)
@@ -188,7 +188,7 @@ def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
     assert simulation.counted == {day: 1}
 
 
-def test_a_run_that_failed_is_asked_for_again(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_run_is_requested_again(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPARK_REMOTE", "sc://127.0.0.1:1")
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7))
     job = build_definitions().resolve_implicit_global_asset_job_def()
@@ -198,9 +198,9 @@ def test_a_run_that_failed_is_asked_for_again(instance: dg.DagsterInstance, monk
     message = str(failed.get_step_failure_events()[0].step_failure_data.error)
     assert "the Spark Connect server at sc://127.0.0.1:1 cannot be reached" in message
     simulation.run(timedelta(minutes=30))
-    assert simulation.counted == {day: 1}, "at the next quarter of an hour, and then it had succeeded"
+    assert simulation.counted == {day: 1}, "at the next quarter hour, and not again after its success"
 
 
-def test_both_definitions_are_what_is_simulated() -> None:
+def test_simulation_covers_both_code_locations() -> None:
     assets = [asset for asset in all_definitions().assets or () if isinstance(asset, dg.AssetsDefinition)]
     assert {BARS, RETURNS, OVERVIEW, asset_keys.SILVER, asset_keys.GOLD} <= {key for one in assets for key in one.keys}

@@ -1,4 +1,4 @@
-"""The marts' code location: what it holds, what it costs to load, and that the workspace finds it."""
+"""The marts' code location: its assets, its load time, and its entry in the workspace."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ import cryptolake_assets.marts_definitions
 print(json.dumps([time.process_time() - began, [n for n in ("pyspark", "pyiceberg", "duckdb") if n in sys.modules]]))
 """
 BUDGET_S = 6.0
-"""CPU seconds: dagster-dbt imports dbt, and dbt half of what it will ever need."""
+"""CPU seconds; dagster-dbt imports dbt, which imports many of its modules at once."""
 
 
-def test_the_location_loads_within_its_budget_without_network_or_spark() -> None:
-    answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
-    seconds, heavy = json.loads(answer.stdout.splitlines()[-1])
-    assert heavy == []
+def test_location_loads_within_its_budget_without_network_or_spark() -> None:
+    result = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    seconds, heavy_modules = json.loads(result.stdout.splitlines()[-1])
+    assert heavy_modules == []
     assert seconds < BUDGET_S
 
 
-def test_the_workspace_names_both_locations() -> None:
+def test_workspace_names_both_locations() -> None:
     assert {location.name: location.module for location in locations()} == {
         graphql.LOCATION: "cryptolake_assets.definitions",
         graphql.MARTS_LOCATION: "cryptolake_assets.marts_definitions",
@@ -49,7 +49,7 @@ def repository() -> dg.RepositoryDefinition:
     return build_definitions().get_repository_def()
 
 
-def test_the_assets(repository: dg.RepositoryDefinition) -> None:
+def test_every_mart_has_complete_metadata(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     bars = {f"marts/ohlcv_{timeframe}" for timeframe in ("5m", "15m", "1h", "4h", "1d")}
     others = {
@@ -76,21 +76,27 @@ def test_marts_are_downstream_of_silver_and_gold(repository: dg.RepositoryDefini
     graph = repository.asset_graph
     assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == {asset_keys.SILVER, asset_keys.GOLD}
     assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == {asset_keys.GOLD}
-    beside = {asset_keys.GOLD, dg.AssetKey(["silver", "fear_greed_daily"]), dg.AssetKey(["silver", "coingecko_global"])}
-    assert graph.get(dg.AssetKey(["marts", "sentiment_vs_market"])).parent_keys == beside
+    parents = {
+        asset_keys.GOLD,
+        dg.AssetKey(["silver", "fear_greed_daily"]),
+        dg.AssetKey(["silver", "coingecko_global"]),
+    }
+    assert graph.get(dg.AssetKey(["marts", "sentiment_vs_market"])).parent_keys == parents
     assert graph.get(OVERVIEW).parent_keys == {asset_keys.SILVER}
 
 
-def test_tests_are_blocking_checks(repository: dg.RepositoryDefinition) -> None:
+def test_dbt_tests_are_blocking_checks(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     for key in graph.materializable_asset_keys:
-        blocks = {check.name: graph.get_check_spec(check).blocking for check in graph.get_check_keys_for_assets({key})}
-        assert sum(name.startswith("unique_rows_") for name in blocks) == 1, key
-        assert len(blocks) >= 3, key
-        assert blocks == dict.fromkeys(blocks, True), key
+        blocking = {
+            check.name: graph.get_check_spec(check).blocking for check in graph.get_check_keys_for_assets({key})
+        }
+        assert sum(name.startswith("unique_rows_") for name in blocking) == 1, key
+        assert len(blocking) >= 3, key
+        assert blocking == dict.fromkeys(blocking, True), key
 
 
-def test_the_automation_is_on_in_a_fresh_home(repository: dg.RepositoryDefinition) -> None:
+def test_automation_runs_by_default(repository: dg.RepositoryDefinition) -> None:
     (sensor,) = repository.sensor_defs
     assert sensor.name == "marts_automation"
     assert sensor.default_status is dg.DefaultSensorStatus.RUNNING

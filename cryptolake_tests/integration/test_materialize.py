@@ -1,4 +1,4 @@
-"""`cryptolake materialize` without a platform: the run of a partition in the command's own process."""
+"""`cryptolake materialize` without a platform: the partition runs in the command's own process."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ PARTITION = "2024-07-18"
 def materialize(settings: Settings, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> Result:
     for name, value in settings.environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")  # a platform may run on the usual one
+    monkeypatch.setenv("CRYPTOLAKE_DAGSTER_PORT", "9")  # a platform may use the default port
     get_settings.cache_clear()
     return RUNNER.invoke(app, ["materialize", *arguments])
 
 
-def test_a_partition_is_materialized(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partition_is_materialized(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     done = materialize(lake, monkeypatch, "gold/futures_daily_stats", "--partition", PARTITION)
     assert (done.exit_code, done.stdout) == (0, f"materialized gold/futures_daily_stats [{PARTITION}]\n"), done.stderr
 
 
-def test_a_failed_run_names_its_step_and_the_cause(
+def test_failed_run_names_its_step_and_the_cause(
     lake: Settings, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     no_lake = lake.model_copy(update={"home": tmp_path_factory.mktemp("no-lake")})

@@ -1,4 +1,4 @@
-"""Alerts over real sockets: a webhook, a mail server, and servers that refuse; nothing of a URL is ever shown."""
+"""Alerts over real sockets: a webhook, a mail server, failing servers; URLs are never logged."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ ALERT = Alert(
 
 
 class Webhook(ThreadingHTTPServer):
-    """Takes POSTs; the first `refusals` of them are answered with 503."""
+    """Accepts POSTs; the first `failures` of them get a 503."""
 
-    def __init__(self, refusals: int = 0) -> None:
+    def __init__(self, failures: int = 0) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.refusals = refusals
+        self.failures = failures
         self.received: list[dict[str, Any]] = []
         self.requests = 0
 
@@ -59,14 +59,14 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.requests += 1
-        refused = self.server.requests <= self.server.refusals
-        if not refused:
+        fails = self.server.requests <= self.server.failures
+        if not fails:
             self.server.received.append(json.loads(body))
-        self.send_response(503 if refused else 200)
+        self.send_response(503 if fails else 200)
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Nothing on the console."""
+        """Log nothing."""
 
 
 @pytest.fixture
@@ -86,7 +86,7 @@ def webhook() -> Iterator[Callable[..., Webhook]]:
 
 
 class Mailbox:
-    """An SMTP handler that keeps what it gets."""
+    """An SMTP handler that stores received mails."""
 
     def __init__(self) -> None:
         self.mails: list[tuple[list[str], bytes]] = []
@@ -108,7 +108,7 @@ def mail() -> Iterator[tuple[Mailbox, int]]:
 
 @pytest.fixture
 def root_log() -> Iterator[io.StringIO]:
-    """What reaches the root logger, as it would a part's log file."""
+    """Text written by the root logger, as to a part's log file."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     logging.getLogger().addHandler(handler)
@@ -126,7 +126,7 @@ def json_url(server: Webhook) -> str:
     return f"json://user:{HIDDEN}@127.0.0.1:{server.server_port}/s3cret-path"
 
 
-def test_a_webhook_gets_the_alert_as_text_and_as_fields(webhook: Callable[..., Webhook]) -> None:
+def test_webhook_receives_the_alert_as_text_and_as_fields(webhook: Callable[..., Webhook]) -> None:
     server = webhook()
     (delivery,) = notify(settings_with(json_url(server)), ALERT)
     assert (delivery.channel, delivery.error) == ("1 (json)", None)
@@ -139,7 +139,7 @@ def test_a_webhook_gets_the_alert_as_text_and_as_fields(webhook: Callable[..., W
     assert body["alert"]["failed_checks"] == ["silver/futures_ohlcv_1m: drop_ratio"]
 
 
-def test_a_mail_reaches_every_addressee(mail: tuple[Mailbox, int]) -> None:
+def test_mail_reaches_every_recipient(mail: tuple[Mailbox, int]) -> None:
     mailbox, port = mail
     (delivery,) = notify(
         settings_with(f"mailto://127.0.0.1:{port}?from=lake@example.com&to=a@example.com,b@example.com"), ALERT
@@ -154,22 +154,22 @@ def test_a_mail_reaches_every_addressee(mail: tuple[Mailbox, int]) -> None:
         assert part in body.get_content()
 
 
-def test_a_server_that_refuses_first_gets_it_later(webhook: Callable[..., Webhook]) -> None:
-    server = webhook(refusals=2)
+def test_alert_is_retried_after_server_errors(webhook: Callable[..., Webhook]) -> None:
+    server = webhook(failures=2)
     (delivery,) = notify(settings_with(json_url(server)), ALERT)
     assert delivery.error is None
     assert (server.requests, len(server.received)) == (3, 1)
 
 
-def test_one_dead_channel_holds_up_no_other_and_is_logged_without_its_url(
+def test_failed_channel_does_not_block_others_and_is_logged_without_its_url(
     webhook: Callable[..., Webhook], monkeypatch: pytest.MonkeyPatch, root_log: io.StringIO
 ) -> None:
     monkeypatch.setattr(module, "DELIVERY_BUDGET_S", 4.0)
     server = webhook()
     dead = f"json://user:{HIDDEN}@127.0.0.1:{free_port()}/s3cret-path"
-    silent = socket.create_server(("127.0.0.1", 0))  # accepts nothing and answers nothing
-    hanging = f"json://user:{HIDDEN}@127.0.0.1:{silent.getsockname()[1]}/s3cret-path?token=t0ken"
-    with capture_logs() as logs, silent:
+    stalled = socket.create_server(("127.0.0.1", 0))  # accepts and sends nothing
+    hanging = f"json://user:{HIDDEN}@127.0.0.1:{stalled.getsockname()[1]}/s3cret-path?token=t0ken"
+    with capture_logs() as logs, stalled:
         deliveries = notify(settings_with(dead, json_url(server), hanging, "unknown://hunter2"), ALERT)
     assert [delivery.error is None for delivery in deliveries] == [False, True, False, False]
     assert len(server.received) == 1
@@ -181,14 +181,14 @@ def test_one_dead_channel_holds_up_no_other_and_is_logged_without_its_url(
         assert secret not in shown
 
 
-def test_the_log_line_is_written_without_any_channel() -> None:
+def test_alert_is_logged_without_any_channel() -> None:
     with capture_logs() as logs:
         assert notify(settings_with(), ALERT) == []
     (entry,) = logs
     assert (entry["event"], entry["log_level"], entry["partition"]) == ("alert_raised", "error", "2024-07-18-23:00")
 
 
-def test_a_comma_inside_a_url_does_not_end_it() -> None:
+def test_comma_inside_a_url_does_not_end_it() -> None:
     urls = ["mailto://h?to=a@x.yz,b@x.yz", "json://h/path", "slack://a/b/c"]
     assert channel_urls(settings_with(*urls)) == urls
     assert channel_urls(load_settings(notify_urls=SecretStr(f" {urls[0]}\n{urls[1]},"))) == urls[:2]
@@ -207,19 +207,19 @@ HOUR = timedelta(hours=1)
         (AT - 13 * HOUR, AT - 13 * HOUR, AlertKind.STILL_FAILING),
     ],
 )
-def test_a_row_of_failures_is_told_once_and_then_now_and_then(
+def test_consecutive_failures_alert_once_and_then_at_intervals(
     previous: datetime | None, first: datetime | None, expected: AlertKind | None
 ) -> None:
     assert kind_of_failure(AT, previous, first, 6 * HOUR) is expected
 
 
-def test_a_partition_that_fails_every_minute_for_a_day_is_told_four_times() -> None:
+def test_partition_that_fails_every_minute_for_a_day_alerts_four_times() -> None:
     ends = [AT + timedelta(minutes=number) for number in range(24 * 60)]
-    told = [
+    alerts = [
         kind_of_failure(end, ends[number - 1] if number else None, ends[0] if number else None, 6 * HOUR)
         for number, end in enumerate(ends)
     ]
-    assert [(number, kind) for number, kind in enumerate(told) if kind] == [
+    assert [(number, kind) for number, kind in enumerate(alerts) if kind] == [
         (0, AlertKind.FAILED),
         *((hours * 60, AlertKind.STILL_FAILING) for hours in (6, 12, 18)),
     ]
@@ -236,7 +236,7 @@ def cli_settings(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], No
     structlog.reset_defaults()
 
 
-def test_notify_test_says_of_each_channel_whether_it_went(
+def test_notify_test_reports_the_delivery_per_channel(
     webhook: Callable[..., Webhook], cli_settings: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "DELIVERY_BUDGET_S", 4.0)
@@ -254,7 +254,7 @@ def test_notify_test_says_of_each_channel_whether_it_went(
     assert "s3cret-path" not in result.output
 
 
-def test_notify_test_without_channels_says_so(cli_settings: Callable[[str], None]) -> None:
+def test_notify_test_without_channels_names_the_setting(cli_settings: Callable[[str], None]) -> None:
     cli_settings("")
     result = CliRunner().invoke(cli.app, ["notify-test"])
     assert result.exit_code == 0

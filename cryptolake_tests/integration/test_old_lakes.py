@@ -1,4 +1,4 @@
-"""Lakes that an earlier release made: read as they were, brought to the present columns, and gone on with."""
+"""Lakes of an earlier release: read unchanged, migrated to the current columns, and extended."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def commit(self, *arguments):
 SqlCatalog.commit_table = commit
 bootstrap(get_settings())
 """
-"""A bootstrap that is killed before or after the first commit that it makes to a table."""
+"""A bootstrap that is killed before or after its first commit to a table."""
 
 
 @pytest.fixture(params=["usdm", "spot"])
 def old_lake(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[Settings, dict[str, Any]]:
-    """Settings of an old lake, and what its release answered."""
+    """Settings of an old lake, and the rows that its release returned."""
     name: str = request.param
     settings = open_old(
         name,
@@ -78,7 +78,7 @@ def rows(settings: Settings, table: str) -> list[dict[str, Any]]:
 
 
 def plain(value: Any) -> Any:
-    """A value as the recorded answers have it."""
+    """Return a value as in the recorded rows."""
     if hasattr(value, "isoformat"):
         return value.isoformat()
     return value if value is None or isinstance(value, bool | int | float) else str(value)
@@ -88,12 +88,12 @@ def without(row: dict[str, Any], *names: str) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name not in (*LATER_COLUMNS, *names)}
 
 
-def test_old_lake_answers_as_it_did_and_gains_the_present_columns(
+def test_old_lake_keeps_its_rows_and_gains_the_current_columns(
     old_lake: tuple[Settings, dict[str, Any]],
 ) -> None:
     settings, recorded = old_lake
     assert f"applied {MIGRATIONS[0]}" in bootstrap(settings)
-    assert bootstrap(settings) == [], "the second time there is nothing to do"
+    assert bootstrap(settings) == [], "a second bootstrap changes nothing"
     for table in ORDERS:
         found = rows(settings, table)
         assert [without(row) for row in found] == recorded[table]
@@ -111,7 +111,7 @@ def killed_bootstrap(moment: str) -> int:
 
 
 @pytest.mark.parametrize("old_lake", ["usdm"], indirect=True)
-def test_migration_that_is_killed_at_any_commit_goes_on(old_lake: tuple[Settings, dict[str, Any]]) -> None:
+def test_migration_killed_at_any_commit_resumes(old_lake: tuple[Settings, dict[str, Any]]) -> None:
     settings, recorded = old_lake
     assert killed_bootstrap("before") == -signal.SIGKILL
     kills = 0
@@ -119,7 +119,7 @@ def test_migration_that_is_killed_at_any_commit_goes_on(old_lake: tuple[Settings
         kills += 1
         assert killed_bootstrap("before") in (-signal.SIGKILL, 0)
     assert code == 0
-    assert kills > 3, "a commit of each table that changes, and that of the number"
+    assert kills > 3, "one commit per changed table, and one for the schema number"
     schema = lake_schema(settings)
     assert schema is not None
     assert schema.pending == ()
@@ -129,7 +129,7 @@ def test_migration_that_is_killed_at_any_commit_goes_on(old_lake: tuple[Settings
     assert [without(row) for row in rows(settings, "silver.futures_ohlcv_1m")] == recorded["silver.futures_ohlcv_1m"]
 
 
-def test_bars_of_an_old_lake_made_anew_are_the_same_digits(
+def test_rebuilt_bars_of_an_old_lake_are_identical(
     old_lake: tuple[Settings, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings, recorded = old_lake
@@ -145,6 +145,6 @@ def test_bars_of_an_old_lake_made_anew_are_the_same_digits(
             without(row, "is_complete") for row in recorded[table]
         ]
     dropped = {row["trades_dropped"] for row in rows(settings, "silver.futures_ohlcv_1m")}
-    # The rows of other hours were not made anew; USD-M has a trade with quantity 0.
+    # Rows of other hours were not rebuilt; USD-M has a trade with quantity 0.
     assert dropped == ({None, 0, 1} if settings.market is Market.USD_M else {0})
     assert {row["is_complete"] for row in rows(settings, "silver.futures_ohlcv_1m") if row["trades_dropped"]} <= {False}

@@ -1,4 +1,4 @@
-"""The supervised broker: comes back after kill -9, leaves nothing behind, and shares a machine with another."""
+"""The supervised broker: restarts after SIGKILL, leaves no process, and shares the machine with another."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def broker_home(start_platform: StartPlatform, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture
 def broker(broker_home: Settings) -> Settings:
-    """A home with a space in its name where only the broker is up, whatever the test before did to it."""
+    """A home with a space in its name where only the broker runs, restarted if a previous test stopped it."""
     lifecycle.up(broker_home, [KAFKA])
     return broker_home
 
@@ -40,7 +40,7 @@ def kafka_pid(settings: Settings) -> int | None:
     return info.pid if info else None
 
 
-def test_up_serves_and_a_second_up_starts_nothing(platform: Settings) -> None:
+def test_second_up_starts_nothing(platform: Settings) -> None:
     states = {row.name: row.state for row in status(platform)}
     assert states[KAFKA] == states[SPARK] == "running"
     assert states["producer"] == "stopped"
@@ -48,7 +48,7 @@ def test_up_serves_and_a_second_up_starts_nothing(platform: Settings) -> None:
     assert lifecycle.up(platform, [KAFKA, SPARK]) == []
 
 
-def test_a_killed_broker_comes_back(broker: Settings) -> None:
+def test_killed_broker_is_restarted(broker: Settings) -> None:
     first = kafka_pid(broker)
     assert first
     os.kill(first, signal.SIGKILL)
@@ -56,7 +56,7 @@ def test_a_killed_broker_comes_back(broker: Settings) -> None:
     wait_for(lambda: len(end_offsets(broker, broker.kafka_topic_futures)) == broker.kafka_partitions)
 
 
-def test_down_ends_what_a_killed_supervisor_left(broker: Settings) -> None:
+def test_down_ends_the_parts_of_a_killed_supervisor(broker: Settings) -> None:
     pid = kafka_pid(broker)
     assert pid
     daemon = psutil.Process(int(Supervisor(broker).pid_file.read_text()))
@@ -68,7 +68,7 @@ def test_down_ends_what_a_killed_supervisor_left(broker: Settings) -> None:
     assert not probes.port_open(broker.kafka_port)
 
 
-def test_up_replaces_what_a_killed_supervisor_left(broker: Settings) -> None:
+def test_up_replaces_the_parts_of_a_killed_supervisor(broker: Settings) -> None:
     pid = kafka_pid(broker)
     assert pid
     daemon = psutil.Process(int(Supervisor(broker).pid_file.read_text()))
@@ -79,7 +79,7 @@ def test_up_replaces_what_a_killed_supervisor_left(broker: Settings) -> None:
     assert not psutil.pid_exists(pid)
 
 
-def test_two_homes_do_not_touch_each_other(broker: Settings, tmp_path: Path) -> None:
+def test_two_homes_run_independently(broker: Settings, tmp_path: Path) -> None:
     other = settings_for(tmp_path / "other")
     try:
         lifecycle.up(other, [KAFKA])
@@ -90,7 +90,7 @@ def test_two_homes_do_not_touch_each_other(broker: Settings, tmp_path: Path) -> 
     assert probes.port_open(broker.kafka_port)
 
 
-def test_a_port_of_another_home_is_rejected_before_anything_starts(broker: Settings, tmp_path: Path) -> None:
+def test_port_of_another_home_is_rejected_before_anything_starts(broker: Settings, tmp_path: Path) -> None:
     ports = {field: getattr(broker, field) for field in ("kafka_port", "kafka_controller_port")}
     other = settings_for(tmp_path / "other", **ports)
     with pytest.raises(PortInUseError, match=rf"kafka: port {broker.kafka_port} .*CRYPTOLAKE_KAFKA_PORT"):
@@ -98,7 +98,7 @@ def test_a_port_of_another_home_is_rejected_before_anything_starts(broker: Setti
     assert processes.instance_processes(other.home) == []
 
 
-def test_only_a_part_whose_configuration_changed_is_restarted(broker: Settings) -> None:
+def test_up_restarts_only_a_part_with_changed_configuration(broker: Settings) -> None:
     pid = kafka_pid(broker)
     same = load_settings(**{name: getattr(broker, name) for name in type(broker).model_fields})
     assert lifecycle.up(same, [KAFKA]) == []

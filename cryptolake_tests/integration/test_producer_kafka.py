@@ -1,4 +1,4 @@
-"""The producer and the real broker: every frame that was received is in Kafka, whatever is killed meanwhile."""
+"""The producer and the real broker: every received frame is in Kafka, even if processes are killed."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ from cryptolake_tests.support.fakes import FakeClock, FakeExchange, MemoryGaps, 
 from cryptolake_tests.support.sockets import NOON_MS
 
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
-"""What loses nothing with one set of libraries loses nothing with the other."""
+"""Run the test with both sets of client libraries."""
 DEMO_TRADES = {"BTCUSDT": 10_701, "ETHUSDT": 13_655}
 
 
 @pytest.fixture
 def own(platform: Settings, tmp_path: Path) -> Settings:
-    """The platform's broker, with topics and a home of the test's own."""
+    """The platform's broker, with a separate topic and home per test."""
     return platform.model_copy(
         update={
             "home": tmp_path,
@@ -64,7 +64,7 @@ def own(platform: Settings, tmp_path: Path) -> Settings:
 async def producing(
     settings: Settings, sink: CoverageSink, gaps: GapSink | None = None, io: ProducerIo = ProducerIo.DEFAULT
 ) -> AsyncIterator[asyncio.Event]:
-    """A producer on the shipped capture's subscriptions; set the event to end it, else it ends with the block."""
+    """Run a producer with the settings' subscriptions; set the event to end it, else it ends with the block."""
     stop = asyncio.Event()
     async with AsyncExchangeRest(settings.rest_url) as rest:
         producer = Producer(
@@ -88,7 +88,7 @@ async def producing(
 
 
 def at(exchange: ReplayExchange, settings: Settings) -> Settings:
-    """The settings with the replay exchange's addresses."""
+    """Return the settings with the replay exchange's addresses."""
     return settings.model_copy(
         update={
             "exchange_ws_url": exchange.url.replace("http", "ws"),
@@ -107,13 +107,13 @@ def acknowledged(settings: Settings) -> Callable[[], int]:
 
 
 def covered_to_ms(settings: Settings) -> int:
-    """How far the coverage of all symbols reaches, exchange time."""
+    """Return the end of the coverage of all symbols, in ms of exchange time."""
     status = read_status(settings)
     return min(status.coverage_to_ms.values(), default=0) if status else 0
 
 
 async def trades(settings: Settings) -> Counter[tuple[str, int]]:
-    """How often each (symbol, trade id) lies on the trade topic."""
+    """Count each (symbol, trade id) on the trade topic."""
     records = await kafka.peek_async(settings, settings.kafka_topic_futures, 10**9, from_end=False)
     events = [json.loads(record.value or b"") for record in records]
     return Counter((event["symbol"], event["trade_id"]) for event in events)
@@ -133,26 +133,26 @@ def test_topics_are_created_once(own: Settings) -> None:
         assert kafka.peek(own, topic, 1) == []
 
 
-def test_a_topic_that_cannot_be_created_says_why(own: Settings) -> None:
+def test_topic_creation_failure_names_the_setting(own: Settings) -> None:
     with pytest.raises(BrokerAccessError, match=r"InvalidReplicationFactor.*CRYPTOLAKE_KAFKA_REPLICATION \(3\)"):
         kafka.ensure_topics(own.model_copy(update={"kafka_replication": 3}))
 
 
-def test_a_missing_topic_is_named_and_not_created_by_asking(own: Settings) -> None:
+def test_missing_topic_is_reported_and_not_created_by_a_read(own: Settings) -> None:
     for _ in range(2):
         with pytest.raises(BrokerError, match=f"topic {own.kafka_topic_futures} does not exist"):
             kafka.end_offsets(own, own.kafka_topic_futures)
 
 
 @BOTH
-async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(own: Settings, io: ProducerIo) -> None:
+async def test_every_frame_is_published_once_below_the_covered_offset(own: Settings, io: ProducerIo) -> None:
     sink = MemorySink()
     async with ReplayExchange(own.replay_dir, speed=0).running() as exchange:
         settings = at(exchange, own)
         async with producing(settings, sink, io=io):
             await until(lambda: acknowledged(settings)() == sum(DEMO_TRADES.values()), timeout_s=60)
             clock_ms = exchange.clock.now_ms()
-            # A stop before the next round of coverage would end the rows at the last frame, just before the clock.
+            # A stop before the next coverage write would end the rows at the last frame, just before the clock.
             await until(lambda: covered_to_ms(settings) == clock_ms, timeout_s=30)
     found = await trades(settings)
     assert distinct_per_symbol(found) == DEMO_TRADES
@@ -169,12 +169,12 @@ async def test_every_frame_of_the_capture_lands_once_below_the_covered_offset(ow
         first_ms = min(
             json.loads(record.value or b"")["event_time"] // 1000 for record in records if record.key == symbol.encode()
         )
-        # The first frame of all is the only one that may lie before: it tells when the connection was there.
+        # Only the very first frame may be earlier: it marks the start of the connection.
         assert row.connected_from_ms <= first_ms + 5
 
 
-def deleted_ranges(seed: int, number: int) -> dict[str, list[tuple[int, int]]]:
-    """Ranges of ids of the shipped capture, of each symbol, apart from each other and from the capture's ends."""
+def random_ranges(seed: int, number: int) -> dict[str, list[tuple[int, int]]]:
+    """Return ranges of ids per symbol of the shipped capture, apart from each other and from its ends."""
     chance = Random(seed)  # noqa: S311
     ids: dict[str, list[int]] = {}
     for frame in read_frames(DEMO_CAPTURE_DIR):
@@ -187,22 +187,20 @@ def deleted_ranges(seed: int, number: int) -> dict[str, list[tuple[int, int]]]:
     return ranges
 
 
-async def test_every_deleted_range_is_in_the_ledger_and_closed_when_its_trades_come(
-    own: Settings, tmp_path: Path
-) -> None:
-    """The exchange leaves ranges out; then it sends the same hours again, whole."""
-    ranges = deleted_ranges(seed=7, number=12)
-    rejected_rows = {
+async def test_every_missing_range_is_recorded_and_closed_when_its_trades_arrive(own: Settings, tmp_path: Path) -> None:
+    """Replay a capture with missing ranges; then replay the complete one."""
+    ranges = random_ranges(seed=7, number=12)
+    dropped = {
         (symbol, it) for symbol, spans in ranges.items() for first, last in spans for it in range(first, last + 1)
     }
     kept, missing_ms = [], set()
     for frame in read_frames(DEMO_CAPTURE_DIR):
         data = json.loads(frame.raw)["data"]
-        if (data["s"], data["t"]) in rejected_rows:
+        if (data["s"], data["t"]) in dropped:
             missing_ms.add((data["s"], data["T"] // MINUTE_MS * MINUTE_MS))
         else:
             kept.append((frame.receive_time_ns, frame.raw))
-    capture = write_capture(tmp_path / "capture" / "left-out.ndjson.gz", kept)
+    capture = write_capture(tmp_path / "capture" / "capture.ndjson.gz", kept)
     bootstrap(own)
     coverage, gaps = IcebergCoverageSink(own), IcebergGapSink(own)
 
@@ -228,33 +226,33 @@ async def test_every_deleted_range_is_in_the_ledger_and_closed_when_its_trades_c
     await replayed(DEMO_CAPTURE_DIR, lambda settings: acknowledged(settings)() == sum(DEMO_TRADES.values()))
     assert {gap.outcome for gap in read_gaps(own)} == {GapOutcome.ARRIVED}
     assert gaps.open_gaps() == []
-    whole = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
-    assert not any(whole.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for symbol, at_ms in missing_ms), (
+    index = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
+    assert not any(index.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for symbol, at_ms in missing_ms), (
         "the late trades are in Kafka, but not below the offsets that Bronze holds"
     )
     ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
-    whole = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
+    index = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
     inner = sorted({at_ms for _, at_ms in missing_ms})[1:-1]
     assert inner
     for symbol in ranges:
-        assert all(whole.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for at_ms in inner)
+        assert all(index.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for at_ms in inner)
     assert distinct_per_symbol(await trades(settings)) == DEMO_TRADES
 
 
 async def test_gaps_of_aggregates_are_fetched_from_the_exchange_and_published(own: Settings, tmp_path: Path) -> None:
-    """The stream leaves ranges out; the exchange's REST has them. What is in Kafka in the end is what was emitted."""
+    """The stream lacks ranges that REST has; in the end Kafka holds every trade."""
     number, start_ms = 3_000, 1_700_000_040_000
     chance = Random(11)  # noqa: S311
     starts = sorted(chance.sample(range(50, number - 100, 60), 15))
     ranges = [(first, first + chance.randrange(40)) for first in starts]
-    rejected_rows = {agg_id for first, last in ranges for agg_id in range(first, last + 1)}
+    dropped = {agg_id for first, last in ranges for agg_id in range(first, last + 1)}
     times_ms = [start_ms + 40 * agg_id for agg_id in range(number)]
     frames = [
         (times_ms[agg_id] * 10**6, agg_trade_frame("BTCUSDT", agg_id, times_ms[agg_id]))
         for agg_id in range(number)
-        if agg_id not in rejected_rows
+        if agg_id not in dropped
     ]
-    capture = write_capture(tmp_path / "capture" / "left-out.ndjson.gz", frames)
+    capture = write_capture(tmp_path / "capture" / "capture.ndjson.gz", frames)
     lines = [f"{agg_id},100.0,1,{2 * agg_id},{2 * agg_id + 1},{times_ms[agg_id]},false" for agg_id in range(number)]
     (capture / "BTCUSDT-aggTrades-2023-11-14.csv").write_text("\n".join(lines) + "\n")
     own = own.model_copy(update={"trade_stream": TradeStream.AGG_TRADE, "replay_dir": capture, "symbols": ("BTCUSDT",)})
@@ -273,7 +271,7 @@ async def test_gaps_of_aggregates_are_fetched_from_the_exchange_and_published(ow
     assert set(await trades(settings)) == {("BTCUSDT", agg_id) for agg_id in range(number)}
 
 
-async def test_a_peek_shows_the_newest_or_the_oldest(own: Settings) -> None:
+async def test_peek_returns_the_newest_or_the_oldest_records(own: Settings) -> None:
     async with ReplayExchange(own.replay_dir, speed=0).running() as exchange:
         settings = at(exchange, own)
         async with producing(settings, MemorySink()):
@@ -286,7 +284,7 @@ async def test_a_peek_shows_the_newest_or_the_oldest(own: Settings) -> None:
 
 
 @BOTH
-async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform: Settings, io: ProducerIo) -> None:
+async def test_killed_broker_loses_no_trade(own: Settings, platform: Settings, io: ProducerIo) -> None:
     sink = MemorySink()
     async with ReplayExchange(own.replay_dir, speed=60).running() as exchange:
         settings = at(exchange, own)
@@ -304,7 +302,7 @@ async def test_nothing_is_lost_when_the_broker_is_killed(own: Settings, platform
 
 
 @BOTH
-async def test_a_restarted_session_loses_nothing(own: Settings, io: ProducerIo) -> None:
+async def test_restarted_session_loses_no_message(own: Settings, io: ProducerIo) -> None:
     publisher = make_publisher(own, io)
     delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
     await delivery.start()
@@ -327,7 +325,7 @@ async def test_a_restarted_session_loses_nothing(own: Settings, io: ProducerIo) 
 
 
 @BOTH
-async def test_refused_frames_lie_on_the_dead_letter_topic(own: Settings, io: ProducerIo) -> None:
+async def test_rejected_frames_are_published_to_the_dead_letter_topic(own: Settings, io: ProducerIo) -> None:
     exchange = FakeExchange()
     async with exchange.running():
         settings = own.model_copy(update={"exchange_ws_url": exchange.url})
@@ -364,8 +362,8 @@ def run_producer(settings: Settings) -> subprocess.Popen[bytes]:
 
 
 @BOTH
-async def test_a_killed_producer_leaves_a_gap_in_coverage_and_none_elsewhere(own: Settings, io: ProducerIo) -> None:
-    """Killed in the middle and started again: what was sent meanwhile is missing, and coverage says so."""
+async def test_killed_producer_leaves_a_gap_in_coverage_only(own: Settings, io: ProducerIo) -> None:
+    """Kill the producer and start another: trades sent meanwhile are missing, and coverage excludes them."""
     own = own.model_copy(update={"producer_io": io})
     async with ReplayExchange(own.replay_dir, speed=30).running() as exchange:
         settings = at(exchange, own)
@@ -398,7 +396,7 @@ async def test_a_killed_producer_leaves_a_gap_in_coverage_and_none_elsewhere(own
     spans = sorted({(row.connected_from_ms, row.connected_to_ms) for row in rows})
     assert len(spans) >= 2
     missing = {key for key in sent_ms if key not in emitted}
-    assert missing, "the kill came too late to show anything"
+    assert missing, "the kill came too late to lose trades"
     covered = {key for key, sent in sent_ms.items() if any(begin <= sent < end for begin, end in spans)}
     assert covered, "nothing is covered"
     assert covered - emitted.keys() == set(), "covered, but not in Kafka"

@@ -1,4 +1,4 @@
-"""Dagster's partitions of a replay, as its pages get them: they end with the capture, and are loaded anew with it."""
+"""Dagster's partitions of a replay, as its pages show them: they end with the capture and are reloaded with it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def capture(directory: Path, *moments: datetime) -> Path:
     return directory
 
 
-def test_partitions_end_with_the_capture_that_is_replayed(tmp_path: Path) -> None:
+def test_partitions_end_with_the_replayed_capture(tmp_path: Path) -> None:
     one = capture(tmp_path / "one", datetime(2025, 3, 1, 23, tzinfo=UTC), datetime(2025, 3, 2, 1, tzinfo=UTC))
     other = capture(tmp_path / "other", datetime(2025, 2, 10, tzinfo=UTC))
     settings = settings_for(tmp_path / "home", replay_dir=one, end_date=None)

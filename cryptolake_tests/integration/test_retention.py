@@ -1,5 +1,7 @@
-"""The retention of Dagster's records on a real SQLite instance with hundreds of aged runs and events: the counts go
-down to the bound, and whoever asks for the state is told the same as before."""
+"""The retention of Dagster's records on a real SQLite instance with hundreds of aged runs and events.
+
+The counts drop to the bound, and the state returned by Dagster stays the same.
+"""
 
 import json
 import os
@@ -117,7 +119,7 @@ def run_all(instance: dg.DagsterInstance, hours: list[str]) -> None:
 
 
 def repeat_all(instance: dg.DagsterInstance, times: int) -> None:
-    """Copies every run, with its rows and its file, under new ids: as if it had run again, but quickly."""
+    """Copy every run, with its rows and its file, under new ids: faster than running it again."""
     runs, events = instance.run_storage, instance.event_log_storage
     assert isinstance(runs, SqlRunStorage)
     assert isinstance(events, SqliteEventLogStorage)
@@ -141,7 +143,7 @@ def copy_rows(connection: db.Connection, table: db.Table, old: str, new: str) ->
 
 
 def report(instance: dg.DagsterInstance, times: int, hours: list[str] = HOURS) -> None:
-    """What the follower and a health sensor report without a run."""
+    """Report events without a run, as the follower and a health sensor do."""
     for number in range(times):
         for hour in hours:
             instance.report_runless_asset_event(
@@ -153,7 +155,7 @@ def report(instance: dg.DagsterInstance, times: int, hours: list[str] = HOURS) -
 
 
 def age(instance: dg.DagsterInstance, by: timedelta) -> None:
-    """Makes everything that is there `by` older: rows, and the files of runs."""
+    """Make all existing records `by` older: rows, and the files of runs."""
     runs, events = instance.run_storage, instance.event_log_storage
     assert isinstance(runs, SqlRunStorage)
     assert isinstance(events, SqliteEventLogStorage)
@@ -187,41 +189,41 @@ def limits() -> Limits:
 
 
 def state(instance: dg.DagsterInstance) -> dict[str, Any]:
-    """What Dagster tells of assets, checks and runs to its UI, its automation and its sensors."""
+    """Return the state of assets, checks and runs that Dagster reports to its UI, automation and sensors."""
     storage = instance.event_log_storage
     assert isinstance(storage, SqliteEventLogStorage)
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for key in (BRONZE, SILVER, GOLD):
         name = key.to_user_string()
-        told[f"{name} materialized"] = sorted(instance.get_materialized_partitions(key))
-        told[f"{name} latest"] = instance.get_latest_materialization_event(key)
+        found[f"{name} materialized"] = sorted(instance.get_materialized_partitions(key))
+        found[f"{name} latest"] = instance.get_latest_materialization_event(key)
         for kind in (
             dg.DagsterEventType.ASSET_MATERIALIZATION,
             dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED,
             dg.DagsterEventType.ASSET_OBSERVATION,
         ):
-            told[f"{name} {kind.value}"] = storage.get_latest_storage_id_by_partition(key, kind)
+            found[f"{name} {kind.value}"] = storage.get_latest_storage_id_by_partition(key, kind)
         attempts = storage.get_latest_asset_partition_materialization_attempts_without_materializations(key)
-        told[f"{name} attempts"] = {
+        found[f"{name} attempts"] = {
             partition: (run_id, event, status_of(instance, run_id)) for partition, (run_id, event) in attempts.items()
         }
-        told[f"{name} versions"] = storage.get_latest_tags_by_partition(
+        found[f"{name} versions"] = storage.get_latest_tags_by_partition(
             key, dg.DagsterEventType.ASSET_MATERIALIZATION, ["dagster/data_version"]
         )
         status = get_and_update_asset_status_cache_value(instance, key, PARTITIONS)
-        told[f"{name} status"] = None if status is None else status._asdict()
+        found[f"{name} status"] = None if status is None else status._asdict()
     checks = [HEARTBEAT, dg.AssetCheckKey(SILVER, "gate")]
-    told["check partitions"] = sorted(map(repr, storage.get_asset_check_partition_info(checks)))
-    told["check states"] = {
+    found["check partitions"] = sorted(map(repr, storage.get_asset_check_partition_info(checks)))
+    found["check states"] = {
         repr(key): record.last_check_execution_record
         for key, record in storage.get_asset_check_summary_records(checks).items()
     }
-    told["checks completed"] = storage.get_asset_check_execution_history(
+    found["checks completed"] = storage.get_asset_check_execution_history(
         checks[1], limit=1, status={AssetCheckExecutionRecordStatus.FAILED}
     )
-    told["requested"] = requests(instance, None)
-    told["newest event"] = storage.get_maximum_record_id()
-    return told
+    found["requested"] = requests(instance, None)
+    found["newest event"] = storage.get_maximum_record_id()
+    return found
 
 
 def status_of(instance: dg.DagsterInstance, run_id: str) -> str | None:
@@ -234,8 +236,8 @@ def requests(instance: dg.DagsterInstance, cursor: Any) -> dict[str, list[str]]:
     return {key.to_user_string(): sorted(filter(None, result.get_requested_partitions(key))) for key in (SILVER, GOLD)}
 
 
-def test_the_counts_go_down_and_the_state_stays(instance: dg.DagsterInstance) -> None:
-    before, told = census(instance), state(instance)
+def test_purge_reduces_the_counts_and_keeps_the_state(instance: dg.DagsterInstance) -> None:
+    before, state_before = census(instance), state(instance)
     assert before.runs >= 200
     assert before.events + before.check_executions >= 1_000
     cursor = dg.evaluate_automation_conditions(DEFINITIONS, instance).cursor
@@ -243,11 +245,11 @@ def test_the_counts_go_down_and_the_state_stays(instance: dg.DagsterInstance) ->
     purged = purge(instance, limits())
 
     after = census(instance)
-    assert state(instance) == told
-    assert requests(instance, cursor) == {"silver": [], "gold": []}, "nothing is asked for that was not before"
+    assert state(instance) == state_before
+    assert requests(instance, cursor) == {"silver": [], "gold": []}, "the purge causes no new request"
     assert purged.is_complete
     assert after.runs == before.runs - purged.runs
-    # A run an (asset, partition) for what was materialized 40 days ago, two failed hours, and what is recent.
+    # One run per (asset, partition) materialized 40 days ago, two failed hours, and the recent runs.
     assert after.runs <= 2 * len(HOURS) + 4 + 7
     assert after.events < before.events / 2
     assert after.check_executions <= 2 * (len(HOURS) + 2) + 3 + 3 + 2
@@ -256,7 +258,7 @@ def test_the_counts_go_down_and_the_state_stays(instance: dg.DagsterInstance) ->
     assert purged.tick_logs == 2
 
 
-def test_a_second_time_nothing_is_left_to_do(instance: dg.DagsterInstance) -> None:
+def test_second_purge_deletes_nothing(instance: dg.DagsterInstance) -> None:
     purge(instance, limits())
     once = census(instance)
     again = purge(instance, limits())
@@ -264,7 +266,7 @@ def test_a_second_time_nothing_is_left_to_do(instance: dg.DagsterInstance) -> No
     assert census(instance).runs == once.runs
 
 
-def test_a_run_that_stays_for_its_state_has_no_log_and_no_file(instance: dg.DagsterInstance) -> None:
+def test_run_kept_for_its_state_has_no_log_and_no_file(instance: dg.DagsterInstance) -> None:
     purged = purge(instance, limits())
     assert purged.runs_trimmed > 0
     storage = instance.event_log_storage
@@ -277,15 +279,15 @@ def test_a_run_that_stays_for_its_state_has_no_log_and_no_file(instance: dg.Dags
         assert restarted.all_logs(kept[0]) == []
 
 
-def test_work_is_bounded_and_goes_on_the_next_time(instance: dg.DagsterInstance) -> None:
-    told = state(instance)
+def test_purge_is_bounded_and_continues_the_next_time(instance: dg.DagsterInstance) -> None:
+    state_before = state(instance)
     nothing = purge(instance, limits(), max_s=0.0)
     assert (nothing.is_complete, nothing.runs) == (False, 0)
     assert purge(instance, limits()).is_complete
-    assert state(instance) == told
+    assert state(instance) == state_before
 
 
-def test_what_is_within_the_retention_stays_whole(instance: dg.DagsterInstance) -> None:
+def test_records_within_the_retention_stay_complete(instance: dg.DagsterInstance) -> None:
     recent = [record.dagster_run.run_id for record in recent_runs(instance)]
     logs = {run_id: len(instance.all_logs(run_id)) for run_id in recent}
     assert len(recent) == 7
@@ -301,12 +303,12 @@ def recent_runs(instance: dg.DagsterInstance) -> list[dg.RunRecord]:
     return [record for record in instance.get_run_records() if (record.end_time or 0) > since]
 
 
-def test_the_follower_finds_the_last_run_of_each_request_and_runs_in_flight(instance: dg.DagsterInstance) -> None:
+def test_last_run_of_each_request_and_runs_in_flight_are_kept(instance: dg.DagsterInstance) -> None:
     in_flight = instance.create_run_for_job(JOB, status=dg.DagsterRunStatus.STARTED, tags={"cryptolake/request": "x.1"})
     waiting = instance.create_run_for_job(
         JOB, status=dg.DagsterRunStatus.NOT_STARTED, tags={"cryptolake/request": "x.2"}
     )
-    instance.create_run_for_job(JOB, status=dg.DagsterRunStatus.SUCCESS)  # so that those are not the newest
+    instance.create_run_for_job(JOB, status=dg.DagsterRunStatus.SUCCESS)  # so that the runs above are not the newest
     runs = instance.run_storage
     assert isinstance(runs, SqlRunStorage)
     with runs.connect() as connection:
@@ -326,7 +328,7 @@ def newest(instance: dg.DagsterInstance, request: str) -> str:
     return instance.get_runs(dg.RunsFilter(tags={"cryptolake/request": request}), limit=1)[0].run_id
 
 
-def test_an_id_is_never_given_twice_though_everything_is_old(aged: Path, instance: dg.DagsterInstance) -> None:
+def test_ids_are_never_reused_after_a_purge(aged: Path, instance: dg.DagsterInstance) -> None:
     age(instance, timedelta(days=400))
     storage = instance.event_log_storage
     newest_event, newest_run = storage.get_maximum_record_id(), instance.get_run_records(limit=1)[0].storage_id
@@ -338,7 +340,7 @@ def test_an_id_is_never_given_twice_though_everything_is_old(aged: Path, instanc
     assert instance.get_run_records(limit=1)[0].storage_id > newest_run
 
 
-def test_a_run_that_was_repeated_stays_while_its_repetition_does(instance: dg.DagsterInstance) -> None:
+def test_retried_run_is_kept_with_its_retry(instance: dg.DagsterInstance) -> None:
     records = instance.get_run_records(ascending=True, limit=1)
     root = records[0].dagster_run
     again = instance.create_run_for_job(
@@ -354,7 +356,7 @@ def test_a_run_that_was_repeated_stays_while_its_repetition_does(instance: dg.Da
     assert {one.run_id for one in group[1]} == {root.run_id, again.run_id}
 
 
-def test_finished_backfills_go_with_their_runs(instance: dg.DagsterInstance) -> None:
+def test_finished_backfills_are_deleted_with_their_runs(instance: dg.DagsterInstance) -> None:
     from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 
     long_ago = time.time() - 40 * 86_400
@@ -374,12 +376,12 @@ def test_finished_backfills_go_with_their_runs(instance: dg.DagsterInstance) -> 
         assert connection.execute(db.select(db.func.count()).select_from(BulkActionsTable)).scalar_one() == 2
 
 
-def test_the_asset_reports_counts_and_bytes(instance: dg.DagsterInstance) -> None:
+def test_asset_reports_counts_and_bytes(instance: dg.DagsterInstance) -> None:
     job = build_definitions().resolve_implicit_global_asset_job_def()
     result = job.execute_in_process(instance=instance, asset_selection=[EVENT_LOG])
     (event,) = result.asset_materializations_for_node(EVENT_LOG.to_python_identifier())
-    said: dict[str, Any] = {name: value.value for name, value in event.metadata.items()}
-    assert said["complete"] is True
-    assert said["runs_deleted"] > 0
+    metadata: dict[str, Any] = {name: value.value for name, value in event.metadata.items()}
+    assert metadata["complete"] is True
+    assert metadata["runs_deleted"] > 0
     for name in asdict(census(instance)):
-        assert said[f"{name}_after"] < said[f"{name}_before"], json.dumps(said)
+        assert metadata[f"{name}_after"] < metadata[f"{name}_before"], json.dumps(metadata)

@@ -1,5 +1,4 @@
-"""The alerting sensors on a real instance: real runs fail and succeed, and the sensors are evaluated as the daemon
-does it."""
+"""The alerting sensors on a real instance with failed and successful runs, evaluated as by the daemon."""
 
 from collections.abc import Iterator
 from datetime import timedelta
@@ -32,10 +31,10 @@ PLAN: dict[str, Any] = {}
     ],
 )
 def bars(context: dg.AssetExecutionContext) -> Iterator[Any]:
-    how = PLAN.get(context.partition_key, "passes")
-    if how == "raises":
+    outcome = PLAN.get(context.partition_key, "passes")
+    if outcome == "raises":
         raise ValueError("the lake is\nfrozen over")
-    passed = how == "passes"
+    passed = outcome == "passes"
     yield dg.AssetCheckResult(asset_key=KEY, check_name="drop_ratio", passed=passed)
     yield dg.AssetCheckResult(asset_key=KEY, check_name="late", passed=passed, severity=dg.AssetCheckSeverity.WARN)
     if not passed:
@@ -44,13 +43,13 @@ def bars(context: dg.AssetExecutionContext) -> Iterator[Any]:
 
 
 @dg.op
-def breaks() -> None:
+def failing_op() -> None:
     raise RuntimeError("no assets here")
 
 
 @dg.job
 def a_job() -> None:
-    breaks()
+    failing_op()
 
 
 DEFINITIONS = dg.Definitions(assets=[bars], jobs=[a_job])
@@ -64,20 +63,20 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 
 
 @pytest.fixture
-def told(monkeypatch: pytest.MonkeyPatch) -> list[Alert]:
+def alerts(monkeypatch: pytest.MonkeyPatch) -> list[Alert]:
     """The alerts that were sent."""
     alerts: list[Alert] = []
 
-    def keep(settings: Settings, alert: Alert) -> list[Delivery]:
+    def store(settings: Settings, alert: Alert) -> list[Delivery]:
         alerts.append(alert)
         return []
 
-    monkeypatch.setattr(notify_module, "notify", keep)
+    monkeypatch.setattr(notify_module, "notify", store)
     return alerts
 
 
-def run(instance: dg.DagsterInstance, partition: str, how: str) -> dg.ExecuteInProcessResult:
-    PLAN[partition] = how
+def run(instance: dg.DagsterInstance, partition: str, outcome: str) -> dg.ExecuteInProcessResult:
+    PLAN[partition] = outcome
     job = DEFINITIONS.resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance, partition_key=partition, asset_selection=[KEY], raise_on_error=False
@@ -104,15 +103,15 @@ class Daemon:
             )
 
 
-def test_the_alert_of_a_failed_run_names_what_failed_and_why(instance: dg.DagsterInstance, told: list[Alert]) -> None:
+def test_alert_of_a_failed_run_names_its_checks_and_cause(instance: dg.DagsterInstance, alerts: list[Alert]) -> None:
     daemon = Daemon(instance)
     daemon.tick()
     result = run(instance, "h1", "fails")
     daemon.tick()
-    (alert,) = told
+    (alert,) = alerts
     assert alert.kind is AlertKind.FAILED
     assert (alert.assets, alert.partition) == (("silver/bars",), "h1")
-    assert alert.failed_checks == ("silver/bars: drop_ratio",), "a check that warns has not failed the run"
+    assert alert.failed_checks == ("silver/bars: drop_ratio",), "a check that warns does not fail the run"
     assert (alert.step, alert.cause) == ("silver__bars", "silver: h1 held back")
     assert alert.run_url == f"http://127.0.0.1:{get_settings().dagster_port}/runs/{result.run_id}"
     record = instance.get_run_record_by_id(result.run_id)
@@ -122,19 +121,17 @@ def test_the_alert_of_a_failed_run_names_what_failed_and_why(instance: dg.Dagste
     assert alert.at.timestamp() == pytest.approx(record.end_time)
 
 
-def test_the_cause_of_an_exception_is_its_own_first_line(instance: dg.DagsterInstance, told: list[Alert]) -> None:
+def test_cause_of_an_exception_is_its_first_line(instance: dg.DagsterInstance, alerts: list[Alert]) -> None:
     daemon = Daemon(instance)
     daemon.tick()
     run(instance, "h1", "raises")
     a_job.execute_in_process(instance=instance, raise_on_error=False)
     daemon.tick()
-    assert [alert.cause for alert in told] == ["ValueError: the lake is", "RuntimeError: no assets here"]
-    assert (told[1].job, told[1].assets, told[1].partition, told[1].subject) == ("a_job", (), None, "a_job")
+    assert [alert.cause for alert in alerts] == ["ValueError: the lake is", "RuntimeError: no assets here"]
+    assert (alerts[1].job, alerts[1].assets, alerts[1].partition, alerts[1].subject) == ("a_job", (), None, "a_job")
 
 
-def test_a_partition_that_fails_again_is_told_once_and_once_when_it_is_well(
-    instance: dg.DagsterInstance, told: list[Alert]
-) -> None:
+def test_repeated_failure_alerts_once_and_once_on_recovery(instance: dg.DagsterInstance, alerts: list[Alert]) -> None:
     daemon = Daemon(instance)
     daemon.tick()
     run(instance, "h2", "passes")
@@ -143,18 +140,18 @@ def test_a_partition_that_fails_again_is_told_once_and_once_when_it_is_well(
         daemon.tick()
     run(instance, "h2", "fails")
     daemon.tick()
-    assert [(alert.partition, alert.kind) for alert in told] == [("h1", "failed"), ("h2", "failed")]
+    assert [(alert.partition, alert.kind) for alert in alerts] == [("h1", "failed"), ("h2", "failed")]
     run(instance, "h1", "passes")
     run(instance, "h1", "passes")
     daemon.tick()
-    assert [(alert.partition, alert.kind) for alert in told[2:]] == [("h1", "recovered")]
-    assert told[2].since == told[0].at
+    assert [(alert.partition, alert.kind) for alert in alerts[2:]] == [("h1", "recovered")]
+    assert alerts[2].since == alerts[0].at
     run(instance, "h1", "fails")
     daemon.tick()
-    assert [(alert.partition, alert.kind) for alert in told[3:]] == [("h1", "failed")]
+    assert [(alert.partition, alert.kind) for alert in alerts[3:]] == [("h1", "failed")]
 
 
-def test_a_reminder_comes_when_it_went_on_for_hours(instance: dg.DagsterInstance, told: list[Alert]) -> None:
+def test_reminder_is_sent_after_hours_of_failures(instance: dg.DagsterInstance, alerts: list[Alert]) -> None:
     daemon = Daemon(instance)
     daemon.tick()
     hours = get_settings().alert_reminder_hours
@@ -165,12 +162,12 @@ def test_a_reminder_comes_when_it_went_on_for_hours(instance: dg.DagsterInstance
     run(instance, "h1", "fails")
     run(instance, "h1", "fails")
     daemon.tick()
-    assert [alert.kind for alert in told] == ["failed", "still failing"]
-    assert told[1].since == told[0].at
+    assert [alert.kind for alert in alerts] == ["failed", "still failing"]
+    assert alerts[1].since == alerts[0].at
 
 
 def shift_end(instance: dg.DagsterInstance, run_id: str, by: timedelta) -> None:
-    """Makes a run have ended earlier."""
+    """Move the end of a run into the past."""
     storage = instance.run_storage
     assert isinstance(storage, SqlRunStorage)
     with storage.connect() as connection:
@@ -178,7 +175,7 @@ def shift_end(instance: dg.DagsterInstance, run_id: str, by: timedelta) -> None:
         connection.execute(statement.values(end_time=RunsTable.c.end_time - by.total_seconds()))
 
 
-def test_a_failure_that_dagster_tries_again_is_not_told(instance: dg.DagsterInstance, told: list[Alert]) -> None:
+def test_failure_that_dagster_retries_sends_no_alert(instance: dg.DagsterInstance, alerts: list[Alert]) -> None:
     daemon = Daemon(instance)
     daemon.tick()
     retried = run(instance, "h1", "fails")
@@ -186,10 +183,10 @@ def test_a_failure_that_dagster_tries_again_is_not_told(instance: dg.DagsterInst
     daemon.tick()
     run(instance, "h1", "passes")
     daemon.tick()
-    assert told == []
+    assert alerts == []
 
 
-def test_direct_invocation_with_a_built_context(instance: dg.DagsterInstance, told: list[Alert]) -> None:
+def test_sensor_is_invoked_directly_with_a_built_context(instance: dg.DagsterInstance, alerts: list[Alert]) -> None:
     result = run(instance, "h1", "fails")
     run_failures = build_definitions().resolve_sensor_def("run_failures")
     run_failures(
@@ -200,4 +197,4 @@ def test_direct_invocation_with_a_built_context(instance: dg.DagsterInstance, to
             dagster_event=next(event for event in result.all_events if event.is_run_failure),
         ).for_run_failure()
     )
-    assert [alert.partition for alert in told] == ["h1"]
+    assert [alert.partition for alert in alerts] == ["h1"]

@@ -1,4 +1,4 @@
-"""The mart `sentiment_vs_market` on the real Spark server, run as Dagster runs it, beside what its sources hold."""
+"""The mart `sentiment_vs_market` on the real Spark server, run by Dagster, compared with its sources."""
 
 from __future__ import annotations
 
@@ -55,9 +55,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield ephemeral
 
 
-def test_the_index_and_the_market_stand_beside_their_day_exactly(
-    settings: Settings, instance: dg.DagsterInstance
-) -> None:
+def test_mart_joins_index_and_market_to_their_day_exactly(settings: Settings, instance: dg.DagsterInstance) -> None:
     trades = [
         {**trade(start + timedelta(minutes=minute), 100 * number + minute, "64250.5", "0.1"), "symbol": symbol}
         for number, start in enumerate((FIRST, SECOND))
@@ -72,9 +70,9 @@ def test_the_index_and_the_market_stand_beside_their_day_exactly(
 
     first = run_marts(instance, FIRST, SECOND, [MART])
     assert first.success
-    judged = verdicts(first)
-    assert judged == every_check_passed([MART])
-    assert judged[MART].keys() >= {"as_much_as_gold_sentiment_vs_market_", "sentiment_is_of_its_day"}
+    results = verdicts(first)
+    assert results == every_check_passed([MART])
+    assert results[MART].keys() >= {"as_much_as_gold_sentiment_vs_market_", "sentiment_is_of_its_day"}
 
     gold = {
         (row["symbol"], row["trade_date"]): row
@@ -89,7 +87,7 @@ def test_the_index_and_the_market_stand_beside_their_day_exactly(
         assert (row["fear_greed"], row["fear_greed_classification"]) == ((74, "Greed") if on_first else (None, None))
         assert (row["total_market_cap"], row["btc_dominance"]) == ((None, None) if on_first else (CAP, DOMINANCE))
 
-    # The index of the second day comes late: only that day's rows change; again, and nothing does.
+    # The index of the second day arrives late: only that day's rows change; another run changes nothing.
     put(settings, SILVER_FEAR_GREED, [day(SECOND, 40, "Fear")])
     assert run_marts(instance, SECOND, SECOND, [MART]).success
     after = rows_of(settings)
@@ -103,7 +101,7 @@ def test_the_index_and_the_market_stand_beside_their_day_exactly(
     assert get_catalog(settings).load_table(("marts", MART)).metadata.current_snapshot_id == snapshot
 
 
-def test_a_mart_that_is_not_its_sources_is_named(settings: Settings) -> None:
+def test_mart_that_differs_from_its_sources_fails_its_test(settings: Settings) -> None:
     start = datetime(2025, 7, 1, tzinfo=UTC)
     trades = [{**trade(start, 1, "100", "1"), "symbol": "AAAUSDT"}]
     candidate = bars_of(trades)

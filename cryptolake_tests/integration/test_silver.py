@@ -1,6 +1,6 @@
-"""Silver on the real Spark server and catalog: exact, incremental, repeatable, and quarantined where it must be.
+"""Silver on the real Spark server and catalog: exact, incremental, repeatable, with quarantine.
 
-Each test has a day of its own in the shared tables.
+Each test uses its own day in the shared tables.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Aggre
 
 
 def refresh(settings: Settings, engine: AggregationEngine, hour: datetime, from_sequence: int | None = None) -> int:
-    """A Silver run; returns the number of bars that changed."""
+    """Run Silver; return the number of changed bars."""
     candidate, publication = silver_runs.refresh(settings, engine, hour, from_sequence)
     assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
     return publication.rows_changed
@@ -62,7 +62,7 @@ def assert_bars_equal(settings: Settings, hour: datetime, trades: list[Trade]) -
 
 
 def random_trades(hour: datetime, seed: int, number: int) -> list[Trade]:
-    """Two symbols, many trades in one millisecond, hostile digits."""
+    """Return trades of two symbols with many ties and hostile digits."""
     source = random.Random(seed)  # noqa: S311  not for secrets
     made = []
     for trade_id in range(number):
@@ -84,7 +84,7 @@ def random_trades(hour: datetime, seed: int, number: int) -> list[Trade]:
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_shuffled_repeated_and_tied_trades_give_the_reference_bars(
+def test_shuffled_duplicate_and_tied_trades_give_the_reference_bars(
     platform: Settings, engine: AggregationEngine, hour: datetime, seed: int
 ) -> None:
     trades = random_trades(hour, seed, 3_000)
@@ -96,7 +96,7 @@ def test_shuffled_repeated_and_tied_trades_give_the_reference_bars(
     assert_bars_equal(platform, hour, trades)
 
 
-def test_a_late_trade_moves_its_own_minute_only(platform: Settings, engine: AggregationEngine, hour: datetime) -> None:
+def test_late_trade_updates_only_its_own_minute(platform: Settings, engine: AggregationEngine, hour: datetime) -> None:
     trades = [trade(hour + timedelta(seconds=20 * number), number) for number in range(12)]
     refresh(platform, engine, hour, append(platform, trades))
     before = bars(platform, hour)
@@ -112,23 +112,23 @@ def test_a_late_trade_moves_its_own_minute_only(platform: Settings, engine: Aggr
     assert_bars_equal(platform, hour, [*trades, late])
 
 
-def test_running_again_changes_nothing(platform: Settings, engine: AggregationEngine, hour: datetime) -> None:
+def test_second_run_changes_nothing(platform: Settings, engine: AggregationEngine, hour: datetime) -> None:
     trades = [trade(hour + timedelta(seconds=7 * number), number) for number in range(50)]
     first = append(platform, trades)
     refresh(platform, engine, hour, first)
     before = bars(platform, hour)
-    repeats = append(platform, trades)
-    assert refresh(platform, engine, hour, repeats) == 0
+    duplicates = append(platform, trades)
+    assert refresh(platform, engine, hour, duplicates) == 0
     assert refresh(platform, engine, hour) == 0
     assert bars(platform, hour) == before
 
 
-def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
+def test_trades_that_break_a_rule_are_quarantined_once_and_reach_no_bar(
     platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
-    sound = [trade(hour + timedelta(seconds=number), number) for number in range(40)]
-    first_id = hour.toordinal() * 10_000  # the quarantine keeps an identity once, whichever test it came from
-    broken = {
+    valid = [trade(hour + timedelta(seconds=number), number) for number in range(40)]
+    first_id = hour.toordinal() * 10_000  # unique: the quarantine, shared by all tests, stores an identity once
+    invalid = {
         "other_exchange": trade(hour, first_id + 6, exchange="binance_spot"),
         "price_not_positive": trade(hour, first_id + 1, price="-1"),
         "qty_negative": trade(hour, first_id + 2, qty="-2"),
@@ -137,36 +137,38 @@ def test_trades_that_break_a_rule_are_kept_apart_once_and_reach_no_bar(
         "unknown_symbol": trade(hour, first_id + 4, symbol="NOPEUSDT"),
         "event_time_out_of_range": trade(datetime(2099, 1, 1, tzinfo=UTC), first_id + 5),
     }
-    sequence = append(platform, [*sound, *broken.values()])
+    sequence = append(platform, [*valid, *invalid.values()])
     lenient = platform.model_copy(update={"drop_ratio_limit": 0.5})
     (made,) = run_silver(lenient, engine, [hour], "t", from_sequence=sequence)
     (candidate,) = made.candidates
     assert candidate.passed
-    assert made.quarantined == len(broken)
-    assert candidate.counts.dropped_by_rule == {**dict.fromkeys(broken, 1), "event_time_out_of_range": 0}
+    assert made.quarantined == len(invalid)
+    assert candidate.counts.dropped_by_rule == {**dict.fromkeys(invalid, 1), "event_time_out_of_range": 0}
     (again,) = run_silver(lenient, engine, [hour], "t", from_sequence=sequence)
     assert again.quarantined == 0
-    of_minute = [broken[rule] for rule in MISSING_TRADE_RULES]
-    assert_bars_equal(platform, hour, [*sound, *of_minute])
-    held = run_sql(
+    of_minute = [invalid[rule] for rule in MISSING_TRADE_RULES]
+    assert_bars_equal(platform, hour, [*valid, *of_minute])
+    quarantined_rows = run_sql(
         platform,
         "SELECT rule, trade_id FROM cryptolake.silver.futures_trades_quarantine "
         f"WHERE trade_id BETWEEN {first_id} AND {first_id + 9}",
     ).to_pylist()
-    assert {row["rule"]: row["trade_id"] for row in held} == {rule: row["trade_id"] for rule, row in broken.items()}
+    assert {row["rule"]: row["trade_id"] for row in quarantined_rows} == {
+        rule: row["trade_id"] for rule, row in invalid.items()
+    }
 
 
-def test_a_broken_copy_of_a_trade_does_not_take_the_sound_ones_place(
+def test_invalid_copy_of_a_trade_does_not_replace_the_valid_one(
     platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
     trades = [trade(hour + timedelta(seconds=number), number) for number in range(30)]
-    poison: dict[str, Any] = {**trades[3], "price": Decimal(-5), "qty": Decimal(0)}
-    append(platform, [poison, *trades])
+    invalid_copy: dict[str, Any] = {**trades[3], "price": Decimal(-5), "qty": Decimal(0)}
+    append(platform, [invalid_copy, *trades])
     refresh(platform, engine, hour)
     assert_bars_equal(platform, hour, trades)
 
 
-def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
+def test_failed_candidate_is_not_published_and_other_hours_continue(
     platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
     good = [trade(hour + timedelta(seconds=number), number) for number in range(30)]
@@ -183,7 +185,7 @@ def test_a_candidate_that_fails_its_gate_is_not_published_and_other_hours_go_on(
     assert set(bars(platform, hour, hours=2)) - set(before) == {("BTCUSDT", hour + timedelta(hours=1))}
 
 
-def test_gold_is_the_days_bars_added_up_and_repeats_exactly(
+def test_gold_sums_the_days_bars_and_a_second_run_changes_nothing(
     platform: Settings, engine: AggregationEngine, hour: datetime
 ) -> None:
     trades = random_trades(hour, 5, 500)

@@ -1,4 +1,4 @@
-"""Sessions of the Spark Connect server: those that nobody holds any more, and errors of their statements."""
+"""Sessions of the Spark Connect server: unreferenced ones, and errors of their statements."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.commands import run_cryptolake
 
 
-def test_a_dropped_session_is_not_closed_by_the_garbage_collector(
+def test_dropped_session_is_not_closed_by_the_garbage_collector(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would wait, in whatever thread it runs, for workers that may wait for that thread: seen as a hang."""
+    """Closing waits for workers that may wait for the collecting thread, which caused a hang."""
     closed: list[SparkConnectClient] = []
     monkeypatch.setattr(SparkConnectClient, "close", lambda client: closed.append(client))
-    # PySpark itself holds the newest one, and one as a default.
+    # PySpark itself references the newest session and a default one.
     sessions: list[Any] = [connect(settings) for _ in range(4)]
     dropped = [weakref.ref(thing) for session in sessions for thing in (session, session.client)]
     sessions.clear()
     gc.collect()
-    assert [thing() for thing in dropped].count(None) >= 4, "nor does PySpark hold its client until the process ends"
+    assert [thing() for thing in dropped].count(None) >= 4, (
+        "PySpark does not reference the clients until the process ends either"
+    )
     assert not closed
     assert connect(settings).sql("SELECT 1").collect()[0][0] == 1
 
 
-def test_the_stream_gets_another_session_where_its_own_was_closed(settings: Settings) -> None:
+def test_stream_gets_a_new_session_after_its_own_was_closed(settings: Settings) -> None:
     own: Any = _session(settings)
     own.stop()
     another: Any = _session(settings)
@@ -39,7 +41,7 @@ def test_the_stream_gets_another_session_where_its_own_was_closed(settings: Sett
     assert another.sql("SELECT 1").collect()[0][0] == 1
 
 
-def test_an_error_of_sql_is_sparks_message_and_nothing_else(settings: Settings) -> None:
+def test_sql_error_shows_only_sparks_message(settings: Settings) -> None:
     def error(sql: str) -> str:
         done = run_cryptolake(settings, "sql", "--engine", "spark", sql, timeout_s=120)
         assert (done.returncode, done.stdout) == (1, "")

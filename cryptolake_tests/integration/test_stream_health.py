@@ -1,5 +1,7 @@
-"""A real stream in trouble: kill -9 of its broker, of itself and of Spark in the middle of a replay, then the health
-sensor on it: well, finished, hung and restarted; and bars that fall behind."""
+"""SIGKILL of the broker, the Bronze stream and Spark during a replay, then the health sensor.
+
+The sensor sees a healthy, a finished, a hung and a restarted stream, and outdated bars.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,7 @@ from cryptolake_tests.support.waiting import wait_for
 
 @pytest.fixture(scope="module")
 def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
-    """A platform at a replay's end, all bars in Silver; on the way broker, Bronze stream and Spark were killed."""
+    """A platform at a replay's end, all bars in Silver; broker, Bronze stream and Spark were killed meanwhile."""
     settings = settings_for(
         tmp_path_factory.mktemp("health"),
         replay_speed=SPEED,
@@ -49,14 +51,14 @@ def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFac
         coverage_interval_s=1.0,
         stream_stall_s=10,
     )
-    # The replay begins with the first subscription: everything else is up by then.
+    # The replay starts with the first subscription, so start everything else before.
     others = [KAFKA, SPARK, EXCHANGE, BRONZE]
     with start_platform(settings, others, [*others, PRODUCER]):
         wait_for(lambda: replay(settings)["frames_sent"] > FRAMES / 3, timeout_s=120)
         kill(settings, KAFKA)
         kill(settings, BRONZE)
         wait_for(lambda: replay(settings)["frames_sent"] > FRAMES / 2, timeout_s=120)
-        # Without its server the stream has to notice, end, and come back by itself.
+        # The stream must detect the loss of its server, end, and be restarted.
         kill(settings, SPARK)
         wait_until_all_is_in_bronze(settings)
         refreshed_bars(settings)
@@ -64,16 +66,16 @@ def platform(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFac
 
 
 class Watch:
-    """The sensor's looks, one after another, and what they said of each check."""
+    """Consecutive evaluations of the sensor, and the reported results of each check."""
 
     def __init__(self, settings: Settings, instance: dg.DagsterInstance) -> None:
         self._graph, self._stream = Graph.of(settings), StreamResource(settings=settings)
         self._instance = instance
         self._cursor: str | None = None
-        self.said: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], FRAMES_ACCEPTED: [], UP_TO_DATE: []}
+        self.results: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], FRAMES_ACCEPTED: [], UP_TO_DATE: []}
         self.materialized: list[dg.AssetMaterialization] = []
 
-    def look(self, later_s: float = 0.0) -> list[dg.RunRequest]:
+    def evaluate(self, later_s: float = 0.0) -> list[dg.RunRequest]:
         context = dg.build_sensor_context(instance=self._instance, cursor=self._cursor)
         result = evaluate(context, self._graph, self._stream.signals(), time.time() + later_s)
         if isinstance(result, dg.SkipReason):
@@ -82,7 +84,7 @@ class Watch:
         self._cursor = result.cursor
         for event in result.asset_events:
             if isinstance(event, dg.AssetCheckEvaluation):
-                self.said[event.check_name].append((event.passed, event.severity.value, str(event.description)))
+                self.results[event.check_name].append((event.passed, event.severity.value, str(event.description)))
             elif isinstance(event, dg.AssetMaterialization):
                 self.materialized.append(event)
             self._instance.report_runless_asset_event(event)
@@ -101,7 +103,7 @@ def bronze_pid(settings: Settings) -> int:
     return pid
 
 
-def test_killed_broker_stream_and_spark_lose_nothing_and_change_no_bar(settings: Settings) -> None:
+def test_killed_broker_stream_and_spark_lose_no_trade_and_change_no_bar(settings: Settings) -> None:
     assert distinct_trades(settings) == FRAMES
     report = read_report(settings)
     assert report is not None
@@ -112,18 +114,16 @@ def test_killed_broker_stream_and_spark_lose_nothing_and_change_no_bar(settings:
     assert found.count(Verdict.INCOMPLETE) == len(bars) - 14 == 4
 
 
-def test_at_a_replays_end_everything_is_well(settings: Settings, watch: Watch) -> None:
-    assert watch.look() == []
-    assert watch.said[HEARTBEAT][-1][0]
-    assert watch.said[UP_TO_DATE][-1][0]
+def test_checks_pass_at_the_end_of_a_replay(settings: Settings, watch: Watch) -> None:
+    assert watch.evaluate() == []
+    assert watch.results[HEARTBEAT][-1][0]
+    assert watch.results[UP_TO_DATE][-1][0]
     assert [event.partition for event in watch.materialized] == ["2024-07-19-00:00"]
-    assert watch.look(later_s=REPORT_EVERY_S) == []
-    assert watch.said[UP_TO_DATE][-1][2].startswith("replay finished")
+    assert watch.evaluate(later_s=REPORT_EVERY_S) == []
+    assert watch.results[UP_TO_DATE][-1][2].startswith("replay finished")
 
 
-def test_bars_that_fall_behind_warn_and_then_fail(
-    settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_outdated_bars_warn_and_then_fail(settings: Settings, watch: Watch, monkeypatch: pytest.MonkeyPatch) -> None:
     end = datetime(2024, 7, 19, 0, 6, tzinfo=UTC).timestamp()
     limit_s = settings.event_time_lag_limit_in_use_s
     clock: dict[str, float] = {}
@@ -132,17 +132,17 @@ def test_bars_that_fall_behind_warn_and_then_fail(
     )
     for seconds in (0, limit_s * 1.5, limit_s * (FAILS_AT + 0.5)):
         clock["s"] = end + seconds
-        watch.look()
-    assert [said[:2] for said in watch.said[UP_TO_DATE]] == [(True, "WARN"), (False, "WARN"), (False, "ERROR")]
+        watch.evaluate()
+    assert [result[:2] for result in watch.results[UP_TO_DATE]] == [(True, "WARN"), (False, "WARN"), (False, "ERROR")]
 
 
-def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: Watch) -> None:
+def test_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: Watch) -> None:
     before = bronze_pid(settings)
-    watch.look()
+    watch.evaluate()
     requests: list[dg.RunRequest] = []
 
     def is_restart_asked_for() -> bool:
-        requests.extend(watch.look())
+        requests.extend(watch.evaluate())
         return bool(requests)
 
     os.kill(before, signal.SIGSTOP)
@@ -150,7 +150,7 @@ def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: W
         wait_for(is_restart_asked_for, timeout_s=60)
     finally:
         os.kill(before, signal.SIGCONT)
-    assert [said[:2] for said in watch.said[HEARTBEAT]] == [(True, "WARN"), (False, "WARN"), (False, "ERROR")]
+    assert [result[:2] for result in watch.results[HEARTBEAT]] == [(True, "WARN"), (False, "WARN"), (False, "ERROR")]
     (request,) = requests
     job = build_definitions().resolve_job_def("restart_bronze_stream")
     assert job.execute_in_process(instance=watch._instance, run_config=request.run_config).success
@@ -161,10 +161,10 @@ def test_a_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: W
     assert metadata["reason"].startswith("no recent report")
     assert metadata["pid_before"] == str(before)
     assert metadata["pid_after"] == str(bronze_pid(settings))
-    wait_for(lambda: not watch.look() and watch.said[HEARTBEAT][-1][0], timeout_s=60)
+    wait_for(lambda: not watch.evaluate() and watch.results[HEARTBEAT][-1][0], timeout_s=60)
 
 
-def test_the_checks_by_hand(settings: Settings) -> None:
+def test_checks_run_in_a_job(settings: Settings) -> None:
     definitions = build_definitions()
     keys = [
         dg.AssetCheckKey(asset_keys.BRONZE, HEARTBEAT),

@@ -1,5 +1,7 @@
-"""The workspace as the webserver and the daemon load it, and as `make validate` does: every code location of
-workspace.yaml, on an instance with the shipped dagster.yaml."""
+"""Every code location of workspace.yaml, loaded as by the webserver, the daemon and `make validate`.
+
+The instance has the shipped dagster.yaml.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +23,12 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 from cryptolake_assets.settings import PROJECT_ROOT
 
 WORKSPACE = PROJECT_ROOT / "workspace.yaml"
-LONGEST_LOAD_S = 60.0
-"""For all locations, on two busy cores; some 4 s each on idle ones."""
+MAX_LOAD_S = 60.0
+"""Limit for all locations on two busy cores; about 4 s each on idle ones."""
 
 
 def locations() -> list[str]:
-    """The names that workspace.yaml gives its code locations."""
+    """Return the names of the code locations in workspace.yaml."""
     entries = yaml.safe_load(WORKSPACE.read_text(encoding="utf-8"))["load_from"]
     return [str(next(iter(entry.values()))["location_name"]) for entry in entries]
 
@@ -38,7 +40,7 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield one
 
 
-def test_the_instance_is_what_dagster_yaml_says(instance: dg.DagsterInstance) -> None:
+def test_instance_has_the_settings_of_dagster_yaml(instance: dg.DagsterInstance) -> None:
     assert isinstance(instance.run_coordinator, QueuedRunCoordinator)
     assert instance.run_monitoring_enabled
     assert instance.run_retries_enabled
@@ -49,7 +51,7 @@ def test_the_instance_is_what_dagster_yaml_says(instance: dg.DagsterInstance) ->
     assert not instance.telemetry_enabled
 
 
-def test_every_location_loads_in_its_own_server_as_the_webserver_loads_it(instance: dg.DagsterInstance) -> None:
+def test_every_location_loads_in_its_own_server(instance: dg.DagsterInstance) -> None:
     began = time.monotonic()
     with WorkspaceProcessContext(instance, WorkspaceFileTarget(paths=[str(WORKSPACE)])) as process:
         context = process.create_request_context()
@@ -61,7 +63,7 @@ def test_every_location_loads_in_its_own_server_as_the_webserver_loads_it(instan
             assert isinstance(entry.code_location, GrpcServerCodeLocation)
             repositories = entry.code_location.get_repositories().values()
             assert any(repository.asset_graph.materializable_asset_keys for repository in repositories), name
-    assert seconds < LONGEST_LOAD_S
+    assert seconds < MAX_LOAD_S
 
 
 def validate(workspace: Path) -> subprocess.CompletedProcess[str]:
@@ -75,16 +77,16 @@ def validate(workspace: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.nightly
 def test_every_location_is_valid_with_deprecations_as_errors() -> None:
-    answer = validate(WORKSPACE)
-    assert answer.returncode == 0, answer.stdout + answer.stderr
+    result = validate(WORKSPACE)
+    assert result.returncode == 0, result.stdout + result.stderr
     for name in locations():
-        assert f"code location {name}\n" in answer.stdout
-    assert answer.stdout.count("Validation successful") + answer.stderr.count("Validation successful") == len(
+        assert f"code location {name}\n" in result.stdout
+    assert result.stdout.count("Validation successful") + result.stderr.count("Validation successful") == len(
         locations()
     )
 
 
-def test_a_deprecation_in_a_location_is_an_error(tmp_path: Path) -> None:
+def test_deprecation_in_a_location_is_an_error(tmp_path: Path) -> None:
     for name, category in (("old", "DeprecationWarning"), ("superseded", "SupersessionWarning")):
         (tmp_path / f"{name}.py").write_text(
             "import warnings\nimport dagster\nfrom dagster._utils.warnings import SupersessionWarning\n"
@@ -92,7 +94,7 @@ def test_a_deprecation_in_a_location_is_an_error(tmp_path: Path) -> None:
         )
     workspace = tmp_path / "workspace.yaml"
     workspace.write_text("load_from:\n  - python_file: old.py\n  - python_file: superseded.py\n")
-    answer = validate(workspace)
-    assert answer.returncode == 1
+    result = validate(workspace)
+    assert result.returncode == 1
     for name in ("old", "superseded"):
-        assert f"this is {name}" in answer.stdout + answer.stderr
+        assert f"this is {name}" in result.stdout + result.stderr

@@ -120,7 +120,7 @@ def test_every_client_uses_the_same_token_endpoint(scope: str) -> None:
 def test_spark_gets_the_client_certificate_and_its_decrypted_key_only(
     authority: Authority, tmp_path: Path, one_file: bool
 ) -> None:
-    certificate, key = authority.sign("client", sealed_with="secret")
+    certificate, key = authority.sign("client", encrypted_with="secret")
     if one_file:
         both = tmp_path / "both.pem"
         both.write_bytes(key.read_bytes() + certificate.read_bytes())
@@ -230,7 +230,7 @@ def test_unusable_file_is_reported_with_its_variable(options: Any, authority: Au
     for ca_file in (tmp_path / "nowhere.pem", empty):
         with pytest.raises(SettingsError, match=rf"CRYPTOLAKE_KAFKA_SSL_CA_FILE: {ca_file} contains no usable"):
             options(secure(kafka_security_protocol="SSL", kafka_ssl_ca_file=ca_file))
-    certificate, key = authority.sign("client", sealed_with="secret")
+    certificate, key = authority.sign("client", encrypted_with="secret")
     _, another_key = authority.sign("another")
     for fields in (
         {"kafka_ssl_key_file": another_key},

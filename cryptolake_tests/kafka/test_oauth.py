@@ -67,7 +67,7 @@ async def test_token_is_reused_for_a_limited_time(server: TokenServer, life_s: i
     )
     clock += 2
     assert await tokens.token() != first
-    assert server.given == 2
+    assert server.issued == 2
 
 
 async def test_token_of_unknown_lifetime_is_not_reused(server: TokenServer) -> None:

@@ -22,7 +22,7 @@ class _RejectingHandler(web.QuietHandler):
     """A catalog that rejects every token."""
 
     def do_GET(self) -> None:
-        self.answer(401)
+        self.respond(401)
 
 
 @contextmanager

@@ -151,7 +151,7 @@ async def test_pauses_grow_to_a_cap_while_the_exchange_accepts_and_closes(monkey
 async def test_pauses_reset_only_after_a_healthy_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     ceilings = record_pauses(monkeypatch)
     exchange = FakeExchange()
-    exchange.refuses = [(503, {})] * 3
+    exchange.rejections = [(503, {})] * 3
 
     async def one_frame(socket: ServerConnection) -> None:
         await socket.send("frame")
@@ -206,7 +206,7 @@ async def test_cancellation_that_the_library_swallows_ends_the_connection(monkey
 async def test_retry_after_of_a_rate_limit_is_respected(status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     record_pauses(monkeypatch)
     exchange = FakeExchange()
-    exchange.refuses = [(status, {"Retry-After": "1"})]
+    exchange.rejections = [(status, {"Retry-After": "1"})]
     async with exchange.running():
         started = time.monotonic()
         async with connected(exchange):
@@ -298,7 +298,7 @@ async def test_barrier_response_follows_the_frames_sent_before_it() -> None:
 
 async def test_barrier_without_a_response_falls_back_to_the_frames() -> None:
     exchange = FakeExchange()
-    exchange.answers = False
+    exchange.responds = False
     async with exchange.running(), connected(exchange) as (link, queue):
         await exchange.send("1")
         await taken(queue, 1)
@@ -312,7 +312,7 @@ async def test_barrier_without_a_response_falls_back_to_the_frames() -> None:
 
 async def test_only_one_barrier_is_open_at_a_time() -> None:
     exchange = FakeExchange()
-    exchange.answers = False
+    exchange.responds = False
     async with exchange.running(), connected(exchange, options=replace(FAST, response_timeout_s=5)) as (link, _):
         await until(lambda: link.span is not None)
         await link.send_barrier()
@@ -324,7 +324,7 @@ async def test_only_one_barrier_is_open_at_a_time() -> None:
 
 async def test_no_barrier_is_sent_without_a_connection() -> None:
     exchange = FakeExchange()
-    exchange.refuses = [(503, {})] * 1000
+    exchange.rejections = [(503, {})] * 1000
     async with exchange.running(), connected(exchange) as (link, _):
         await until(lambda: link.reconnects >= 1)
         assert await link.send_barrier() is None

@@ -134,12 +134,12 @@ async def test_symbols_keep_their_connection_and_new_ones_fill_free_places() -> 
 async def test_failed_successor_keeps_the_old_connection() -> None:
     async with scene(("BTCUSDT",), open_timeout_s=0.2, retry_s=0.1) as on:
         await until(lambda: on.sent > 5)
-        on.exchange.refuses = [(503, {})] * 1_000
+        on.exchange.rejections = [(503, {})] * 1_000
         on.pool.replace(on.pool.connections[0])
         await until(lambda: len(on.exchange.paths) >= 3)
         assert len(on.open_paths()) == 1
         assert on.pool.replacements == 0
-        on.exchange.refuses = []
+        on.exchange.rejections = []
         await until(lambda: on.pool.replacements == 1)
         sent = on.sent
         await until(lambda: on.received >= set(range(sent)))

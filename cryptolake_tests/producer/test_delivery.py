@@ -62,7 +62,7 @@ async def test_message_without_acknowledgement_is_resent() -> None:
 
 async def test_mark_waits_for_earlier_messages_only() -> None:
     publisher = FakePublisher(start_offset=100)
-    publisher.holds_back = True
+    publisher.holds_acks = True
     marks: list[tuple[str, dict[int, int]]] = []
     async with running(publisher) as delivery:
         delivery.mark(lambda offsets: marks.append(("empty", offsets)))
@@ -73,7 +73,7 @@ async def test_mark_waits_for_earlier_messages_only() -> None:
         delivery.mark(lambda offsets: marks.append(("second", offsets)))
         assert len(marks) == 1
         publisher.fails_delivery = [TimeoutError()]
-        publisher.holds_back = False
+        publisher.holds_acks = False
         publisher.release()  # 1 fails, 2 is acknowledged
         await delivery.put(message(3))
         assert len(marks) == 1
@@ -98,7 +98,7 @@ async def test_marks_are_called_in_order_even_if_later_messages_are_faster() -> 
 
 async def test_messages_of_other_topics_delay_marks_but_do_not_advance_offsets() -> None:
     publisher = FakePublisher()
-    publisher.holds_back = True
+    publisher.holds_acks = True
     marks: list[dict[int, int]] = []
     async with running(publisher) as delivery:
         await delivery.put(message(1, topic="trades_rejected"))
@@ -133,7 +133,7 @@ async def test_recreated_topic_does_not_stop_the_delivery() -> None:
 
 async def test_full_delivery_makes_the_caller_wait() -> None:
     publisher = FakePublisher()
-    publisher.holds_back = True
+    publisher.holds_acks = True
     async with running(publisher, max_in_flight=2) as delivery:
         await delivery.put(message(1))
         await delivery.put(message(2))
@@ -151,7 +151,7 @@ async def test_broken_session_is_restarted_and_its_messages_are_resent() -> None
 
     publisher = FakePublisher()
     publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
-    publisher.holds_back = True
+    publisher.holds_acks = True
     async with running(publisher) as delivery:
         await delivery.put(message(1))
         publisher.fails_delivery = [SequenceError()]
@@ -216,7 +216,7 @@ async def test_start_raises_if_the_broker_rejects_the_client() -> None:
 
 async def test_stall_is_reported_while_messages_are_in_flight() -> None:
     publisher = FakePublisher()
-    publisher.holds_back = True
+    publisher.holds_acks = True
     async with running(publisher) as delivery:
         assert delivery.stalled_s == 0
         await delivery.put(message(1))

@@ -118,7 +118,7 @@ async def test_single_trades_without_a_key_stay_missing_with_that_reason() -> No
     on = Stage(MemoryHistory(trades=map(single, range(1, 9))), "trade")
     on.see(1, 4)
     await on.repairer.repair()
-    assert on.history.asked == []
+    assert on.history.requested_ids == []
     assert on.reasons() == {2: OpenBecause.NEEDS_KEY}
     await on.repairer.repair()
     assert on.reasons() == {}, "reported once"

@@ -133,14 +133,14 @@ async def test_unacknowledged_trades_are_not_claimed() -> None:
         await on.exchange.send(trade(1, NOON_MS + 10))
         await until(lambda: on.sent() == [1])
         await until(lambda: on.sink.spans() or on.exchange.requests)
-        on.publisher.holds_back = True
+        on.publisher.holds_acks = True
         await on.exchange.send(trade(2, NOON_MS + 20))
         requests = on.exchange.requests
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.exchange.requests > requests)
         await asyncio.sleep(0.2)  # several intervals: no claim may extend past the frame in flight
         assert all(end < NOON_MS + 1_000 for _, end in on.sink.spans())
-        on.publisher.holds_back = False
+        on.publisher.holds_acks = False
         on.publisher.release()
         await until(lambda: on.sink.spans() and on.sink.spans()[0][1] == NOON_MS + 1_000)
         assert next(iter(on.sink.rows.values())).kafka_offset == 2
@@ -165,7 +165,7 @@ async def test_disconnect_ends_the_claim_at_the_last_frame_and_begins_another() 
 async def test_coverage_without_responses_ends_with_the_latest_frame() -> None:
     async with stage() as on:
         await on.opened()
-        on.exchange.answers = False
+        on.exchange.responds = False
         await on.exchange.send(trade(1, NOON_MS + 10), trade(2, NOON_MS + 300))
         on.clock.now_ms = NOON_MS + 5_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 300)])
@@ -201,14 +201,14 @@ async def test_failed_coverage_write_is_retried_without_stopping_the_stream() ->
 async def test_stop_delivers_and_claims_all_received_trades() -> None:
     publisher = FakePublisher()
     async with stage(publisher=publisher, coverage_interval_s=30.0) as on:
-        publisher.holds_back = True
+        publisher.holds_acks = True
         count = 2_000
         await on.exchange.send(*(trade(number, NOON_MS + number) for number in range(count)))
         await until(lambda: (status := read_status(on.settings)) is not None and status.in_flight == count)
         on.stop.set()
         await asyncio.sleep(0.05)
         assert not on.run.done()
-        publisher.holds_back = False
+        publisher.holds_acks = False
         publisher.release()
         assert await on.ended()
         assert on.sent() == list(range(count))
@@ -222,7 +222,7 @@ async def test_stop_without_delivery_reports_failure_and_claims_nothing() -> Non
     options = ProducerOptions(connection=OPTIONS.connection, drain_timeout_s=0.1, claim_wait_s=0.1)
     publisher = FakePublisher()
     async with stage(publisher=publisher, options=options, coverage_interval_s=30.0) as on:
-        publisher.holds_back = True
+        publisher.holds_acks = True
         await on.exchange.send(trade(1, NOON_MS + 10))
         await until(lambda: (status := read_status(on.settings)) is not None and status.state == "streaming")
         await on.exchange.connected()
@@ -262,10 +262,10 @@ async def test_status_shows_a_stalled_broker() -> None:
 
     async with stage() as on:
         await until(lambda: state() == "streaming")
-        on.publisher.holds_back = True
+        on.publisher.holds_acks = True
         await on.exchange.send(trade(1, NOON_MS + 10))
         await until(lambda: state() == "waiting_for_broker")
-        on.publisher.holds_back = False
+        on.publisher.holds_acks = False
         on.publisher.release()
         await until(lambda: state() == "streaming")
         assert await on.ended()

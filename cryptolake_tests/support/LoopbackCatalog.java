@@ -17,10 +17,10 @@ import org.eclipse.jetty.servlet.ServletHolder;
 import org.eclipse.jetty.server.Server;
 
 /**
- * Iceberg's own REST catalog, which its project publishes for tests, on the loopback address and behind a bearer token:
- * its own main program listens on every address and asks nobody who he is.
+ * Serves Iceberg's REST catalog, which the Iceberg project publishes for tests, on the loopback address and requires a
+ * bearer token: its own main program listens on every address without authentication.
  *
- * <p>Arguments: port, token, then name=value properties of the catalog behind it.
+ * <p>Arguments: port, token, then name=value properties of the backing catalog.
  */
 public final class LoopbackCatalog {
   public static void main(String[] arguments) throws Exception {
@@ -30,7 +30,7 @@ public final class LoopbackCatalog {
       String[] pair = arguments[number].split("=", 2);
       properties.put(pair[0], pair[1]);
     }
-    Filter onlyHolders =
+    Filter requireToken =
         (request, response, chain) -> {
           if (authorization.equals(((HttpServletRequest) request).getHeader("Authorization"))) {
             chain.doFilter(request, response);
@@ -41,7 +41,7 @@ public final class LoopbackCatalog {
     var catalog = CatalogUtil.buildIcebergCatalog("backend", properties, new Configuration());
     var context = new ServletContextHandler();
     context.addServlet(new ServletHolder(new RESTCatalogServlet(new RESTCatalogAdapter(catalog))), "/*");
-    context.addFilter(new FilterHolder(onlyHolders), "/*", EnumSet.of(DispatcherType.REQUEST));
+    context.addFilter(new FilterHolder(requireToken), "/*", EnumSet.of(DispatcherType.REQUEST));
     var server = new Server(new InetSocketAddress("127.0.0.1", Integer.parseInt(arguments[0])));
     server.setHandler(context);
     server.start();

@@ -1,1 +1,1 @@
-"""Helpers of the tests: captures, archives, servers, fakes, waiting. Belongs here: what two test modules use."""
+"""Test helpers shared by at least two test modules: captures, archives, servers, fakes, waiting."""

@@ -1,4 +1,4 @@
-"""A REST client that also asks for aggregate trades by ids and by time, as clients of the exchange do."""
+"""A REST client that also requests aggregate trades by ids and by time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptolake_assets.model.exchange_records import AggTrade, MalformedRow
 
 
 class AggregatesRest(ExchangeRest):
-    """`ExchangeRest`, and pages of aggregate trades; ids the exchange lacks and odd rows are left out."""
+    """`ExchangeRest` with pages of aggregate trades; missing ids and malformed rows are skipped."""
 
     def agg_trades(self, symbol: str, first_id: int, last_id: int) -> list[AggTrade]:
         """Return the aggregate trades with ids in [first_id, last_id], ascending."""
@@ -31,7 +31,7 @@ class AggregatesRest(ExchangeRest):
             page = self._page(symbol, startTime=start_ms, endTime=window_end_ms)
             yield from _aggregates(page)
             while len(page) == AGG_TRADES_PAGE:
-                # A millisecond can hold more trades than a page: from here on only ids move forward.
+                # A millisecond can hold more trades than a page, so continue by id.
                 page = self._page(symbol, fromId=_next_id(page))
                 rows = _aggregates(page)
                 inside = [row for row in rows if row.transact_time_ms <= window_end_ms]

@@ -1,4 +1,4 @@
-"""A lake with bars of two symbols on three days, and the API on it: in process, and as a server on a socket."""
+"""A lake with bars of two symbols on three days, and its API: in process, and as a server on a socket."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SYMBOLS = ("BTCUSDT", "ETHUSDT")
 
 
 def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
-    """A bar whose numbers tell which one it is; one price is the smallest there is."""
+    """Return a bar whose numbers identify its minute; its volumes are the smallest possible."""
     number = int(start.timestamp()) // 60 % 1000
     row: dict[str, Any] = {
         **dict.fromkeys(("open", "high", "low", "close", "vwap"), Decimal(number)),
@@ -56,7 +56,7 @@ def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
 
 
 def put(lake: Settings, rows: list[dict[str, Any]]) -> int:
-    """Publishes bars of one day as a Silver run does; returns the snapshot's id."""
+    """Publish bars of one day as a Silver run does; return the snapshot id."""
     candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
     window = silver_day(rows[0]["window_start"])
     keys = candidate.select(list(SILVER_OHLCV.key))
@@ -66,18 +66,18 @@ def put(lake: Settings, rows: list[dict[str, Any]]) -> int:
 
 
 def starts() -> list[datetime]:
-    """Open times of each symbol's bars: the first minutes of each day."""
+    """Return the open times of each symbol's bars: the first minutes of each day."""
     return [FIRST_DAY + timedelta(days=day, minutes=minute) for day in range(DAYS) for minute in range(MINUTES)]
 
 
 def put_days(lake: Settings) -> None:
-    """Publish the bars of `starts()` for each symbol: a file a day, as Silver runs leave them, in one snapshot."""
+    """Publish the bars of `starts()` for each symbol in one snapshot, one file per day as Silver runs write them."""
     now = datetime.now(UTC)
     append(lake, SILVER_OHLCV, [bar(symbol, start, updated_at=now) for start in starts() for symbol in SYMBOLS])
 
 
 def trade(symbol: str, trade_id: int, event_time: datetime) -> dict[str, Any]:
-    """A row of Bronze."""
+    """Return a row of Bronze."""
     return {
         **dict.fromkeys(("trade_id", "first_trade_id", "last_trade_id"), trade_id),
         **dict.fromkeys(("event_time", "ingest_ts", "kafka_timestamp"), event_time),
@@ -91,7 +91,7 @@ def append(lake: Settings, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
 
 
 def make_marts(lake: Settings) -> None:
-    """The tables that dbt makes, empty, as its project describes them."""
+    """Create the marts as empty tables, with the columns of the dbt project."""
     models = yaml.safe_load((PROJECT_ROOT / "dbt_project/models/marts/marts.yml").read_text(encoding="utf-8"))["models"]
     kinds = {"bigint": "long", "timestamp": "timestamptz"}
     for model in models:
@@ -105,7 +105,7 @@ def make_marts(lake: Settings) -> None:
 
 
 class Api(httpx.Client):
-    """A client of a running API, and the inside of that API."""
+    """A client of a running API, with access to its reader and hub."""
 
     def __init__(self, url: str, app: FastAPI, server: uvicorn.Server) -> None:
         super().__init__(base_url=url, trust_env=False, timeout=30)
@@ -119,17 +119,17 @@ class Api(httpx.Client):
         return self.url.replace("http", "ws", 1)
 
     def connections(self) -> int:
-        """How many are open."""
+        """Return the number of open connections."""
         return len(self._server.server_state.connections)
 
-    def look(self) -> None:
-        """The API looks at the catalog now."""
+    def refresh(self) -> None:
+        """Refresh the API's table cache from the catalog now."""
         self.reader.table_cache.refresh()
 
 
 @contextmanager
 def serving(settings: Settings, port: int = 0, **changes: Any) -> Iterator[Api]:
-    """The API on a socket, in a thread of its own."""
+    """Serve the API on a socket, in its own thread."""
     app = create_app(settings.model_copy(update=changes))
     listener = socket.create_server(("127.0.0.1", port))
     server = uvicorn.Server(uvicorn.Config(app, **{**OPTIONS, "log_level": "error", "timeout_graceful_shutdown": 1}))

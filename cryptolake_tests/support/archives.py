@@ -1,4 +1,4 @@
-"""Makes files of the public archive for tests: zips of aggregate trades and of klines, and their checksums."""
+"""Write files of the public archive for tests: zips of aggregate trades and of klines, and their checksums."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ class Aggregate:
     maker: bool
 
     def line(self, time_factor: int = 1) -> str:
-        """With a `time_factor` of 1000 the time is in µs."""
+        """Return the CSV line. With a `time_factor` of 1000 the time is in µs."""
         time = self.time_ms * time_factor
         return f"{self.agg_id},{self.price},{self.qty},{self.first_id},{self.last_id},{time},{str(self.maker).lower()}"
 
     def trade(self, symbol: str, **changes: object) -> Trade:
-        """The same from the `aggTrade` stream, as a row of Bronze."""
+        """Return the Bronze row of this trade as received from the `aggTrade` stream."""
         moment = datetime.fromtimestamp(self.time_ms / 1000, UTC)
         return {
             "symbol": symbol,
@@ -58,7 +58,7 @@ class Aggregate:
 
 
 def aggregates(day: date, number: int, *, first_id: int = 1_000, step_ms: int = 7_001) -> list[Aggregate]:
-    """So many from midnight on, one every `step_ms`; each stands for one to three trades."""
+    """Return `number` aggregates from midnight on, one every `step_ms`; each stands for one to three trades."""
     start_ms = round(datetime.combine(day, time(), UTC).timestamp() * 1000)
     found: list[Aggregate] = []
     next_trade = first_id * 10
@@ -84,7 +84,7 @@ def csv_text(lines: Iterable[str], *, header: bool = True) -> str:
 
 
 def write_zip(directory: Path, file: ArchiveFile, text: str, *, checksum: str | None = None) -> Path:
-    """The zip with its CSV, and beside it a `.CHECKSUM` with that sha256, or the true one."""
+    """Write the zip with its CSV and a `.CHECKSUM` file with this sha256 (default: the correct one)."""
     path = directory / file.name
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr(file.name.replace(".zip", ".csv"), text)
@@ -93,21 +93,21 @@ def write_zip(directory: Path, file: ArchiveFile, text: str, *, checksum: str | 
 
 
 def recorded_klines(symbol: str, day: date) -> list[Kline]:
-    """The exchange's own klines that are shipped beside the demo's capture, those of one UTC day."""
+    """Return the official klines of one UTC day that are shipped with the demo capture."""
     first_ms = ArchiveFile(symbol, day).start_ms
     found = read_klines(DEMO_CAPTURE_DIR, symbol, "1m")
     return [kline for kline in found if first_ms <= kline.open_time_ms < first_ms + 86_400_000]
 
 
-def quiet_klines(day: date, number: int, price: str = "60000.10") -> list[Kline]:
-    """The day's first minutes as the exchange tells of them when nothing was traded."""
+def klines_without_trades(day: date, number: int, price: str = "60000.10") -> list[Kline]:
+    """Return klines of the day's first minutes as the exchange reports minutes without trades."""
     first_ms = ArchiveFile("BTCUSDT", day).start_ms
     times = range(first_ms, first_ms + number * 60_000, 60_000)
     return [Kline(time, price, price, price, price, "0.000", time + 59_999, "0.00000", 0, "0", "0") for time in times]
 
 
 def kline_line(kline: Kline, time_factor: int = 1) -> str:
-    """A line of the archive. With a `time_factor` of 1000 the times are in µs, the last one the minute's last µs."""
+    """Return a line of the archive. With a `time_factor` of 1000 times are in µs, the last one the minute's last µs."""
     values = kline.to_rest()
     values[0] *= time_factor
     values[6] = (values[6] + 1) * time_factor - 1
@@ -115,7 +115,7 @@ def kline_line(kline: Kline, time_factor: int = 1) -> str:
 
 
 def write_klines(directory: Path, file: ArchiveFile, klines: Sequence[Kline], *, header: bool = True) -> Path:
-    """The zip of a day of klines, its times in ms, and its checksum."""
+    """Write the zip of a day of klines, with times in ms, and its checksum."""
     lines = [",".join(KLINE_HEADER)] if header else []
     return write_zip(directory, file, "".join(f"{line}\n" for line in [*lines, *map(kline_line, klines)]))
 

@@ -1,4 +1,4 @@
-"""Batch sources through the graph: run a source on a lake and a replay exchange, read back what it stored."""
+"""Batch sources in the graph: run a source on a lake and a replay exchange, read the stored rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Lake = tuple[Settings, dg.DagsterInstance]
 
 
 def keys_of(name: str) -> list[dg.AssetKey]:
-    """Return the assets of the source of this name."""
+    """Return the asset keys of the source with this name."""
     (source,) = [it for it in BATCH_SOURCES if it.name == name]
     return [asset_keys.of_table(table) for table in (source.raw, *source.silver)]
 
@@ -26,7 +26,7 @@ def keys_of(name: str) -> list[dg.AssetKey]:
 def run(
     lake: Lake, name: str, exchange: ExchangeThread, monkeypatch: pytest.MonkeyPatch, day: str, **config: Any
 ) -> dg.ExecuteInProcessResult:
-    """Materialize the assets of the source of this name in one run."""
+    """Materialize the assets of the source with this name in one run."""
     monkeypatch.setenv("CRYPTOLAKE_EXCHANGE_REST_URL", exchange.url)
     get_settings.cache_clear()
     job = build_definitions().resolve_implicit_global_asset_job_def()
@@ -39,7 +39,8 @@ def run(
     )
 
 
-def answers(lake: Lake, table: str = "fear_greed_raw") -> list[dict[str, Any]]:
+def stored_responses(lake: Lake, table: str = "fear_greed_raw") -> list[dict[str, Any]]:
+    """Return the stored responses of a raw table, oldest first."""
     found: list[dict[str, Any]] = run_sql(
         lake[0], f"SELECT * FROM cryptolake.bronze.{table} ORDER BY fetched_at"
     ).to_pylist()

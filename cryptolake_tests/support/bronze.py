@@ -1,4 +1,4 @@
-"""Puts trades into the real Bronze table, and reads Silver back, for tests that need no stream."""
+"""Append trades to the real Bronze table and read Silver, for tests without a stream."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cryptolake_tests.support.reference import Trade
 
 
 def trade(when: datetime, trade_id: int, price: str = "100.5", qty: str = "0.25", **changes: Any) -> Trade:
-    """A sound BTCUSDT trade of the `trade` stream."""
+    """Return a valid BTCUSDT trade of the `trade` stream."""
     row = {
         "symbol": "BTCUSDT",
         "event_time": when,
@@ -42,7 +42,7 @@ def trade(when: datetime, trade_id: int, price: str = "100.5", qty: str = "0.25"
 
 
 def append(settings: Settings, trades: Iterable[Trade]) -> int:
-    """One commit to Bronze, as a micro-batch makes it; returns its sequence number."""
+    """Append trades to Bronze in one commit, as a micro-batch does; return its sequence number."""
     table = load_table(settings, BRONZE_TRADES)
     table.append(pa.Table.from_pylist(list(trades), schema=BRONZE_TRADES.arrow_schema()))
     snapshot = table.current_snapshot()
@@ -52,7 +52,7 @@ def append(settings: Settings, trades: Iterable[Trade]) -> int:
 
 
 def append_narrow(settings: Settings, trades: Iterable[Trade]) -> None:
-    """The same with quantities of decimal(18,8), as releases before schema 2 wrote them."""
+    """Append trades with quantities of decimal(18,8), as releases before schema 2 wrote them."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
     table = load_table(settings, BRONZE_TRADES)
@@ -67,7 +67,7 @@ def append_narrow(settings: Settings, trades: Iterable[Trade]) -> None:
 
 
 def bars(settings: Settings, hour: datetime, hours: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:
-    """Silver's bars from `hour` on, by key."""
+    """Return Silver's bars from `hour` on, by (symbol, open time)."""
     end = hour + timedelta(hours=hours)
     rows = run_sql(
         settings,

@@ -1,4 +1,4 @@
-"""The headless Chromium of the browser tests: the machine's own, or the one that set-up fetched for Playwright."""
+"""The headless Chromium of the browser tests: an installed one, or the one downloaded by `make browser`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 FETCHED = PROJECT_ROOT / ".venv" / "cryptolake" / "browsers"
-"""Where Playwright's own browser goes: inside the environment, not into the user's home."""
+"""Directory of the browser downloaded by Playwright: in the virtual environment, not in the user's home."""
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium or Chrome; None where there is none.
+    """Return the path of a Chromium or Chrome, None if there is none.
 
-    A package's lies in the system's own directories, which a PATH may leave out.
+    Packages install it in the system directories, which PATH may not contain.
     """
     for path in (None, os.defpath):
         for name in NAMES:
@@ -33,12 +33,12 @@ def find_browser() -> str | None:
 
 @contextmanager
 def chromium(**options: Any) -> Iterator[Browser]:
-    """A running headless browser."""
+    """Run a headless browser."""
     from playwright.sync_api import sync_playwright
 
     path = find_browser()
-    assert path, "no Chromium or Chrome was found: `make browser` fetches one"
-    sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium refuses its sandbox to root
+    assert path, "browser: no Chromium or Chrome found. Run `make browser` to download one."
+    sandbox = [] if os.getuid() else ["--no-sandbox"]  # Chromium does not run its sandbox as root
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=sandbox, **options)
         try:

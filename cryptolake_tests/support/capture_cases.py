@@ -1,4 +1,4 @@
-"""A capture of the cases, replayed to its end on a platform: what is then in the lake, and the right bars."""
+"""Captures of `data/cases`, replayed to their end on a platform: the resulting lake and the expected bars."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Replayed:
     settings: Settings
     producer: ProducerStatus
     problems: list[str]
-    """What `cryptolake health` says of the parts that run."""
+    """Lines of `cryptolake health` about the running parts."""
 
     def bars(self, day: str, first_hour: int, hours: int = 1) -> dict[tuple[str, str], Bar]:
-        """Make Silver's hours; return the bars by symbol and minute."""
+        """Rebuild Silver's hours; return the bars by symbol and minute."""
         start = datetime.fromisoformat(f"{day}T{first_hour:02}:00:00+00:00")
         made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours))
         assert [(candidate.hour, candidate.passed) for candidate in made] == [
@@ -53,11 +53,11 @@ class Replayed:
         return found
 
     def wait_for(self, query: str, value: int) -> None:
-        """Wait until a query of one number has this answer: the other streams have a Bronze query of their own."""
+        """Wait until a query returns this number: each extra stream has its own Bronze query."""
         wait_for_value(lambda: next(iter(self.rows(query)[0].values())), value, timeout_s=60)
 
     def dead_letters(self) -> dict[tuple[str, int], str]:
-        """Return the code of the reason of each rejected trade, by symbol and id."""
+        """Return the reason code of each rejected trade, by symbol and id."""
         found = {}
         for row in self.rows("SELECT raw, reason FROM cryptolake.bronze.futures_trades_rejected"):
             trade = json.loads(row["raw"])["data"]
@@ -66,7 +66,7 @@ class Replayed:
 
 
 def expected(case: str) -> dict[tuple[str, str], Bar]:
-    """Return the right bars of a case by symbol and minute."""
+    """Return the expected bars of a case by symbol and minute."""
     found = {}
     names = ("open", "high", "low", "close", "volume", "quote_volume")
     for symbol, minute, *numbers, trades in json.loads((CASES / case / "expected.json").read_text()):
@@ -75,13 +75,13 @@ def expected(case: str) -> dict[tuple[str, str], Bar]:
     return found
 
 
-def agreeing(bars: dict[tuple[str, str], Bar], wanted: dict[tuple[str, str], Bar]) -> dict[tuple[str, str], Bar]:
-    """Return the columns of the bars that the wanted ones have."""
-    return {key: {name: bar[name] for name in next(iter(wanted.values()))} for key, bar in bars.items()}
+def with_columns_of(bars: dict[tuple[str, str], Bar], like: dict[tuple[str, str], Bar]) -> dict[tuple[str, str], Bar]:
+    """Return the bars with only the columns of the expected ones."""
+    return {key: {name: bar[name] for name in next(iter(like.values()))} for key, bar in bars.items()}
 
 
-def replayed(settings: Settings) -> Replayed:
-    """Wait until the capture is at its end and all of it is in Bronze."""
+def wait_until_replayed(settings: Settings) -> Replayed:
+    """Wait until the capture is replayed to its end and Bronze holds all of it."""
     wait_for(lambda: replay(settings)["state"] == "finished", timeout_s=120)
     wait_for(lambda: _is_settled(settings), timeout_s=60)
     end_ms = replay(settings)["last_event_time_ms"]

@@ -1,4 +1,4 @@
-"""Makes capture directories for tests from the shipped one: other symbols and days, a changed trade, hostile frames."""
+"""Write capture directories for tests from the shipped one: other symbols and days, a changed trade, hostile frames."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _MAX_DECIMALS = 8
 
 @dataclass(frozen=True)
 class ChangedTrade:
-    """The trade that `with_changed_trade` changed, and the bar in which it shows (as its new high)."""
+    """The trade that `with_changed_trade` changed, and the bar whose high it becomes."""
 
     symbol: str
     window_start_ms: int
@@ -31,7 +31,7 @@ class ChangedTrade:
 
 @dataclass(frozen=True)
 class HostileFrame:
-    """One inserted frame. `structural`: refused by the producer; otherwise Silver's rules are to judge it."""
+    """One inserted frame. `structural`: rejected by the producer; otherwise judged by Silver's rules."""
 
     kind: str
     raw: str
@@ -41,13 +41,13 @@ class HostileFrame:
 def trade_frame(
     symbol: str, trade_id: int, time_ms: int, price: str = "100.0", qty: str = "1", *, is_buyer_maker: bool = False
 ) -> str:
-    """A combined-stream `trade` frame as the exchange writes it, its event time equal to its trade time."""
+    """Return a combined-stream `trade` frame as the exchange writes it; event time equals trade time."""
     data = {"e": "trade", "E": time_ms, "T": time_ms, "s": symbol, "t": trade_id, "p": price, "q": qty}
     return _encode({"stream": f"{symbol.lower()}@trade", "data": data | {"X": "MARKET", "m": is_buyer_maker}})
 
 
 def agg_trade_frame(symbol: str, agg_id: int, time_ms: int, price: str = "100.0", qty: str = "1") -> str:
-    """A combined-stream `aggTrade` frame that stands for two trades."""
+    """Return a combined-stream `aggTrade` frame that stands for two trades."""
     data = {"e": "aggTrade", "E": time_ms, "s": symbol, "a": agg_id, "p": price, "q": qty, "f": agg_id * 2}
     return _encode(
         {"stream": f"{symbol.lower()}@aggTrade", "data": data | {"l": agg_id * 2 + 1, "T": time_ms, "m": False}}
@@ -55,20 +55,20 @@ def agg_trade_frame(symbol: str, agg_id: int, time_ms: int, price: str = "100.0"
 
 
 def mark_price_frame(symbol: str, time_ms: int, mark: str = "100.0", index: str = "99.5", rate: str = "0.0001") -> str:
-    """A combined-stream `markPrice@1s` frame as the exchange writes it; the next funding is an hour away."""
+    """Return a combined-stream `markPrice@1s` frame as the exchange writes it; the next funding is in one hour."""
     data = {"e": "markPriceUpdate", "E": time_ms, "s": symbol, "p": mark, "P": mark, "i": index, "r": rate}
     return _encode({"stream": f"{symbol.lower()}@markPrice@1s", "data": data | {"T": time_ms + 3_600_000}})
 
 
 def force_order_frame(symbol: str, time_ms: int, side: str = "SELL", qty: str = "1", price: str = "100.0") -> str:
-    """A combined-stream `forceOrder` frame as the exchange writes it, of an order that was filled."""
+    """Return a combined-stream `forceOrder` frame as the exchange writes it, of a filled order."""
     order = {"s": symbol, "S": side, "o": "LIMIT", "f": "IOC", "q": qty, "p": price, "ap": price, "X": "FILLED"}
     data = {"e": "forceOrder", "E": time_ms, "o": order | {"l": qty, "z": qty, "T": time_ms}}
     return _encode({"stream": f"{symbol.lower()}@forceOrder", "data": data})
 
 
 def write_capture(path: Path, frames: Iterable[tuple[int, str]]) -> Path:
-    """Writes (receive time in ns, frame) lines to `path`, gzipped by its name; returns the directory."""
+    """Write (receive time in ns, frame) lines to `path`, gzipped if it ends in `.gz`; return the directory."""
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(f"{receive_time_ns} {raw}\n" for receive_time_ns, raw in frames).encode()
     path.write_bytes(gzip.compress(data, compresslevel=1, mtime=0) if path.name.endswith(".gz") else data)
@@ -83,8 +83,11 @@ def shifted_capture(
     id_shift: int,
     price_factor: str,
 ) -> Path:
-    """A capture of other symbols on another day: names mapped, times moved by whole days, ids by `id_shift`, prices
-    multiplied exactly. Symbols outside the map, and the official klines, are left out. Returns `target_dir`."""
+    """Write a capture of other symbols on another day; return `target_dir`.
+
+    Names are mapped, times moved by `days`, ids by `id_shift`, prices multiplied exactly. Symbols outside the map and
+    the official klines are skipped.
+    """
     factor = Decimal(price_factor)
 
     def shifted() -> Iterable[tuple[int, str]]:
@@ -107,7 +110,7 @@ def shifted_capture(
 
 
 def with_changed_trade(source_dir: Path, target_dir: Path) -> ChangedTrade:
-    """A copy with its klines in which one trade of the first symbol's second full minute has a price above all."""
+    """Copy a capture and its klines; one trade in the first symbol's second full minute gets the highest price."""
     frames = list(read_frames(source_dir))
     trades = [(index, json.loads(frame.raw)["data"]) for index, frame in enumerate(frames)]
     symbol = trades[0][1]["s"]
@@ -128,8 +131,10 @@ def with_changed_trade(source_dir: Path, target_dir: Path) -> ChangedTrade:
 
 
 def with_hostile_frames(source_dir: Path, target_dir: Path) -> list[HostileFrame]:
-    """A copy with its klines into which one hostile frame of each kind is inserted, spread over the capture's middle;
-    every recorded frame stays as it was. Returns the inserted frames in order."""
+    """Copy a capture and its klines, insert one hostile frame of each kind; return the inserted frames in order.
+
+    They are spread over the middle of the capture; recorded frames stay unchanged.
+    """
     frames = list(read_frames(source_dir))
     step = len(frames) // 40
     first_id = max(json.loads(frame.raw)["data"]["t"] for frame in frames) + 1_000_000
@@ -166,7 +171,7 @@ _CHANGED_FIELDS: dict[str, dict[str, Any]] = {
 }
 _REMOVED_FIELDS = {"missing_symbol": "s", "missing_time": "T"}
 _TEXT_KINDS = ("truncated_json", "not_json")
-_MEANING_KINDS = ("far_future", "long_past", "negative_price", "zero_qty")
+_SEMANTIC_KINDS = ("far_future", "long_past", "negative_price", "zero_qty")
 _HOSTILE_KINDS = (*_TEXT_KINDS, *_REMOVED_FIELDS, *_CHANGED_FIELDS)
 
 
@@ -178,7 +183,7 @@ def _hostile(kind: str, neighbour: str, trade_id: int) -> HostileFrame:
     document = json.loads(neighbour)
     document["data"] |= {"t": trade_id} | _CHANGED_FIELDS.get(kind, {})
     document["data"].pop(_REMOVED_FIELDS.get(kind), None)
-    return HostileFrame(kind, _encode(document), structural=kind not in _MEANING_KINDS)
+    return HostileFrame(kind, _encode(document), structural=kind not in _SEMANTIC_KINDS)
 
 
 def _write_frames(directory: Path, frames: Iterable[CapturedFrame]) -> None:
@@ -195,9 +200,9 @@ def _encode(document: Mapping[str, Any]) -> str:
 
 
 def _plain(value: Decimal) -> str:
-    """Fixed-point text; refuses what the exchange could not have sent."""
+    """Return fixed-point text; reject numbers with more decimals than the exchange sends."""
     text = format(value, "f")
     if len(text.partition(".")[2].rstrip("0")) > _MAX_DECIMALS:
         raise ValueError(f"{text} has more than {_MAX_DECIMALS} decimals: choose another price factor")
-    whole, _, fraction = text.partition(".")
-    return f"{whole}.{fraction[:_MAX_DECIMALS]}" if fraction else whole
+    integer, _, fraction = text.partition(".")
+    return f"{integer}.{fraction[:_MAX_DECIMALS]}" if fraction else integer

@@ -1,4 +1,4 @@
-"""A certificate authority made for a test, and what it signs, as PEM files."""
+"""A certificate authority for tests, and the certificates that it signs, as PEM files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOPBACK = ipaddress.IPv4Address("127.0.0.1")
 
 
 class Authority:
-    """Signs certificates; its own is in `ca_file`. All files lie in `directory`."""
+    """Signs certificates; its own is in `ca_file`. All files are in `directory`."""
 
     def __init__(self, directory: Path, name: str = "test CA") -> None:
         directory.mkdir(parents=True, exist_ok=True)
@@ -30,10 +30,12 @@ class Authority:
         self.ca_file = directory / "ca.pem"
         self.ca_file.write_bytes(own.public_bytes(serialization.Encoding.PEM))
 
-    def sign(self, name: str, *, address: ipaddress.IPv4Address = LOOPBACK, sealed_with: str = "") -> tuple[Path, Path]:
-        """A certificate for `name` at `address`, good for both ends of a connection; the files of it and of its key.
+    def sign(
+        self, name: str, *, address: ipaddress.IPv4Address = LOOPBACK, encrypted_with: str = ""
+    ) -> tuple[Path, Path]:
+        """Return the files of a certificate for `name` at `address` and of its key; valid for servers and clients.
 
-        The key is in OpenSSL's traditional form, which Java does not read; encrypted where `sealed_with` is a password.
+        The key has OpenSSL's traditional format, which Java does not read; `encrypted_with` is its password.
         """
         key = ec.generate_private_key(ec.SECP256R1())
         usages = [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
@@ -44,8 +46,8 @@ class Authority:
             .sign(self._key, hashes.SHA256())
         )
         encryption: serialization.KeySerializationEncryption = serialization.NoEncryption()
-        if sealed_with:
-            encryption = serialization.BestAvailableEncryption(sealed_with.encode())
+        if encrypted_with:
+            encryption = serialization.BestAvailableEncryption(encrypted_with.encode())
         files = self._directory / f"{name}.pem", self._directory / f"{name}.key.pem"
         files[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         files[1].write_bytes(
@@ -54,7 +56,7 @@ class Authority:
         return files
 
     def keystore(self, name: str) -> Path:
-        """Key and certificate in one file, as Java's Kafka wants a server's; the certificate is made anew."""
+        """Sign a new certificate; return it with its key in one file, as a Kafka broker requires."""
         certificate, key_file = self.sign(name)
         key = serialization.load_pem_private_key(key_file.read_bytes(), None)
         store = self._directory / f"{name}.keystore.pem"

@@ -1,4 +1,4 @@
-"""Assets whose checks end in every way there is; what they find is up to the test."""
+"""Assets whose checks pass, warn, fail, crash or are skipped, as the test plans it."""
 
 import threading
 from collections.abc import Iterator
@@ -20,19 +20,19 @@ BLOCKING, HEARTBEAT, NEVER = "no_nulls", "heartbeat", "drop_ratio"
 
 
 @dataclass
-class Wanted:
-    """What the next run of `bars` finds, and how it ends."""
+class Plan:
+    """The check results of the next run of `bars`, and how it ends."""
 
     passes: bool = True
     compared: int = 7
     agreeing: int = 7
-    breaks_off: bool = False
+    crashes: bool = False
     skips: bool = False
-    holds: threading.Event | None = None
+    waits_for: threading.Event | None = None
     reached: threading.Event = field(default_factory=threading.Event)
 
 
-wanted = Wanted()
+plan = Plan()
 
 
 @dg.asset(
@@ -44,23 +44,23 @@ wanted = Wanted()
 def bars(
     context: dg.AssetExecutionContext,
 ) -> Iterator[Event]:
-    wanted.reached.set()
-    if wanted.holds is not None:
-        assert wanted.holds.wait(60)
-    if wanted.breaks_off:
+    plan.reached.set()
+    if plan.waits_for is not None:
+        assert plan.waits_for.wait(60)
+    if plan.crashes:
         raise dg.Failure("the engine is gone", allow_retries=False)
     yield dg.MaterializeResult(asset_key=BARS)
-    if wanted.skips:
+    if plan.skips:
         for spec in context.assets_def.check_specs:
             yield dg.Output(None, output_name=spec.get_python_identifier())
         return
-    yield from checks.results(BARS, [BLOCKING], [CheckOutcome(BLOCKING, wanted.passes, "every column has a value")])
+    yield from checks.results(BARS, [BLOCKING], [CheckOutcome(BLOCKING, plan.passes, "every column has a value")])
     agreement = CheckOutcome(
         OFFICIAL_KLINES,
-        wanted.agreeing == wanted.compared,
-        f"{wanted.agreeing} of {wanted.compared} complete bars equal the official klines",
-        wanted.compared - wanted.agreeing,
-        counts={BARS_COMPARED: wanted.compared, BARS_AGREEING: wanted.agreeing},
+        plan.agreeing == plan.compared,
+        f"{plan.agreeing} of {plan.compared} complete bars equal the official klines",
+        plan.compared - plan.agreeing,
+        counts={BARS_COMPARED: plan.compared, BARS_AGREEING: plan.agreeing},
     )
     yield from checks.results(BARS, [OFFICIAL_KLINES], [agreement], dg.AssetCheckSeverity.WARN)
 
@@ -71,18 +71,18 @@ def clock() -> None:
 
 
 @dg.multi_asset_check(specs=[dg.AssetCheckSpec(name, asset=CLOCK) for name in (HEARTBEAT, NEVER)], can_subset=True)
-def of_clock(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
+def clock_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.AssetCheckResult]:
     for key in context.selected_asset_check_keys:
         yield dg.AssetCheckResult(asset_key=CLOCK, check_name=key.name, passed=True)
 
 
-DEFINITIONS = dg.Definitions(assets=[bars, clock], asset_checks=[of_clock])
+DEFINITIONS = dg.Definitions(assets=[bars, clock], asset_checks=[clock_checks])
 
 
 def run(instance: dg.DagsterInstance, partition: str, **changes: object) -> dg.ExecuteInProcessResult:
-    """Materialize an hour of the bars; its checks find what `changes` of `Wanted` say."""
-    for name, value in vars(Wanted(**changes)).items():  # type: ignore[arg-type]
-        setattr(wanted, name, value)
+    """Materialize an hour of the bars with these fields of `Plan`."""
+    for name, value in vars(Plan(**changes)).items():  # type: ignore[arg-type]
+        setattr(plan, name, value)
     return DEFINITIONS.resolve_implicit_global_asset_job_def().execute_in_process(
         instance=instance, partition_key=partition, asset_selection=[BARS], raise_on_error=False
     )
@@ -97,8 +97,10 @@ def report(
     passed: bool = True,
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
 ) -> None:
-    """An evaluation as sensors report it, without a run; of a partition as one by a run, of which the event is all that
-    there is: without runs Dagster takes one evaluation of a partition only."""
+    """Report an evaluation as sensors do, without a run.
+
+    For a partition, report the event of a made-up run: without runs Dagster stores only one evaluation per partition.
+    """
     (evaluation,) = checks.evaluations(key, [name], [CheckOutcome(name, passed, "as reported")], partition, severity)
     if partition is None:
         instance.report_runless_asset_event(evaluation)

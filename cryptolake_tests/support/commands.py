@@ -1,4 +1,4 @@
-"""Commands as a person gives them, in processes of their own."""
+"""`cryptolake` commands in their own processes, as a user runs them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cryptolake_assets.settings import Settings
 
 
 def run_cryptolake(settings: Settings, *arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    """`cryptolake` with these settings."""
+    """Run `cryptolake` with these settings."""
     return subprocess.run(
         [sys.executable, "-m", "cryptolake_assets.cli", *arguments],
         stdin=subprocess.DEVNULL,
@@ -22,7 +22,7 @@ def run_cryptolake(settings: Settings, *arguments: str, timeout_s: float) -> sub
 
 
 def cryptolake(settings: Settings, *arguments: str, timeout_s: float) -> str:
-    """What it prints; fails with that when it does not end well."""
+    """Run `cryptolake` and return its output; fail with the output if the exit code is not 0."""
     done = run_cryptolake(settings, *arguments, timeout_s=timeout_s)
     assert done.returncode == 0, done.stdout[-3_000:] + done.stderr[-3_000:]
     return done.stdout

@@ -1,4 +1,4 @@
-"""Compaction of Bronze as maintenance does it, and what it made of the files."""
+"""Compaction of Bronze as maintenance runs it, with file counts before and after."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compaction:
-    """What became of the hours. `rows` are those that they hold afterwards."""
+    """Files and bytes of the hours before and after; `rows` after."""
 
     files_before: int
     files_after: int
@@ -31,13 +31,13 @@ class Compaction:
 
 
 def compact(settings: Settings, spark: SparkSession, first: datetime, last: datetime) -> Compaction:
-    """Compact the hours in [first, last), and join the manifests where the commit made or left many."""
+    """Compact the hours in [first, last), and rewrite the manifests after a commit or if there are many."""
     table = load_table(settings, BRONZE_TRADES)
     files_before, bytes_before, _ = _extent(table, first, last)
     snapshot_id = table.metadata.current_snapshot_id
     hours = [first + number * HOUR for number in range((last - first) // HOUR)]
     compaction.compact_hours(settings, spark, hours)
-    # The commit leaves the old entries as deleted ones in their manifests, and everybody reads over them.
+    # The commit keeps the old entries as deleted ones in the manifests, which slows down every reader.
     is_changed = table.refresh().metadata.current_snapshot_id != snapshot_id
     if is_changed or len(manifests(table)) > compaction.MANIFESTS_ENOUGH:
         compaction.rewrite_manifests(spark, BRONZE_TRADES)

@@ -1,4 +1,4 @@
-"""docker-compose.yml as Compose would read it: services, variables, and the settings of a service's process."""
+"""docker-compose.yml as Compose reads it: services, variables, and the settings of a service's process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from scripts.env_secrets import completed
 COMPOSE = PROJECT_ROOT / "docker-compose.yml"
 DOCKERFILE = PROJECT_ROOT / "Dockerfile"
 OWN_IMAGE = "cryptolake"
-USERS_KNOW = {
+DOCUMENTED_SERVICES = {
     *("kafka", "kafka-ui", "minio", "mc", "iceberg-rest", "spark-master", "spark-worker", "spark-connect"),
     *("dagster-webserver", "dagster-daemon", "producer", "bronze-stream", "api", "dashboard", "prometheus", "grafana"),
 }
@@ -48,7 +48,7 @@ def text_of(value: object) -> str:
 
 
 def environment(name: str, variables: dict[str, str]) -> dict[str, str]:
-    """A service's environment as Compose would give it with these variables."""
+    """Return a service's environment as Compose sets it with these variables."""
 
     def value(match: re.Match[str]) -> str:
         given = variables.get(match[1], "")
@@ -61,13 +61,14 @@ def environment(name: str, variables: dict[str, str]) -> dict[str, str]:
     return {key: VARIABLE.sub(value, str(text)) for key, text in found.items()}
 
 
-def drawn() -> dict[str, str]:
+def generated_secrets() -> dict[str, str]:
+    """Return the variables that `scripts.env_secrets` adds to an empty .env file."""
     text, _ = completed("")
     return dict(line.split("=", 1) for line in text.splitlines())
 
 
 def settings_in(name: str, monkeypatch: pytest.MonkeyPatch, **chosen: str) -> Settings:
-    """The settings as the service's process would read them."""
-    for variable, value in environment(name, drawn() | chosen).items():
+    """Return the settings as the service's process reads them."""
+    for variable, value in environment(name, generated_secrets() | chosen).items():
         monkeypatch.setenv(variable, value)
     return load_settings()

@@ -1,4 +1,4 @@
-"""Dagster's webserver over an instance and the definitions of a file, on a socket, without a process of its own."""
+"""Dagster's webserver for an instance and the definitions of a file, on a socket, in this process."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cryptolake_tests.support.waiting import wait_for
 
 @contextmanager
 def webserver(instance: dg.DagsterInstance, definitions: Path, attribute: str) -> Iterator[int]:
-    """Yield the port of a webserver that shows `attribute` of the Python file."""
+    """Serve the definitions in `attribute` of the Python file; yield the port."""
     target = LoadableTargetOrigin(python_file=str(definitions), attribute=attribute, executable_path=sys.executable)
     origin = InProcessCodeLocationOrigin(target, location_name="tests")
     with WorkspaceProcessContext(instance, InProcessWorkspaceLoadTarget(origin)) as context:

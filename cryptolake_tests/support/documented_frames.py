@@ -1,4 +1,4 @@
-"""The examples in the exchange's document of its WebSocket market streams."""
+"""Example frames of the exchange's documentation of its WebSocket market streams."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The shell commands that a document shows."""
+"""The shell commands in a document."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ _CODE = re.compile(r"^```(\w*)\n(.*?)^```|`([^`\n]+)`", re.MULTILINE | re.DOTALL
 
 
 def commands(path: Path) -> Iterator[list[str]]:
-    """The shell commands of a document's code, in words: without variables before, comments behind and what is left
-    open (`…`). Lines that end in a backslash go on in the next."""
+    """Yield the shell commands in a document's code, split into words.
+
+    Leading variables and trailing comments are removed, commands with `…` are skipped, lines that end in a backslash
+    are joined with the next.
+    """
     for language, block, span in _CODE.findall(path.read_text(encoding="utf-8")):
         if language not in ("", "sh"):
             continue

@@ -1,4 +1,4 @@
-"""The replay exchange on a socket, in a thread of its own, for tests that block."""
+"""The replay exchange on a socket, in its own thread, for blocking tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptolake_tests.support.waiting import wait_for
 
 
 class ExchangeThread:
-    """Its clock stands at `clock_ms` once it is entered; faults and requests are those of `batch`."""
+    """A replay exchange whose clock is at `clock_ms`; `replay.batch` records the requests to batch sources."""
 
     def __init__(self, directory: Path, clock_ms: int) -> None:
         self.replay = ReplayExchange(directory, speed=0)

@@ -1,5 +1,8 @@
-"""Stand-ins for the producer's tests: a publisher that can be told to fail, a coverage sink in memory, an exchange on a
-real socket whose every frame the test sends itself."""
+"""Fakes for the producer's tests.
+
+A publisher that fails as scripted, coverage and gap sinks in memory, an exchange on a real socket whose frames the test
+sends.
+"""
 
 from __future__ import annotations
 
@@ -26,44 +29,44 @@ NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
 QUICK = ConnectionOptions(
     close_timeout_s=0.2, backoff_first_s=0.01, backoff_cap_s=0.02, response_timeout_s=0.3, healthy_after_s=0.0
 )
-"""Connections that come back at once."""
+"""Connections that reconnect at once."""
 
 
 async def until(condition: Callable[[], object], timeout_s: float = 10.0) -> None:
-    """Returns once the condition holds."""
+    """Wait until the condition holds; raise `TimeoutError` after `timeout_s`."""
     async with asyncio.timeout(timeout_s):
-        while not condition():  # noqa: ASYNC110 - what is waited for knows nothing of tests
+        while not condition():  # noqa: ASYNC110 - the product code has no event for it
             await asyncio.sleep(0.005)
 
 
 def trade(trade_id: int, exchange_time_ms: int, symbol: str = "BTCUSDT", price: str = "1.50") -> str:
-    """A combined-stream frame."""
+    """Return a combined-stream `trade` frame."""
     data = {"e": "trade", "E": exchange_time_ms, "T": exchange_time_ms, "s": symbol, "t": trade_id, "p": price}
     data |= {"q": "1", "X": "MARKET", "m": False}
     return json.dumps({"stream": f"{symbol.lower()}@trade", "data": data})
 
 
 class FakePublisher:
-    """Acknowledges at once, or when told to; fails as scripted. One offset sequence a (topic, partition)."""
+    """Acknowledges at once, or on `release`; fails as scripted. One offset sequence per (topic, partition)."""
 
     def __init__(self, partitions: int = 2, start_offset: int = 0) -> None:
-        self.holds_back = False
-        """Whether acknowledgements wait for `release`."""
+        self.holds_acks = False
+        """True: acknowledgements wait for `release`."""
         self.fails_send: list[BaseException] = []
-        """Reported for the next messages, which are not taken."""
+        """Errors reported for the next messages, which are not accepted."""
         self.fails_delivery: list[BaseException] = []
-        """Reported for the next messages instead of an acknowledgement."""
+        """Errors reported for the next messages instead of an acknowledgement."""
         self.fails_start: list[BaseException] = []
         self.verdicts: dict[type[BaseException], FailureVerdict] = {}
         self.offsets: list[int] = []
-        """Offsets that the next acknowledgements name, whatever is true."""
+        """Offsets of the next acknowledgements, instead of the real ones."""
         self.log: list[Message] = []
-        """What the broker holds, in order."""
+        """Messages stored by the broker, in order."""
         self.restarts = 0
         self.stopped = False
         self._start_offsets = dict.fromkeys(range(partitions), start_offset)
         self._next: dict[tuple[str, int], int] = {}
-        self._held: list[Message] = []
+        self._pending: list[Message] = []
         self._listener: DeliveryListener | None = None
 
     @property
@@ -84,15 +87,15 @@ class FakePublisher:
             if self.fails_send:
                 self._listener.failed([message], self.fails_send.pop(0))
                 continue
-            self._held.append(message)
-            if not self.holds_back:
+            self._pending.append(message)
+            if not self.holds_acks:
                 self.release()
 
     def release(self) -> None:
-        """Answers for everything that was held back."""
-        held, self._held = self._held, []
+        """Acknowledge, or fail as scripted, every message without an acknowledgement."""
+        pending, self._pending = self._pending, []
         assert self._listener is not None
-        for message in held:
+        for message in pending:
             if self.fails_delivery:
                 self._listener.failed([message], self.fails_delivery.pop(0))
                 continue
@@ -107,7 +110,7 @@ class FakePublisher:
 
     async def restart(self) -> None:
         self.restarts += 1
-        left, self._held = self._held, []
+        left, self._pending = self._pending, []
         assert self._listener is not None
         if left:
             self._listener.failed(left, ConnectionError("closed"))
@@ -120,7 +123,7 @@ class FakePublisher:
 
 
 class MemorySink:
-    """Keeps the rows by key; fails as often as told to."""
+    """Stores coverage rows by key; the next `failures_left` writes fail."""
 
     def __init__(self) -> None:
         self.rows: dict[tuple[str, int], CoverageRow] = {}
@@ -135,13 +138,13 @@ class MemorySink:
         self.rows |= {(row.symbol, row.connected_from_ms): row for row in rows}
 
     def spans(self, symbol: str = "BTCUSDT") -> list[tuple[int, int]]:
-        """(from, to) of the symbol's rows, in order."""
+        """Return (from, to) of the symbol's rows in ms, in order."""
         rows = [row for row in self.rows.values() if row.symbol == symbol]
         return sorted((row.connected_from_ms, row.connected_to_ms) for row in rows)
 
 
 class MemoryGaps:
-    """Keeps the gaps by key; fails as often as told to."""
+    """Stores gaps by key; the next `failures_left` writes fail."""
 
     def __init__(self) -> None:
         self.gaps: dict[tuple[str, str, str, int], TradeGap] = {}
@@ -160,7 +163,7 @@ class MemoryGaps:
 
 
 class MemoryHistory:
-    """The exchange's history by id, in pages, the same for every symbol; fails as often as told to."""
+    """The exchange's history by id, in pages, equal for all symbols; the next `failures_left` requests fail."""
 
     def __init__(
         self,
@@ -173,35 +176,35 @@ class MemoryHistory:
         self.trades = sorted(trades, key=lambda row: row.trade_id)
         self.page = page
         self.has_key = has_key
-        self.asked: list[int] = []
+        self.requested_ids: list[int] = []
         self.failures_left = 0
 
     async def agg_trades_from(self, symbol: str, first_id: int) -> Sequence[AggTrade | MalformedRow]:
-        self._ask(symbol, first_id)
+        self._record_request(symbol, first_id)
         return [row for row in self.rows if row.agg_trade_id >= first_id][: self.page]
 
     async def historical_trades_from(self, symbol: str, first_id: int) -> Sequence[HistoricalTrade | MalformedRow]:
         assert self.has_key
-        self._ask(symbol, first_id)
+        self._record_request(symbol, first_id)
         return [row for row in self.trades if row.trade_id >= first_id][: self.page]
 
-    def _ask(self, symbol: str, first_id: int) -> None:
+    def _record_request(self, symbol: str, first_id: int) -> None:
         assert symbol
-        self.asked.append(first_id)
+        self.requested_ids.append(first_id)
         if self.failures_left:
             self.failures_left -= 1
             raise ExchangeError("exchange: no answer.")
 
 
 class FakeClock:
-    """The exchange's clock, set by hand; None: it cannot be reached."""
+    """The exchange's clock, set by the test; None: it is unreachable."""
 
     def __init__(self, now_ms: int | None = NOON_MS) -> None:
         self.now_ms = now_ms
-        self.asked = 0
+        self.requests = 0
 
     async def time_ms(self) -> int:
-        self.asked += 1
+        self.requests += 1
         if self.now_ms is None:
             raise ExchangeError("exchange: no answer.")
         return self.now_ms
@@ -213,17 +216,17 @@ def trade_url(base_url: str, symbols: tuple[str, ...]) -> str:
 
 
 class FakeExchange:
-    """A WebSocket server; every connection waits for what the test does with it."""
+    """A WebSocket server whose connections are controlled by the test."""
 
     def __init__(self) -> None:
         self.port = 0
         self.sockets: list[ServerConnection] = []
         """All connections so far, the newest last."""
         self.paths: list[str] = []
-        self.answers = True
-        """Whether requests are answered, behind the frames sent before."""
-        self.refuses: list[tuple[int, dict[str, str]]] = []
-        """Status and headers for the next handshakes."""
+        self.responds = True
+        """False: requests get no response."""
+        self.rejections: list[tuple[int, dict[str, str]]] = []
+        """Status and headers of the next handshakes, which are rejected."""
         self.on_open: Callable[[ServerConnection], object] | None = None
         self.requests = 0
         self._server: Server | None = None
@@ -242,9 +245,9 @@ class FakeExchange:
 
     def _process(self, connection: ServerConnection, request: Request) -> Response | None:
         self.paths.append(request.path)
-        if not self.refuses:
+        if not self.rejections:
             return None
-        status, headers = self.refuses.pop(0)
+        status, headers = self.rejections.pop(0)
         response = connection.respond(status, "no\n")
         response.headers.update(headers)
         return response
@@ -257,16 +260,16 @@ class FakeExchange:
                 await result
         async for text in socket:
             self.requests += 1
-            if self.answers:
+            if self.responds:
                 await socket.send(json.dumps({"result": [], "id": json.loads(text)["id"]}))
 
     async def connected(self, count: int = 1) -> ServerConnection:
-        """The connection number `count`, once it is there."""
+        """Wait for connection number `count` and return it."""
         await until(lambda: len(self.sockets) >= count)
         return self.sockets[count - 1]
 
     async def send(self, *frames: str | bytes) -> None:
-        """Sends frames on the newest connection."""
+        """Send frames on the newest connection."""
         await self.connected()
         for frame in frames:
             await self.sockets[-1].send(frame, text=True)

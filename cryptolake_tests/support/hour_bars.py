@@ -1,4 +1,4 @@
-"""Bars of one hour, as the checks of an hour get them."""
+"""Bars of one hour, as input of its checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lakes by copy, each under a test's own path: empty ones, made once a session, and those of earlier releases."""
+"""Copies of lakes under a test's own path: an empty one, made once per session, and lakes of earlier releases."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from cryptolake_assets.settings import Settings, load_settings
 HOME = "own home"
 OLD_LAKES = Path(__file__).parents[1] / "data" / "lakes"
 MADE_AT = "file:///var/tmp/cryptolake-lake/home/warehouse"
-"""The warehouse's location where the old lakes were made."""
+"""Warehouse location at which the old lakes were made."""
 
 
 def make_empty(settings: Settings) -> None:
-    """Bootstrap the lake and leave its catalog in one file."""
+    """Bootstrap the lake and merge the WAL, so that its catalog is one file."""
     bootstrap(settings)
     with closing(sqlite3.connect(settings.catalog_db)) as connection:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -36,7 +36,7 @@ def open_copy(source: Path, target: Path) -> Settings:
 
 
 def open_old(name: str, home: Path, **options: Any) -> Settings:
-    """Unpack the lake that an earlier release made of a market and return its settings with these options."""
+    """Unpack a lake of an earlier release and return its settings with these options."""
     with tarfile.open(OLD_LAKES / f"{name}-2026-11.tar.gz") as archive:
         # Python before 3.11.4 has no filters.
         archive.extraction_filter = getattr(tarfile, "data_filter", None)

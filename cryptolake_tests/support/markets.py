@@ -1,11 +1,11 @@
-"""Makes capture directories of the other markets for tests.
+"""Write capture directories of the other markets for tests.
 
-COIN-M: the frames are made of a recorded day of the public archive, a line a frame, as the stream sends an aggregate
-(`e`, `E`, `a`, `s`, `p`, `q`, `f`, `l`, `T`, `m`); the trade's time stands for when it was sent. Its klines are made of
-the same lines, because none were recorded: volume is contracts, quote volume the base currency's.
+COIN-M: each line of a recorded day of the public archive becomes a frame, as the stream sends an aggregate (`e`, `E`,
+`a`, `s`, `p`, `q`, `f`, `l`, `T`, `m`); the event time equals the trade time. The klines are computed from the same
+lines, because none were recorded: volume in contracts, quote volume in the base currency.
 
-Spot: the frames are made. They have the shape of the exchange's document (no `X`, but `M`) and the values of recorded
-order-book trades of USD-M futures, whose recorded klines lie beside them.
+Spot: frames with the documented fields (no `X`, but `M`) and the values of recorded order-book trades of USD-M futures,
+with the recorded klines of the latter.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from cryptolake_tests.support.captures import MINUTE_MS, write_capture
 
 COIN_SYMBOL = "BTCUSD_PERP"
 CONTRACT_USD = Decimal(100)
-"""What a BTCUSD_PERP contract stands for."""
+"""Value of a BTCUSD_PERP contract."""
 RECORDED_DAY = Path(__file__).parents[1] / "data" / f"{COIN_SYMBOL}-aggTrades-2026-05-08.zip"
 
 
 def recorded_coin_aggregates(number: int) -> list[Aggregate]:
-    """The first so many lines of the recorded day."""
+    """Return the first `number` lines of the recorded day."""
     with zipfile.ZipFile(RECORDED_DAY) as archive:
         lines = archive.read(archive.namelist()[0]).decode().splitlines()
     rows = (line.split(",") for line in lines if line[:1].isdigit())
@@ -45,7 +45,7 @@ def recorded_coin_aggregates(number: int) -> list[Aggregate]:
 
 
 def coin_capture(directory: Path, number: int = 1_500) -> list[Aggregate]:
-    """A COIN-M capture of so many aggregates; returns them."""
+    """Write a COIN-M capture of `number` aggregates; return them."""
     rows = recorded_coin_aggregates(number)
     frames = ((row.time_ms * 10**6, json.dumps(_combined("aggTrade", _aggregate(row)))) for row in rows)
     write_capture(directory / "coin.ndjson.gz", frames)
@@ -56,7 +56,7 @@ def coin_capture(directory: Path, number: int = 1_500) -> list[Aggregate]:
 
 
 def spot_capture(directory: Path) -> list[dict[str, Any]]:
-    """A Spot capture of `trade` frames; returns their data objects."""
+    """Write a Spot capture of `trade` frames; return their data objects."""
     events, frames = [], []
     for frame in read_frames(DEMO_CAPTURE_DIR):
         recorded = json.loads(frame.raw)["data"]
@@ -99,5 +99,5 @@ def _coin_klines(rows: list[Aggregate]) -> Iterator[list[str]]:
 
 
 def _base(rows: list[Aggregate]) -> str:
-    """Base currency that the contracts stand for, as klines round it: 8 digits."""
+    """Return the base currency value of the contracts, rounded to 8 digits as in klines."""
     return f"{sum((Decimal(row.qty) * CONTRACT_USD / Decimal(row.price) for row in rows), Decimal(0)):.8f}"

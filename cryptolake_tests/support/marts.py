@@ -1,4 +1,4 @@
-"""Bars and daily rows put into the lake, and the marts made of them by Dagster or by dbt."""
+"""Put bars and daily rows into the lake, and build the marts with Dagster or dbt."""
 
 from __future__ import annotations
 
@@ -29,13 +29,12 @@ MINUTES = {"5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
 PARTITIONED = [*(f"ohlcv_{name}" for name in MINUTES), "daily_returns", "volume_profile_hourly"]
 Bars = dict[tuple[str, datetime], dict[str, Any]]
 
-
 EVIDENCE = ("ids", "barrier", "klines")
-"""The strongest first."""
+"""Kinds of evidence, strongest first."""
 
 
 def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bars:
-    """Silver's bars of the trades, each hour by another evidence; those of the named minutes are not complete."""
+    """Return Silver's bars of the trades; the evidence differs by hour, and the given minutes are incomplete."""
     missing = set(incomplete)
     return {
         (symbol, start): {
@@ -48,7 +47,7 @@ def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bar
 
 
 def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> None:
-    """Makes Gold's rows of the days of the bars."""
+    """Publish Gold's rows for the days of the bars."""
     rows = [
         {
             **stats,
@@ -74,7 +73,7 @@ def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> N
 def run_marts(
     instance: dg.DagsterInstance, first: datetime, last: datetime, names: Iterable[str] = PARTITIONED
 ) -> dg.ExecuteInProcessResult:
-    """One run of partitioned marts over the days."""
+    """Run partitioned marts once over the days."""
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
@@ -88,7 +87,7 @@ def run_marts(
 
 
 def dbt(*arguments: str, day: datetime, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """dbt as a user runs it, over one day."""
+    """Run dbt over one day, as a user does."""
     window = json.dumps({"window_start": str(day.date()), "window_end": str((day + DAY).date()), **variables})
     return subprocess.run(
         [str(EXECUTABLE), "--no-use-colors", *arguments, "--vars", window], capture_output=True, text=True
@@ -96,7 +95,7 @@ def dbt(*arguments: str, day: datetime, **variables: Any) -> subprocess.Complete
 
 
 def every_check_passed(names: Iterable[str]) -> dict[str, dict[str, bool]]:
-    """Return the verdicts of a run of these marts in which every dbt test of theirs was evaluated and passed."""
+    """Return the verdicts of a run of these marts in which each of their dbt tests passed."""
     found: dict[str, dict[str, bool]] = {name: {} for name in names}
     for key in build_definitions().get_repository_def().asset_graph.asset_check_keys:
         if key.asset_key.path[-1] in found:

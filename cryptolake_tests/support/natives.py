@@ -1,7 +1,7 @@
-"""The engines of a cluster beside Spark as processes of this machine: PostgreSQL, an S3 store, Iceberg's REST catalog.
+"""Services of a cluster in addition to Spark as local processes: PostgreSQL, an S3 store, Iceberg's REST catalog.
 
-Each is started from its own program, listens on loopback alone, keeps its files in a directory of its own, and is ended
-by its process id. `scripts/cluster_tools.sh` fetches what the machine lacks.
+Each listens on loopback only, stores its files in its own directory, and is ended by its process id.
+`scripts/cluster_tools.sh` downloads missing programs.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from cryptolake_tests.support.standalone import SparkCluster
 
 HERE: Final = Path(__file__).parent
 CATALOG_JARS: Final = "catalog"
-"""The group of jars of Iceberg's own REST catalog."""
+"""Jar group of Iceberg's REST catalog."""
 CATALOG_SERVER: Final = HERE / "LoopbackCatalog.java"
 POSTGRES_USER: Final = "postgres"
-"""PostgreSQL refuses to run as root; Debian's package has this user for it."""
+"""PostgreSQL does not run as root; Debian's package creates this user."""
 
 
 class ToolMissingError(Exception):
-    """A program that a part of the cluster runs on is not on this machine."""
+    """A program required by the cluster is not installed."""
 
     def __init__(self, program: str) -> None:
-        super().__init__(f"cluster: `{program}` is not on this machine. Run `make cluster-tools`, which fetches it.")
+        super().__init__(f"cluster: `{program}` is not installed. Run `make cluster-tools` to download it.")
 
 
 # PostgreSQL.
@@ -42,7 +42,7 @@ class ToolMissingError(Exception):
 
 @dataclass(frozen=True)
 class Postgres:
-    """A server with one user, who owns every database."""
+    """A PostgreSQL server with one user, who owns every database."""
 
     port: int
     password: str
@@ -53,13 +53,13 @@ class Postgres:
         return f"postgresql://{self.user}:{self.password}@{LOOPBACK}:{self.port}/{database}"
 
     def create(self, database: str) -> None:
-        """Makes an empty database."""
+        """Create an empty database."""
         command = [str(self.bin / "createdb"), "-h", LOOPBACK, "-p", str(self.port), "-U", self.user, database]
         subprocess.run(command, check=True, env={**os.environ, "PGPASSWORD": self.password})
 
 
 def _postgres_bin() -> Path:
-    """Where PostgreSQL's programs are: Debian keeps the server's beside the PATH."""
+    """Return the directory of PostgreSQL's programs; on Debian it is not in PATH."""
     found = [*sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), reverse=True), shutil.which("initdb")]
     for path in found:
         if path is not None and (Path(path).parent / "postgres").exists():
@@ -69,7 +69,7 @@ def _postgres_bin() -> Path:
 
 @contextmanager
 def postgres(directory: Path, password: str) -> Iterator[Postgres]:
-    """A new server; it asks for the password on every connection."""
+    """Start a new server that requires the password on every connection."""
     programs, port, user = _postgres_bin(), free_port(), POSTGRES_USER if os.geteuid() == 0 else None
     server = Postgres(port, password, programs)
     password_file = directory / "password"
@@ -91,7 +91,7 @@ def postgres(directory: Path, password: str) -> Iterator[Postgres]:
         *(str(programs / "postgres"), "-D", str(directory / "data"), "-p", str(port), "-h", LOOPBACK),
         *("-k", str(directory), "-c", "fsync=off", "-c", "max_connections=200"),
     )
-    # At SIGTERM it would wait for its clients to leave.
+    # On SIGTERM it waits until its clients disconnect.
     with running(start("postgres", command, port, directory, user=user, stop_signal=signal.SIGINT)):
         yield server
 
@@ -114,7 +114,7 @@ class Store:
 
 @contextmanager
 def s3_store(directory: Path, buckets: Sequence[str], secret_key: str) -> Iterator[Store]:
-    """A gateway over a directory, with these buckets."""
+    """Start an S3 gateway for a directory with these buckets."""
     program = os.environ.get("CRYPTOLAKE_VERSITYGW") or shutil.which("versitygw")
     if program is None:
         raise ToolMissingError("versitygw")
@@ -134,7 +134,7 @@ def s3_store(directory: Path, buckets: Sequence[str], secret_key: str) -> Iterat
 
 @contextmanager
 def rest_catalog(directory: Path, settings: Settings, database: Postgres, store: Store, token: str) -> Iterator[str]:
-    """Iceberg's own server over tables in PostgreSQL and files in the store; its address. It asks for the token."""
+    """Start Iceberg's REST catalog on PostgreSQL and the store; yield its address. It requires the token."""
     groups = CATALOG_JARS, jars.STORE
     jars.ensure_jars(settings, jars=tuple(jar for jar in jars.locked_jars() if jar.group in groups))
     port = free_port()
@@ -163,7 +163,7 @@ def rest_catalog(directory: Path, settings: Settings, database: Postgres, store:
 
 @dataclass(frozen=True)
 class Cluster:
-    """The engines, and the settings that name them."""
+    """The running services, and settings that use them."""
 
     spark: SparkCluster
     database: Postgres

@@ -1,4 +1,4 @@
-"""A dashboard that serves, and what a person would see and do on its pages."""
+"""A running dashboard, and a browser page with the actions of a user."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cryptolake_tests.support.servers import free_port
 from cryptolake_tests.support.waiting import wait_for
 
 TIMEOUT_MS = 60_000
-"""The first page of a session can take long on a busy machine."""
+"""The first page of a session can be slow on a busy machine."""
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
 CHART = ".st-key-candles .chart"
 NOTE_PAINTED = """
@@ -31,13 +31,13 @@ CanvasRenderingContext2D.prototype.fillText = function (text, x, y, ...more) {
   return fillText.call(this, text, x, y, ...more)
 }
 """
-"""Keeps where each text was painted last."""
+"""Records the last position at which each text was painted."""
 DOUBLE_CLICK_MS = 600
 
 
 @contextmanager
 def dashboard(settings: Settings, api_url: str, log: Path, port: int | None = None, **variables: str) -> Iterator[str]:
-    """The dashboard as a process of its own that reads `api_url`; yields its address."""
+    """Run the dashboard in its own process, reading from `api_url`; yield its address."""
     port = port or free_port()
     environment = {
         **os.environ,
@@ -79,69 +79,72 @@ class View:
 
     def open(self, path: str = "/") -> View:
         self.page.goto(self.url + path)
-        self.settled()
+        self.wait_until_idle()
         return self
 
-    def settled(self) -> None:
+    def wait_until_idle(self) -> None:
+        """Wait until Streamlit's script has finished."""
         self.page.wait_for_selector(SETTLED)
 
     @property
     def chart(self) -> Locator:
         return self.page.locator(CHART)
 
-    def fact(self, name: str) -> str | None:
-        """What the chart says of itself."""
+    def attribute(self, name: str) -> str | None:
+        """Return a data attribute of the chart."""
         return self.chart.get_attribute(f"data-{name}")
 
     def number(self, name: str) -> float:
-        return float(self.fact(name) or 0)
+        return float(self.attribute(name) or 0)
 
-    def drawn(self, **facts: object) -> None:
-        """Waits until the chart says so: `bars=9` for `data-bars="9"`."""
-        wanted = "".join(f'[data-{name.replace("_", "-")}="{value}"]' for name, value in facts.items())
-        self.page.wait_for_selector(f"{CHART}{wanted}[data-drawn-ms]")
+    def drawn(self, **attributes: object) -> None:
+        """Wait until the chart is drawn with these data attributes: `bars=9` means `data-bars="9"`."""
+        conditions = "".join(f'[data-{name.replace("_", "-")}="{value}"]' for name, value in attributes.items())
+        self.page.wait_for_selector(f"{CHART}{conditions}[data-drawn-ms]")
 
     def last_bar(self) -> list[Any]:
-        found: list[Any] = json.loads(self.fact("last") or "null")
+        found: list[Any] = json.loads(self.attribute("last") or "null")
         return found
 
     def cell(self, table: str, column: int, row: int) -> str:
-        """The text of a table's cell, without the blanks that bring its column to one width."""
+        """Return the text of a table's cell, without padding."""
         locator = self.page.locator(f".st-key-{table} #glide-cell-{column}-{row}")
         locator.wait_for(state="attached")
         return locator.inner_text().strip()
 
     def has_cell(self, table: str, column: int, row: int, text: str) -> None:
-        """Waits until the cell holds the text."""
+        """Wait until the cell holds the text."""
         cell = self.page.locator(f".st-key-{table} #glide-cell-{column}-{row}", has_text=text)
         cell.wait_for(state="attached")
 
     def has_row(self, table: str, row: int, texts: list[str], read: Callable[[str], str] = str) -> None:
-        """Waits until the row's first cells are read as these: the chart is drawn first, the table of the view before
-        may still be there."""
+        """Wait until the row's first cells have these texts.
+
+        The chart is drawn first; the previous view's table may still be shown.
+        """
         wait_for(lambda: [read(text) for text in self.row(table, row, len(texts))] == texts, TIMEOUT_MS / 1_000)
 
     def row(self, table: str, row: int, columns: int) -> list[str]:
         return [self.cell(table, column, row) for column in range(columns)]
 
     def sort(self, table: str, heading: str) -> None:
-        """Clicks a heading, which is painted: the smallest first, the largest first when it is clicked again."""
+        """Click a column heading: the first click sorts ascending, the second descending."""
         grid = self.page.locator(f".st-key-{table} [data-testid=stDataFrame]")
         (before,) = [text for text in grid.locator("th").all_inner_texts() if text.endswith(heading)]
         wait_for(lambda: before in self.painted(), TIMEOUT_MS / 1_000)
         x, y = self.page.evaluate("text => window.painted.get(text)", before)
-        # A click that follows another one at once would be the second half of a double one.
+        # Two clicks in quick succession would count as a double click.
         self.page.evaluate("until => new Promise(done => setTimeout(done, until))", DOUBLE_CLICK_MS)
         grid.click(position={"x": x + 2, "y": y})
         after = {heading: f"↑ {heading}", f"↑ {heading}": f"↓ {heading}"}[before]
         grid.locator("th", has_text=after).wait_for(state="attached")
 
     def painted(self) -> set[str]:
-        """Every text that a table has painted since the page was opened; its cells are what is read aloud."""
+        """Return every text painted by a table since the page was opened; cells hold only the accessible text."""
         return set(self.page.evaluate("[...window.painted.keys()]"))
 
     def choose(self, label: str) -> None:
-        """Clicks an option of the page's choices by its text."""
+        """Click a radio option or button by its text."""
         self.page.get_by_role("radio", name=label, exact=True).or_(
             self.page.get_by_role("button", name=label, exact=True)
         ).first.click()
@@ -152,12 +155,13 @@ class View:
         self.page.get_by_role("option", name=symbol).click()
 
     def says(self, text: str) -> None:
+        """Wait until the page shows the text."""
         self.page.get_by_text(text).first.wait_for()
 
 
 @contextmanager
 def view(browser: Browser, url: str, *, width: int = 1280, height: int = 1100, **options: Any) -> Iterator[View]:
-    """A page in a context of its own; nothing outside the machine may be asked for, and no script may fail."""
+    """Open a page in its own context; fail on requests to other hosts and on script errors."""
     context: BrowserContext = browser.new_context(viewport={"width": width, "height": height}, **options)
     try:
         shown = View(context.new_page(), url)

@@ -1,4 +1,4 @@
-"""What the parts of the tests' platforms logged during one test: shown with the report of a test that failed."""
+"""Log lines of platform parts during one test, added to the report of a failed test."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-WORRYING_LINES = 20
+SUSPICIOUS_LINES = 20
 LAST_LINES = 8
 MAX_LINE_CHARS = 400
-_worrying = re.compile(r"error|warn|exception|traceback|fatal|refused|killed", re.IGNORECASE).search
+_is_suspicious = re.compile(r"error|warn|exception|traceback|fatal|refused|killed", re.IGNORECASE).search
 
 _directories: set[Path] = set()
 _sizes_at_start: dict[Path, int] = {}
@@ -23,7 +23,7 @@ def watch(directory: Path) -> None:
 
 
 def new_lines(path: Path, from_byte: int) -> list[str]:
-    """Return what the file gained; all of it when it was rotated meanwhile."""
+    """Return the lines added to the file; all of them if it was rotated meanwhile."""
     with path.open("rb") as file:
         if path.stat().st_size >= from_byte:
             file.seek(from_byte)
@@ -31,16 +31,16 @@ def new_lines(path: Path, from_byte: int) -> list[str]:
 
 
 def excerpt(lines: list[str]) -> list[str]:
-    """Return the last lines, and before them the last ones that look like trouble."""
+    """Return the last lines, preceded by the last earlier ones that contain an error or a warning."""
     head, tail = lines[:-LAST_LINES], lines[-LAST_LINES:]
-    chosen = [line for line in head if _worrying(line)][-WORRYING_LINES:]
-    rejected_rows = len(head) - len(chosen)
-    note = [f"({rejected_rows} lines left out)"] if rejected_rows else []
+    chosen = [line for line in head if _is_suspicious(line)][-SUSPICIOUS_LINES:]
+    omitted = len(head) - len(chosen)
+    note = [f"({omitted} lines omitted)"] if omitted else []
     return [line[:MAX_LINE_CHARS] for line in (*note, *chosen, *tail)]
 
 
 def sections() -> Iterator[tuple[str, str]]:
-    """Yield (title, text) of each log that gained lines since the test began."""
+    """Yield (title, text) of each log with new lines since the test began."""
     for path in _log_files():
         if lines := new_lines(path, _sizes_at_start.get(path, 0)):
             yield f"{path.stem}: {len(lines)} lines logged during the test ({path})", "\n".join(excerpt(lines))

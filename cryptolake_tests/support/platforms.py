@@ -1,6 +1,6 @@
-"""Platforms of tests: settings with free ports, parts that run until a block ends, no Spark session left over.
+"""Platforms of tests: settings with free ports, parts that run until a block ends, Spark sessions stopped after it.
 
-A test or fixture that starts the broker or Spark asks for the fixture `start_platform`, which marks it `integration`.
+A test or fixture that starts the broker or Spark uses the fixture `start_platform`, which marks it `integration`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
 from cryptolake_tests.support import part_logs
 
 StartPlatform = Callable[..., AbstractContextManager[Settings]]
-"""`running`, as the fixture `start_platform` gives it."""
+"""Type of `running`, which the fixture `start_platform` returns."""
 SPARK_MEMORY_MB = 1536
 DAGSTER_PARTS = (*(part.name for part in CODE_SERVERS), DAGSTER_WEBSERVER, DAGSTER_DAEMON)
 FIRST_PORT, PORTS_EACH, WORKERS = 12_000, 2_000, 10
@@ -31,15 +31,15 @@ _candidates = cycle(random.sample(range(_first, _first + PORTS_EACH), PORTS_EACH
 
 
 def settings_for(home: Path, **overrides: Any) -> Settings:
-    """Settings of a platform of its own, beside whatever else runs on this machine."""
+    """Return settings of a separate platform that shares the machine with others."""
     return load_settings(**{"home": home, "spark_memory_mb": SPARK_MEMORY_MB, **free_ports(), **overrides})
 
 
 def free_ports(names: Collection[str] = PORT_FIELDS) -> dict[str, int]:
     """Return a free port for each name, by default for every port setting.
 
-    They lie below the ports that systems give to outgoing connections, each worker of a run has a range of its own, and
-    a port is not given again before all others were: nothing takes one between this look and the part's start.
+    They are below the ephemeral ports of the system, each worker of a run has its own range, and a port is reused only
+    after all others: so nothing takes a port between this check and the start of the part.
     """
     return {name: next(filter(_is_free, _candidates)) for name in names}
 
@@ -54,7 +54,7 @@ def _is_free(port: int) -> bool:
 
 @contextmanager
 def running(settings: Settings, *stages: Collection[str]) -> Iterator[Settings]:
-    """Bring parts up, stage after stage, and the platform down after the block, whoever started it."""
+    """Start parts, stage after stage; stop the platform after the block, even if the test started it."""
     part_logs.watch(settings.log_dir)
     try:
         for parts in stages:
@@ -66,7 +66,7 @@ def running(settings: Settings, *stages: Collection[str]) -> Iterator[Settings]:
 
 
 def stop_spark_session() -> None:
-    """A session that outlives its server would be tried again and again when the process ends."""
+    """Stop the active session: without its server it would retry for a long time at process exit."""
     if "pyspark" not in sys.modules:
         return
     from pyspark.sql import SparkSession

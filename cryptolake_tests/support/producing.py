@@ -1,4 +1,4 @@
-"""A producer with everything around it: a fake exchange, publisher, sinks and clock."""
+"""A producer with a fake exchange, publisher, sinks and clock."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ OPTIONS = ProducerOptions(
 
 @dataclass
 class Stage:
-    """Everything around one producer."""
+    """One producer and its fakes."""
 
     exchange: FakeExchange
     publisher: FakePublisher
@@ -56,11 +56,11 @@ class Stage:
         return self.publisher.trade_ids(topic or self.topic)
 
     async def opened(self) -> None:
-        """The connection is there and the clock was asked before and after its opening: it may move now."""
-        await until(lambda: self.exchange.sockets and self.clock.asked >= 2)
+        """Wait until the connection is open and the clock was read before and after: the test may move the clock."""
+        await until(lambda: self.exchange.sockets and self.clock.requests >= 2)
 
     async def ended(self) -> bool:
-        """Stops the producer in order; whether it drained."""
+        """Stop the producer in order; return whether it drained."""
         self.stop.set()
         async with asyncio.timeout(10):
             return await self.run

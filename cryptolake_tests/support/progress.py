@@ -1,10 +1,10 @@
 """Lanes, order and progress of a test run.
 
-A test that asks for a fixture of `LANES` belongs to that lane. One that asks for none is a component test where it lies
-in a folder of `COMPONENT_FOLDERS` (whole graphs, processes and pages, without broker and Spark), else a unit test.
-Modules run in order of the seconds that `durations.json` has for them, the longest first, so that workers end at about
-the same time.
-`CRYPTOLAKE_TEST_DURATIONS=FILE` writes those seconds anew after a run of all tests on a quiet machine.
+A test that uses a fixture of `LANES` belongs to that lane. One that uses none is a component test if it is in a folder
+of `COMPONENT_FOLDERS` (entire graphs, processes and pages, without broker and Spark), else a unit test.
+Modules run in order of their seconds in `durations.json`, the longest first, so that workers end at about the
+same time.
+`CRYPTOLAKE_TEST_DURATIONS=FILE` writes those seconds after a run of all tests on an idle machine.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ import pytest
 
 DURATIONS = Path(__file__).parents[1] / "durations.json"
 DEFAULT_S = 1.0
-"""Of a module that the file does not know yet."""
+"""Duration of a module that is not in the file yet."""
 LANES = {"cluster": "cluster", "start_platform": "integration"}
-"""Fixture to marker."""
+"""Marker by fixture."""
 COMPONENT_FOLDERS = {"integration"}
 INTEGRATION_TIMEOUT_S = 600
-"""A platform's start counts towards the first test that asks for it."""
+"""The start of a platform counts towards the first test that uses it."""
 REPORT_EVERY_S = 15.0
 
 
@@ -63,12 +63,14 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 class Progress:
-    """Print how far the run is and how long it will take, every `REPORT_EVERY_S`; the estimate is of modules, scaled by
-    how fast those that have ended were on this machine."""
+    """Print progress and the estimated remaining time every `REPORT_EVERY_S`.
+
+    The estimate uses the durations of modules, scaled by the speed of the finished ones on this machine.
+    """
 
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
-        self._began = self._told = time.monotonic()
+        self._began = self._printed_at = time.monotonic()
         self._known = known_durations()
         self._tests: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
@@ -76,13 +78,13 @@ class Progress:
         self._is_first = True
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
-        self._take(item.nodeid for item in session.items)
+        self._register(item.nodeid for item in session.items)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node: object, ids: Iterable[str]) -> None:
-        self._take(ids)
+        self._register(ids)
 
-    def _take(self, ids: Iterable[str]) -> None:
+    def _register(self, ids: Iterable[str]) -> None:
         if not self._tests:
             self._tests.update(module_of(node_id) for node_id in ids)
 
@@ -91,17 +93,17 @@ class Progress:
         self._seconds[module] += report.duration
         if report.when == "teardown":
             self._done[module] += 1
-            self._tell()
+            self._print()
 
-    def _tell(self) -> None:
+    def _print(self) -> None:
         now = time.monotonic()
-        if now - self._told < REPORT_EVERY_S:
+        if now - self._printed_at < REPORT_EVERY_S:
             return
-        self._told = now
-        whole = sum(self._expected_s(module) for module in self._tests)
+        self._printed_at = now
+        total = sum(self._expected_s(module) for module in self._tests)
         share = sum(self._expected_s(module) * self._done[module] / self._tests[module] for module in self._tests)
         elapsed = now - self._began
-        left_s = elapsed * (whole - share) / share if share else 0.0
+        left_s = elapsed * (total - share) / share if share else 0.0
         failed = len(self._stats("failed")) + len(self._stats("error"))
         line = (
             f"[{self._done.total()} of {self._tests.total()} tests, {elapsed / 60:.1f} min, "

@@ -1,4 +1,4 @@
-"""Records for the topic of trades, as the producer writes them."""
+"""Records for the trade topic, as the producer writes them."""
 
 from __future__ import annotations
 

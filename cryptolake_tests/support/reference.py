@@ -1,4 +1,4 @@
-"""Bars and daily stats in plain Python: an independent statement of what Silver and Gold shall hold."""
+"""Bars and daily stats in plain Python: an independent reference for Silver and Gold."""
 
 from __future__ import annotations
 
@@ -14,27 +14,29 @@ Trade = dict[str, Any]
 
 
 def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:
-    """Bars of `minutes` (a divisor of a day) of sound MARKET trades, by (symbol, open time); repeats count once, order
-    is (event_time, trade_id)."""
+    """Return bars of `minutes` (a divisor of a day) of valid MARKET trades, by (symbol, open time).
+
+    Duplicates count once; the order is (event_time, trade_id).
+    """
     distinct = {(trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"]): trade for trade in trades}
     windows: dict[tuple[str, datetime], list[Trade]] = defaultdict(list)
     for trade in distinct.values():
-        if trade["trade_type"] == "MARKET" and _is_sound(trade):
+        if trade["trade_type"] == "MARKET" and _is_valid(trade):
             windows[trade["symbol"], open_time(trade["event_time"], minutes)].append(trade)
     dropped = Counter(
         (trade["symbol"], open_time(trade["event_time"], minutes))
         for trade in distinct.values()
-        if trade["trade_type"] == "MARKET" and not _is_sound(trade)
+        if trade["trade_type"] == "MARKET" and not _is_valid(trade)
     )
     return {key: {**_bar(members), "trades_dropped": dropped[key]} for key, members in windows.items()}
 
 
-def _is_sound(trade: Trade) -> bool:
+def _is_valid(trade: Trade) -> bool:
     return bool(trade["price"] > 0 and trade["qty"] > 0 and trade["price"] * trade["qty"] < 10**15)
 
 
 def open_time(moment: datetime, minutes: int) -> datetime:
-    """Start of the window of `minutes`, counted from midnight UTC, that holds the moment."""
+    """Return the start of the window of `minutes`, counted from midnight UTC, that contains the moment."""
     midnight = moment.replace(hour=0, minute=0, second=0, microsecond=0)
     length = timedelta(minutes=minutes)
     return midnight + (moment - midnight) // length * length
@@ -64,7 +66,7 @@ def _bar(trades: list[Trade]) -> dict[str, Any]:
 
 
 def reference_daily(bars: dict[tuple[str, datetime], dict[str, Any]]) -> dict[tuple[str, date], dict[str, Any]]:
-    """Daily stats of reference bars, by (symbol, UTC day); `realised_volatility` with 50 digits."""
+    """Return daily stats of reference bars, by (symbol, UTC day); `realised_volatility` has 50 digits."""
     days: dict[tuple[str, date], list[dict[str, Any]]] = defaultdict(list)
     for (symbol, start), bar in sorted(bars.items()):
         days[symbol, start.date()].append(bar)

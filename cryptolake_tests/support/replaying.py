@@ -1,4 +1,4 @@
-"""A platform that replays the shipped capture: watch it, kill its parts, compare its bars with the klines."""
+"""A platform that replays the shipped capture: wait for it, kill its parts, compare its bars with the klines."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from cryptolake_tests.support.waiting import wait_for
 FRAMES = 24_356
 HOURS = (datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC))
 SPEED = 16.0
-"""The capture's eight minutes take thirty seconds: room for a crash in the middle."""
+"""The capture's eight minutes take 30 s, long enough for a crash in the middle."""
 
 
 def replay(settings: Settings) -> dict[str, Any]:
-    answer = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=10, trust_env=False)
-    return dict(answer.json())
+    """Return the status of the replay exchange."""
+    response = httpx.get(f"http://127.0.0.1:{settings.exchange_port}/replay/status", timeout=10, trust_env=False)
+    return dict(response.json())
 
 
 def kill(settings: Settings, part: str) -> None:
-    """kill -9 of the part's process, as the supervisor knows it."""
+    """Send SIGKILL to the part's process; wait until the supervisor has restarted it."""
     pid = Supervisor(settings).processes()[part].pid
     assert pid
     os.kill(pid, signal.SIGKILL)
@@ -43,6 +44,7 @@ def kill(settings: Settings, part: str) -> None:
 
 
 def produced(settings: Settings) -> dict[str, Any]:
+    """Return the producer's status file."""
     return dict(json.loads((settings.run_dir / "producer.json").read_text()))
 
 
@@ -67,7 +69,7 @@ def refreshed_bars(settings: Settings) -> list[dict[str, Any]]:
 
 
 def verdicts(settings: Settings, bars: list[dict[str, Any]]) -> list[Verdict]:
-    """Each bar beside the official kline of its minute."""
+    """Compare each bar with the official kline of its minute."""
     found = []
     with ExchangeRest(settings.rest_url) as exchange:
         for bar in bars:

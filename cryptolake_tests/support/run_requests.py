@@ -1,4 +1,4 @@
-"""Runs that the follower asks for: the hours that they name, and a run as the daemon launches it."""
+"""Run requests of the follower: their hours, and a run as the daemon launches it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cryptolake_assets.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, ho
 from cryptolake_assets.model.windows import HOUR
 
 
-def hours_asked(request: dg.RunRequest) -> list[str]:
+def requested_hours(request: dg.RunRequest) -> list[str]:
     """Return the hours of the request, as partition keys."""
     if request.partition_key is not None:
         return [request.partition_key]
@@ -22,7 +22,7 @@ def hours_asked(request: dg.RunRequest) -> list[str]:
 def run_silver_request(
     job: dg.JobDefinition, instance: dg.DagsterInstance, request: dg.RunRequest, **more: Any
 ) -> dg.ExecuteInProcessResult:
-    """Run what a request of the follower asks for."""
+    """Run a request of the follower."""
     return job.execute_in_process(
         instance=instance,
         asset_selection=[asset_keys.SILVER],

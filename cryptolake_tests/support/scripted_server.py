@@ -1,4 +1,4 @@
-"""An HTTP server that answers by script."""
+"""An HTTP server with scripted responses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from aiohttp import web
 
 
 class ScriptedServer:
-    """Answers with the next of the scripted responses, then keeps to the last one."""
+    """Sends the scripted responses in order, then repeats the last one."""
 
     def __init__(self) -> None:
         self.script: list[tuple[int, dict[str, str], str]] = []

@@ -1,5 +1,4 @@
-"""The platform's own broker with what a cluster's brokers ask of a client: TLS, users and passwords, certificates,
-tokens."""
+"""The platform's broker with the access control of a cluster: TLS, users and passwords, certificates, tokens."""
 
 from __future__ import annotations
 
@@ -23,23 +22,22 @@ from cryptolake_tests.support.token_server import AUDIENCE, TokenServer, serving
 from cryptolake_tests.support.waiting import wait_for
 
 USER, PASSWORD = "lake, =writer", 'a "quoted\\" pass, =word é'
-"""What each client has to escape in its own way."""
+"""Contain characters that each client library escapes differently."""
 TOPIC_PREFIXES = ("trades-", "binance_futures")
-"""The user may create, describe, read and write topics that begin so; it has no other right."""
+"""The user may create, describe, read and write topics with these prefixes, nothing else."""
 GUEST = "guest"
-"""A user with the same password, and no right at all."""
-"""It was seen to take longer once; how it stops is not what is tested with it."""
-KEY_SEAL = "key's password"
+"""A user with the same password and no rights."""
+KEY_PASSWORD = "key's password"  # noqa: S105
 CERTIFICATE_NAME = "lake-client"
 _HOST = "127.0.0.1"
 _admin: Any = confluent_kafka.admin  # its types do not name what it exports
 _LISTENERS = {"SASL_SSL": "SASL_SSL", "SASL_PLAINTEXT": "SASL_PLAINTEXT", "MUTUAL": "SSL"}
-"""Its listeners for clients, and what each speaks."""
+"""Security protocol by client listener."""
 
 
 @dataclass(frozen=True)
 class SecureBroker:
-    """A running broker: its ports by listener, and the files that a client needs."""
+    """A running broker: its ports by listener, and the files required by a client."""
 
     ports: dict[str, int]
     authority: Authority
@@ -48,7 +46,7 @@ class SecureBroker:
     tokens: TokenServer
 
     def by_token(self, **changes: Any) -> dict[str, Any]:
-        """As `access`, with a token."""
+        """Return the settings, by field name, for access with a token."""
         fields = {
             "kafka_sasl_mechanism": "OAUTHBEARER",
             "kafka_sasl_username": self.tokens.client_id,
@@ -59,7 +57,7 @@ class SecureBroker:
         return self.access(**(fields | changes))
 
     def access(self, listener: str = "SASL_SSL", **changes: Any) -> dict[str, Any]:
-        """The settings, by field name, with which a client gets in at a listener; `changes` to try others."""
+        """Return the settings, by field name, that a listener accepts, with `changes`."""
         protocol = _LISTENERS[listener]
         fields: dict[str, Any] = {
             "kafka_bootstrap_servers": f"{_HOST}:{self.ports[listener]}",
@@ -73,16 +71,16 @@ class SecureBroker:
             fields |= {
                 "kafka_ssl_cert_file": self.certificate,
                 "kafka_ssl_key_file": self.key,
-                "kafka_ssl_key_password": KEY_SEAL,
+                "kafka_ssl_key_password": KEY_PASSWORD,
             }
         return fields | changes
 
 
 @contextmanager
 def secure_broker(settings: Settings) -> Iterator[SecureBroker]:
-    """The broker of these settings' home, with listeners of its own; ended with the block."""
+    """Run the broker of these settings' home with the additional listeners."""
     authority = Authority(settings.home / "certificates")
-    certificate, key = authority.sign(CERTIFICATE_NAME, sealed_with=KEY_SEAL)
+    certificate, key = authority.sign(CERTIFICATE_NAME, encrypted_with=KEY_PASSWORD)
     broker = SecureBroker(free_ports(_LISTENERS), authority, certificate, key, TokenServer(subject=USER))
     with serving(broker.tokens), _running(settings, broker):
         _make_users(settings)
@@ -93,13 +91,13 @@ def secure_broker(settings: Settings) -> Iterator[SecureBroker]:
 def _running(settings: Settings, broker: SecureBroker) -> Iterator[None]:
     for path, text in kafka.files(settings).items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of a name that comes twice Java takes the last.
+        # Java uses the last value of a repeated name.
         more = properties_text(_values(settings, broker)) if path.name == "server.properties" else ""
         path.write_text(text + more, encoding="utf-8")
     kafka.format_storage(settings)
     log = settings.home / "broker.log"
     part_logs.watch(log.parent)
-    # Where tokens may be held against keys is for Java to allow, not for the broker's configuration.
+    # The key URLs allowed for token validation are a Java system property, not broker configuration.
     allowed = f"-Dorg.apache.kafka.sasl.oauthbearer.allowed.urls={broker.tokens.keys_url}"
     with log.open("wb") as out:
         process = subprocess.Popen(
@@ -113,7 +111,7 @@ def _running(settings: Settings, broker: SecureBroker) -> Iterator[None]:
         wait_for(lambda: _serves(process, log, broker))
         yield
     finally:
-        # Nothing of it is used again, and an orderly end has taken over a minute.
+        # Its data is not used again, and an orderly stop took over a minute once.
         process.kill()
         process.wait(10)
 
@@ -124,7 +122,7 @@ def _serves(process: subprocess.Popen[bytes], log: Path, broker: SecureBroker) -
 
 
 def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
-    """Beside the platform's own listeners, which the broker itself and this module use."""
+    """Return the broker's properties: client listeners in addition to the platform's own ones."""
     inner = f"PLAINTEXT://{_HOST}:{settings.kafka_port}"
     outer = ",".join(f"{name}://{_HOST}:{port}" for name, port in broker.ports.items())
     plain = "org.apache.kafka.common.security.plain.PlainLoginModule required"
@@ -162,12 +160,12 @@ def _values(settings: Settings, broker: SecureBroker) -> dict[str, object]:
 
 def _make_users(settings: Settings) -> None:
     admin = _admin.AdminClient({"bootstrap.servers": f"{_HOST}:{settings.kafka_port}"})
-    # A user can be altered once in a request.
+    # One request may alter each user only once.
     for mechanism in (_admin.ScramMechanism.SCRAM_SHA_256, _admin.ScramMechanism.SCRAM_SHA_512):
-        how = _admin.ScramCredentialInfo(mechanism, 4096)
-        wanted = [_admin.UserScramCredentialUpsertion(user, how, PASSWORD.encode()) for user in (USER, GUEST)]
-        for answer in admin.alter_user_scram_credentials(wanted).values():
-            answer.result(30)
+        info = _admin.ScramCredentialInfo(mechanism, 4096)
+        changes = [_admin.UserScramCredentialUpsertion(user, info, PASSWORD.encode()) for user in (USER, GUEST)]
+        for result in admin.alter_user_scram_credentials(changes).values():
+            result.result(30)
     rights = [
         _admin.AclBinding(
             _admin.ResourceType.TOPIC,
@@ -186,5 +184,5 @@ def _make_users(settings: Settings) -> None:
             _admin.AclOperation.WRITE,
         )
     ]
-    for answer in admin.create_acls(rights).values():
-        answer.result(30)
+    for result in admin.create_acls(rights).values():
+        result.result(30)

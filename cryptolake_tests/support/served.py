@@ -1,4 +1,4 @@
-"""The replay exchange for tests that are not asyncio, and a line to it that breaks."""
+"""The replay exchange for synchronous tests, and a proxy that truncates its responses."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from cryptolake_tests.support.waiting import wait_for
 
 
 class ServedExchange:
-    """The replay exchange on a socket, in a thread of its own, its clock at `clock_ms`; as a context it is its URL."""
+    """The replay exchange on a socket, in its own thread, its clock at `clock_ms`; the context yields its URL."""
 
     def __init__(self, directory: Path, clock_ms: int | None = None) -> None:
         self._replay = ReplayExchange(directory, speed=0)
@@ -35,10 +35,10 @@ class ServedExchange:
         self._loop.close()
 
 
-class BrokenLine:
-    """A TCP line to a server: the answers of its first connections end after so many bytes, later ones are whole.
+class TruncatingProxy:
+    """A TCP proxy to a server: the first responses end after `cut_after` bytes each, later ones are complete.
 
-    `sent` are the requests' first lines and headers, in order.
+    `sent` holds the requests (first line and headers), in order.
     """
 
     def __init__(self, url: str, cut_after: list[int]) -> None:
@@ -50,7 +50,7 @@ class BrokenLine:
         self.sent: list[str] = []
         self._accepting = threading.Thread(target=self._accept, daemon=True)
 
-    def __enter__(self) -> BrokenLine:
+    def __enter__(self) -> TruncatingProxy:
         self._accepting.start()
         return self
 
@@ -68,7 +68,7 @@ class BrokenLine:
             threading.Thread(target=self._relay, args=(client,), daemon=True).start()
 
     def _relay(self, client: socket.socket) -> None:
-        """One request a connection, so that every answer can be cut; a `.CHECKSUM` never is."""
+        """Relay one request per connection, so that every response can be cut; never cut a `.CHECKSUM`."""
         with client, socket.create_connection(self._upstream) as server:
             request = client.recv(65536)
             self.sent.append(request.decode())

@@ -1,6 +1,6 @@
-"""Servers as children of this process: each is started, waited for until it listens, and ended by its process id.
+"""Servers as child processes: start, wait until they listen, end by process id.
 
-For tests and measurements, whose servers end with them; the platform's own parts run under a supervisor.
+For tests and benchmarks, which end their servers; the platform's own parts run under a supervisor.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ POLL_S: Final = 0.1
 
 
 def free_port() -> int:
-    """A port that is free now."""
+    """Return a port that is free now."""
     with socket.create_server((LOOPBACK, 0)) as taken:
         return int(taken.getsockname()[1])
 
 
 @dataclass
 class Server:
-    """A running server, in a process group of its own."""
+    """A running server in its own process group."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -41,16 +41,16 @@ class Server:
     stop_signal: signal.Signals = signal.SIGTERM
 
     def tail(self) -> str:
-        """The end of its log."""
+        """Return the end of its log."""
         return self.log.read_text(errors="replace")[-3_000:]
 
     def kill(self) -> None:
-        """Ends it and its children at once, as a machine that loses its power."""
+        """Kill it and its children, like a power failure."""
         os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
 
     def stop(self) -> None:
-        """Ends it in order, or at once when it does not."""
+        """Stop it in order; kill it if it does not end in time."""
         if self.process.poll() is None:
             os.killpg(self.process.pid, self.stop_signal)
             try:
@@ -69,9 +69,9 @@ def start(
     user: str | None = None,
     stop_signal: signal.Signals = signal.SIGTERM,
 ) -> Server:
-    """Starts a program in the directory, which gets its log, and waits until it listens on the loopback port.
+    """Start a program in the directory, which also gets its log; wait until it listens on the loopback port.
 
-    Raises `PartError` with the end of its log when it ends before that, or does not listen in two minutes.
+    Raise `PartError` with the end of its log if it ends before, or does not listen within two minutes.
     """
     log = directory / f"{name}.log"
     with log.open("ab") as output:
@@ -109,7 +109,7 @@ def _wait(server: Server, port: int) -> None:
 
 @contextmanager
 def running(server: Server) -> Iterator[Server]:
-    """Until the block ends."""
+    """Stop the server at the end of the block."""
     try:
         yield server
     finally:

@@ -1,4 +1,4 @@
-"""Runs of Silver and Gold by hand: one hour, many hours, a day."""
+"""Direct runs of Silver and Gold, without Dagster: one hour, many hours, a day."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cryptolake_assets.transform.silver_run import run_silver
 def refresh(
     settings: Settings, engine: AggregationEngine, hour: datetime, from_sequence: int | None = None
 ) -> tuple[SilverCandidate, Publication | None]:
-    """Refresh what Bronze files of `from_sequence` and later touch of the hour; all of it without."""
+    """Refresh the minutes of an hour changed by Bronze files since `from_sequence`; all minutes if it is None."""
     (day,) = run_silver(settings, engine, [hour], "test", from_sequence=from_sequence)
     (candidate,) = day.candidates
     return candidate, day.publication
@@ -29,7 +29,7 @@ def rebuild(settings: Settings, engine: AggregationEngine, first: datetime, last
 
 
 def refresh_day(settings: Settings, engine: AggregationEngine, day: date) -> tuple[GoldCandidate, Publication]:
-    """Refresh a day of Gold, which passes."""
+    """Refresh a day of Gold; fail if a check fails."""
     candidate, publication = run_gold(settings, engine, day, "test")
     assert publication is not None, [outcome for outcome in candidate.outcomes if not outcome.passed]
     return candidate, publication

@@ -1,4 +1,4 @@
-"""What the replay exchange's tests share: small captures, and waiting for conditions instead of for luck."""
+"""Helpers of the replay exchange's tests: small captures, clients, waiting for conditions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SKEW_MS = 1_500  # the receive clock of these captures is behind the exchange's
 
 
 def numbered_capture(directory: Path, count: int, step_ms: int, *, symbol: str = "BTCUSDT", padding: int = 0) -> Path:
-    """Trades 0 to count-1 of a symbol, one every `step_ms`; `padding` bytes make frames large."""
+    """Write a capture of trades 0 to count-1 of a symbol, one every `step_ms`; `padding` bytes enlarge the frames."""
     qty = "1." + "0" * padding if padding else "1"
     frames = (
         ((NOON_MS - SKEW_MS + i * step_ms) * 10**6, trade_frame(symbol, i, NOON_MS + i * step_ms, qty=qty))
@@ -28,25 +28,25 @@ def numbered_capture(directory: Path, count: int, step_ms: int, *, symbol: str =
 
 
 def open_socket(exchange: ReplayExchange, path: str, **options: Any) -> connect:
-    """A client as the producer makes one, without compression; it leaves at once, even with frames unread."""
+    """Open a client like the producer's, without compression; it closes at once, even with unread frames."""
     return connect(f"ws://127.0.0.1:{exchange.port}{path}", compression=None, close_timeout=0.1, **options)
 
 
 async def take(socket: ClientConnection, count: int) -> list[str]:
-    """The next `count` text frames."""
+    """Return the next `count` text frames."""
     async with asyncio.timeout(20):
         return [str(await socket.recv()) for _ in range(count)]
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Returns when the condition holds; a failed test after 20 s."""
+    """Wait until the condition holds; raise `TimeoutError` after 20 s."""
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+        while not condition():  # noqa: ASYNC110 - the product code has no event for it
             await asyncio.sleep(0.002)
 
 
 async def ask(socket: ClientConnection, **request: Any) -> Any:
-    """Sends one request and gives the next message."""
+    """Send one request and return the next message."""
     await socket.send(json.dumps(request))
     return json.loads((await take(socket, 1))[0])
 

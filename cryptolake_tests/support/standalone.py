@@ -1,6 +1,6 @@
 """A Spark standalone cluster on loopback: a master and workers of one core, from pyspark's own jars.
 
-What a Spark Connect server works on that is started with `SPARK_MASTER` set to the cluster's URL.
+Start a Spark Connect server with `SPARK_MASTER` set to the cluster's URL to use it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from cryptolake_assets.platform.spark_server import spark_home
 from cryptolake_tests.support.servers import LOOPBACK, Server, free_port, running, start
 
 WORKER_MEMORY: Final = "1536m"
-"""Room for one executor of Spark's default size, 1 GB and what a JVM needs beside its heap."""
+"""Memory of one executor of Spark's default size: 1 GB heap and the JVM's overhead."""
 EXECUTOR_MODULE: Final = "jdk.incubator.vector"
-"""Spark starts executors with it; a trimmed runtime lacks it, and a JVM that misses a module does not start."""
+"""Spark starts executors with this module; a JVM without it (a trimmed runtime) does not start."""
 
 
 @dataclass
@@ -32,7 +32,7 @@ class SparkCluster:
     workers: list[Server] = field(default_factory=list)
 
     def add_worker(self) -> Server:
-        """One more worker, of one core."""
+        """Start one more worker with one core."""
         port, number = free_port(), len(self.workers) + 1
         arguments = ("--host", LOOPBACK, "--port", str(port), "--webui-port", str(free_port()))
         size = ("--cores", "1", "--memory", WORKER_MEMORY, "--work-dir", str(self.directory / f"work-{number}"))
@@ -44,11 +44,11 @@ class SparkCluster:
 
 @contextmanager
 def spark_cluster(directory: Path, workers: int) -> Iterator[SparkCluster]:
-    """A master with so many workers, whose logs and scratch files are in the directory; all end with the block.
+    """Run a master and workers, with logs and scratch files in the directory, until the end of the block.
 
-    Raises `JavaNotFoundError` where Java is not a whole JDK, `PartError` when master or worker does not start.
+    Raise `JavaNotFoundError` if Java is not a full JDK, `PartError` if the master or a worker does not start.
     """
-    require_whole_java()
+    require_full_jdk()
     port = free_port()
     arguments = ("--host", LOOPBACK, "--port", str(port), "--webui-port", str(free_port()))
     command = _spark_class("org.apache.spark.deploy.master.Master", *arguments)
@@ -63,15 +63,15 @@ def spark_cluster(directory: Path, workers: int) -> Iterator[SparkCluster]:
                 worker.stop()
 
 
-def require_whole_java() -> None:
-    """Raises `JavaNotFoundError` when the Java that was found lacks what executors are started with."""
+def require_full_jdk() -> None:
+    """Raise `JavaNotFoundError` if Java lacks the module that executors require."""
     java = find_java()
     modules = subprocess.run(
         [str(java.executable), "--list-modules"], capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
     ).stdout
     if not any(line.partition("@")[0] == EXECUTOR_MODULE for line in modules.splitlines()):
         raise JavaNotFoundError(
-            f"Java: a Spark cluster needs a whole JDK, and {java.executable} ({java.origin}) lacks the module "
+            f"Java: a Spark cluster requires a full JDK, but {java.executable} ({java.origin}) lacks the module "
             f"{EXECUTOR_MODULE}. Install a JDK 17 or 21 and point JAVA_HOME at it."
         )
 
@@ -82,11 +82,11 @@ def _spark_class(name: str, *arguments: str) -> tuple[str, ...]:
 
 
 def _environment() -> dict[str, str]:
-    """Workers start executors with the Java of JAVA_HOME."""
+    """Return the workers' environment; they start executors with the Java of JAVA_HOME."""
     java_home = find_java().executable.resolve().parent.parent
     return {
         "SPARK_HOME": str(spark_home()),
-        "SPARK_SCALA_VERSION": "2.13",  # Spark's scripts find it in the names of its jars
+        "SPARK_SCALA_VERSION": "2.13",  # Spark's scripts derive it from jar names
         "JAVA_HOME": str(java_home),
         "SPARK_LOCAL_IP": LOOPBACK,
     }

@@ -1,4 +1,4 @@
-"""Hypothesis strategies that several rooms use."""
+"""Hypothesis strategies shared by several test directories."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ JSON = st.recursive(
 NUMBER_TEXTS = (
     st.integers(0, 14).flatmap(lambda places: st.decimals(-(10**11), 10**11, places=places)).map("{:f}".format)
 )
-"""Numbers in quotes, of which some fit a price's or a rate's column and others do not."""
+"""Numbers as text; some fit the column of a price or rate, others do not."""
 HOSTILE = JSON | NUMBER_TEXTS
-"""Values for a field: of any type, and numbers that a parser may accept, so that tests see both verdicts."""
+"""Values of a field: any JSON, and numbers that a parser may accept, so that tests cover both verdicts."""

@@ -1,4 +1,4 @@
-"""A stream of another exchange, as small as it can be: the example of docs/add-a-stream.md.
+"""A minimal stream of another exchange: the example of docs/add-a-stream.md.
 
 Its socket is at `/feed/<symbols>`, and a frame is `{"pair": "BTC-EUR", "at": <ms>, "bid": "1.5"}`.
 """
@@ -18,7 +18,7 @@ from cryptolake_assets.model.table_spec import TableSpec, stream_table
 if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
-# The adapter: where it is found, and what its frames are.
+# The adapter: the address and the parser of frames.
 
 
 def address(settings: Settings, symbols: tuple[str, ...], _kind: str) -> str:
@@ -41,7 +41,7 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
     return ToyEvent(frame.pair, frame.at * 1000, frame.bid, "toy", received_at_us)
 
 
-# The contract: the event on the topic, the same as columns, the rows of a minute and what they must hold.
+# The contract: the event on the topic, its Bronze columns, the rows per minute and their checks.
 
 
 class ToyEvent(Struct, frozen=True, gc=False):
@@ -78,7 +78,7 @@ STREAM = MinuteStream(
             Column("symbol", "string", "pair"),
             Column("window_start", TIME, "start of the minute"),
             Column("close", PRICE, "last bid"),
-            Column("bids", "long", "how many there were"),
+            Column("bids", "long", "number of bids"),
             Column("updated_at", TIME, "when the row last changed"),
         ),
         key=("symbol", "window_start"),

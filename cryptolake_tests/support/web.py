@@ -1,4 +1,4 @@
-"""HTTP servers of tests, on loopback: how they answer, and how long they live."""
+"""HTTP servers of tests on loopback."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 
 class QuietHandler(BaseHTTPRequestHandler):
-    """Answers in one piece and says nothing on the console."""
+    """A request handler that sends complete responses and logs nothing."""
 
-    def answer(self, status: int, body: bytes = b"", kind: str = "application/json") -> None:
+    def respond(self, status: int, body: bytes = b"", kind: str = "application/json") -> None:
         self.send_response(status)
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
@@ -19,12 +19,12 @@ class QuietHandler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing."""
+        """Log nothing."""
 
 
 @contextmanager
 def serving(server: HTTPServer) -> Iterator[None]:
-    """Serves for as long as the block runs."""
+    """Serve until the end of the block."""
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:

@@ -1,4 +1,4 @@
-"""The machine's time zone, for tests of code that must not depend on it."""
+"""The time zone of the machine, for tests of code that must not depend on it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def machine_zone(name: str) -> Iterator[None]:
-    """Run in this time zone; restore the old one at the end."""
+    """Run the block in this time zone; restore the old one at its end."""
     before = os.environ.get("TZ")
     os.environ["TZ"] = name
     time.tzset()
