@@ -224,9 +224,9 @@ def test_trades_of_stream_and_archive_are_deduplicated(world: World) -> None:
     assert world.follow(every_hour=True) == {hour_key(MIDNIGHT + timedelta(hours=number)) for number in range(24)}
     world.assert_bars(archived(ROWS), complete=True)
     duplicates = run_sql(
-        world.settings, "SELECT max(rows_duplicate) AS most FROM cryptolake.ops.run_metrics WHERE rows_in > 0"
+        world.settings, "SELECT max(rows_duplicate) AS maximum FROM cryptolake.ops.run_metrics WHERE rows_in > 0"
     )
-    assert duplicates.to_pylist()[0]["most"] > 0
+    assert duplicates.to_pylist()[0]["maximum"] > 0
     assert run_sql(world.settings, "SELECT * FROM cryptolake.silver.futures_trades_quarantine").num_rows == 0
     # A second time no hour is pending, and a reload changes no bar.
     assert world.follow() == set()

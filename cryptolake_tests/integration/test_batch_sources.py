@@ -241,7 +241,7 @@ def test_invalid_coin_is_reported_and_does_not_block_others(
         {"symbol": ""},
     ]
     page.write_text(
-        json.dumps([coin, *({**coin, "id": f"odd-{n}"} | change for n, change in enumerate(changes)), None])
+        json.dumps([coin, *({**coin, "id": f"invalid-{n}"} | change for n, change in enumerate(changes)), None])
     )
     with ExchangeThread(june, JUNE_MS) as exchange:
         result = run(empty, "coingecko", exchange, monkeypatch, "2026-06-01")

@@ -84,9 +84,9 @@ def test_non_latin_symbols_and_control_messages_pass_the_pipeline(names: Replaye
         {"symbol": symbol, "first_missing_id": trade_id, "ids_missing": 1, "raw_has_id": True, "is_reason": True}
         for symbol, trade_id in REJECTED
     ]
-    made, wanted = names.bars("2025-11-03", 23, 2), expected("names")
-    assert made.keys() == wanted.keys()
-    assert with_columns_of(made, wanted) == wanted
+    made, expected_bars = names.bars("2025-11-03", 23, 2), expected("names")
+    assert made.keys() == expected_bars.keys()
+    assert with_columns_of(made, expected_bars) == expected_bars
     at_23_58 = {symbol: bar["is_complete"] for (symbol, minute), bar in made.items() if minute == "23:58"}
     assert at_23_58 == {
         "BTCUSDT": False,
@@ -104,20 +104,20 @@ def test_eleven_digit_quantity_is_in_its_bar(wide: Replayed) -> None:
     assert wide.problems == []
     assert wide.producer.streams["aggTrade"] == StreamCounts(160, 0, 2)
     assert wide.dead_letters() == REJECTED
-    made, wanted = wide.bars("2025-11-05", 10), expected("wide")
-    bar = wanted["1000SHIBUSDT", "10:01"]
+    made, expected_bars = wide.bars("2025-11-05", 10), expected("wide")
+    bar = expected_bars["1000SHIBUSDT", "10:01"]
     bar["volume"] += WIDE_QUANTITY
     bar["quote_volume"] += WIDE_QUANTITY * WIDE_PRICE
     bar["trades"] += 1
-    assert with_columns_of(made, wanted) == wanted
+    assert with_columns_of(made, expected_bars) == expected_bars
     assert made["1000SHIBUSDT", "10:01"]["is_complete"]
 
 
 def test_mark_prices_next_to_aggregates_are_all_stored(mark_only: Replayed) -> None:
     assert mark_only.problems == []
     assert mark_only.producer.streams == {"aggTrade": StreamCounts(160, 0, 0), "markPrice": StreamCounts(240, 0, 0)}
-    made, wanted = mark_only.bars("2025-11-06", 10), expected("mark-only")
-    assert with_columns_of(made, wanted) == wanted
+    made, expected_bars = mark_only.bars("2025-11-06", 10), expected("mark-only")
+    assert with_columns_of(made, expected_bars) == expected_bars
     mark_only.wait_for(
         "SELECT count(*) FROM cryptolake.bronze.futures_mark_prices WHERE event_time >= '2025-11-06'", 240
     )

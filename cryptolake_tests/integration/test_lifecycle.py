@@ -81,7 +81,7 @@ def platform(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return install
 
 
-def quiet() -> Console:
+def null_console() -> Console:
     return Console(file=io.StringIO(), width=200)
 
 
@@ -96,39 +96,39 @@ def test_up_starts_parts_in_order_and_down_stops_them_all(settings: Settings, pl
     )
     two = serving("two", "exchange_port", needs=("step",), prepare=lambda _: seen.append(len(seen) == 1))
     platform(two, serving("one", "kafka_port"), steps=(step,))
-    assert set(lifecycle.up(settings, console=quiet())) == {"one", "two"}
+    assert set(lifecycle.up(settings, console=null_console())) == {"one", "two"}
     assert seen == [True, True], "the step ran once `one` served, and `two` started after the step"
-    assert lifecycle.up(settings, console=quiet()) == []
-    assert set(lifecycle.down(settings, quiet())) == {"one", "two"}
+    assert lifecycle.up(settings, console=null_console()) == []
+    assert set(lifecycle.down(settings, null_console())) == {"one", "two"}
     assert not probes.port_open(settings.kafka_port)
     assert not probes.port_open(settings.exchange_port)
-    assert lifecycle.down(settings, quiet()) == []
+    assert lifecycle.down(settings, null_console()) == []
 
 
 def test_up_starts_only_the_named_parts(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port"))
-    assert lifecycle.up(settings, ["two"], quiet()) == ["two"]
+    assert lifecycle.up(settings, ["two"], null_console()) == ["two"]
     assert not probes.port_open(settings.kafka_port)
     first = pid_of(settings, "two")
-    assert lifecycle.up(settings, ["one"], quiet()) == ["one"]
+    assert lifecycle.up(settings, ["one"], null_console()) == ["one"]
     assert pid_of(settings, "two") == first
 
 
 def test_up_restarts_only_a_changed_part(settings: Settings, platform: Callable[..., None]) -> None:
     steady = serving("one", "kafka_port", command=lambda s: (sys.executable, "-c", SERVER, str(s.kafka_port), ""))
     platform(steady, serving("two", "exchange_port"))
-    lifecycle.up(settings, console=quiet())
+    lifecycle.up(settings, console=null_console())
     before = pid_of(settings, "one")
     changed = settings.model_copy(update={"log_level": "ERROR"})
-    assert lifecycle.up(changed, console=quiet()) == ["two"]
+    assert lifecycle.up(changed, console=null_console()) == ["two"]
     assert pid_of(settings, "one") == before
 
 
 def test_up_stops_a_part_that_is_no_longer_configured(settings: Settings, platform: Callable[..., None]) -> None:
     optional = serving("two", "exchange_port", is_local=lambda s: s.log_level != "ERROR")
     platform(serving("one", "kafka_port", ignores=lambda _: True), optional)
-    lifecycle.up(settings, console=quiet())
-    lifecycle.up(settings.model_copy(update={"log_level": "ERROR"}), console=quiet())
+    lifecycle.up(settings, console=null_console())
+    lifecycle.up(settings.model_copy(update={"log_level": "ERROR"}), console=null_console())
     assert set(Supervisor(settings).processes()) == {"one"}
     assert not probes.port_open(settings.exchange_port)
 
@@ -137,7 +137,7 @@ def test_part_that_dies_is_named_with_its_last_log_lines(settings: Settings, pla
     later = serving("later", "exchange_port", needs=("broken",))
     platform(failing("broken", "the disk is on fire"), later, serving("fine", "kafka_port"))
     with pytest.raises(PartError) as error:
-        lifecycle.up(settings, console=quiet())
+        lifecycle.up(settings, console=null_console())
     for text in ("broken:", "the disk is on fire", str(settings.log_dir / "broken.log"), "cryptolake up"):
         assert text in str(error.value)
     assert pid_of(settings, "later") is None
@@ -153,7 +153,7 @@ def test_part_that_never_serves_fails_after_its_timeout(settings: Settings, plat
 
 def test_killed_part_is_restarted(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"))
-    lifecycle.up(settings, console=quiet())
+    lifecycle.up(settings, console=null_console())
     first = pid_of(settings, "one")
     assert first
     os.kill(first, signal.SIGKILL)
@@ -164,10 +164,10 @@ def test_killed_part_is_restarted(settings: Settings, platform: Callable[..., No
 def test_one_part_is_restarted_stopped_and_started(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port"))
     with pytest.raises(PartError, match="not part of the running platform"):
-        lifecycle.restart(settings, "one", quiet())
-    lifecycle.up(settings, console=quiet())
+        lifecycle.restart(settings, "one", null_console())
+    lifecycle.up(settings, console=null_console())
     first, other = pid_of(settings, "one"), pid_of(settings, "two")
-    lifecycle.restart(settings, "one", quiet())
+    lifecycle.restart(settings, "one", null_console())
     assert pid_of(settings, "one") not in (None, first)
     lifecycle.stop(settings, "one")
     assert [row.state for row in status(settings)] == ["stopped", "running"]
@@ -179,9 +179,9 @@ def test_one_part_is_restarted_stopped_and_started(settings: Settings, platform:
 
 def test_part_restarts_with_its_dependency(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port", restarts_with=("one",)))
-    lifecycle.up(settings, console=quiet())
+    lifecycle.up(settings, console=null_console())
     before = pid_of(settings, "two")
-    lifecycle.restart(settings, "one", quiet())
+    lifecycle.restart(settings, "one", null_console())
     assert pid_of(settings, "two") not in (None, before)
 
 
@@ -195,20 +195,20 @@ def test_up_restarts_an_unhealthy_part(settings: Settings, platform: Callable[..
         start_timeout_s=1,
     )
     platform(hanging)
-    lifecycle.up(settings, console=quiet())
+    lifecycle.up(settings, console=null_console())
     before = pid_of(settings, "one")
-    assert lifecycle.up(settings, console=quiet()) == []
+    assert lifecycle.up(settings, console=null_console()) == []
     os.utime(report, (1, 1))
     info = Supervisor(settings).processes()["one"]
     wait_for(lambda: Supervisor(settings).processes()["one"].now_s - info.started_s > 1)
     assert status(settings)[0].state == "unhealthy"
-    assert lifecycle.up(settings, console=quiet()) == ["one"]
+    assert lifecycle.up(settings, console=null_console()) == ["one"]
     assert pid_of(settings, "one") not in (None, before)
 
 
 def test_status_reports_port_process_and_uptime(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"))
-    lifecycle.up(settings, console=quiet())
+    lifecycle.up(settings, console=null_console())
     (row,) = status(settings)
     assert (row.name, row.state, row.port) == ("one", "running", settings.kafka_port)
     assert row.pid == pid_of(settings, "one")
@@ -220,7 +220,7 @@ def test_status_reports_port_process_and_uptime(settings: Settings, platform: Ca
 def test_port_in_use_is_rejected_before_anything_starts(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "exchange_port"), serving("two", "kafka_port"))
     with socket.create_server(("127.0.0.1", settings.kafka_port)), pytest.raises(PortInUseError, match="two: port"):
-        lifecycle.up(settings, console=quiet())
+        lifecycle.up(settings, console=null_console())
     assert not Supervisor(settings).is_running()
 
 
@@ -230,14 +230,14 @@ def test_full_disk_is_rejected(
     platform(serving("one", "kafka_port"))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5_000_000))
     with pytest.raises(HomeError, match=r"only 5 MB are free .* CRYPTOLAKE_HOME"):
-        lifecycle.up(settings, console=quiet())
+        lifecycle.up(settings, console=null_console())
 
 
 def test_home_that_is_a_file_is_rejected(tmp_path: Path, platform: Callable[..., None]) -> None:
     (tmp_path / "file").write_text("")
     platform(serving("one", "kafka_port"))
     with pytest.raises(HomeError, match=r"CRYPTOLAKE_HOME"):
-        lifecycle.up(load_settings(home=tmp_path / "file"), console=quiet())
+        lifecycle.up(load_settings(home=tmp_path / "file"), console=null_console())
 
 
 def test_log_of_an_earlier_failure_is_not_quoted(tmp_path: Path) -> None:

@@ -99,7 +99,7 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     before = rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)
     bronze = load_table(home, BRONZE_TRADES)
     cursor = current_sequence(bronze)
-    kept = bronze.metadata.current_snapshot_id
+    newest_snapshot_id = bronze.metadata.current_snapshot_id
     assert len(live_files(bronze)) == 23
 
     position = AFTER_EVERY_HOUR
@@ -147,8 +147,8 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     commit_file.parent.parent.rmdir()
 
     assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
-    assert next(version.snapshot_id for version in history_of(load_table(home, BRONZE_TRADES))) == kept
-    at_snapshot = load_table(home, BRONZE_TRADES).scan(snapshot_id=kept).to_arrow()
+    assert next(version.snapshot_id for version in history_of(load_table(home, BRONZE_TRADES))) == newest_snapshot_id
+    at_snapshot = load_table(home, BRONZE_TRADES).scan(snapshot_id=newest_snapshot_id).to_arrow()
     assert sorted(at_snapshot["trade_id"].to_pylist()) == sorted(row["trade_id"] for row in before[0])
     assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
     # The snapshots that added the late hour's files are expired, so it counts as old now.

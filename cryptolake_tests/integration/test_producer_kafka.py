@@ -193,14 +193,14 @@ async def test_every_missing_range_is_recorded_and_closed_when_its_trades_arrive
     dropped = {
         (symbol, it) for symbol, spans in ranges.items() for first, last in spans for it in range(first, last + 1)
     }
-    kept, missing_ms = [], set()
+    remaining, missing_ms = [], set()
     for frame in read_frames(DEMO_CAPTURE_DIR):
         data = json.loads(frame.raw)["data"]
         if (data["s"], data["t"]) in dropped:
             missing_ms.add((data["s"], data["T"] // MINUTE_MS * MINUTE_MS))
         else:
-            kept.append((frame.receive_time_ns, frame.raw))
-    capture = write_capture(tmp_path / "capture" / "capture.ndjson.gz", kept)
+            remaining.append((frame.receive_time_ns, frame.raw))
+    capture = write_capture(tmp_path / "capture" / "capture.ndjson.gz", remaining)
     bootstrap(own)
     coverage, gaps = IcebergCoverageSink(own), IcebergGapSink(own)
 
@@ -211,7 +211,7 @@ async def test_every_missing_range_is_recorded_and_closed_when_its_trades_arrive
                 await until(lambda: done(settings) and covered_to_ms(settings) == exchange.clock.now_ms(), timeout_s=90)
         return settings
 
-    settings = await replayed(capture, lambda settings: acknowledged(settings)() == len(kept))
+    settings = await replayed(capture, lambda settings: acknowledged(settings)() == len(remaining))
     found = {
         symbol: sorted((gap.first_missing_id, gap.last_missing_id) for gap in read_gaps(own) if gap.symbol == symbol)
         for symbol in ranges

@@ -272,11 +272,11 @@ def test_run_kept_for_its_state_has_no_log_and_no_file(instance: dg.DagsterInsta
     storage = instance.event_log_storage
     assert isinstance(storage, SqliteEventLogStorage)
     recent = {record.dagster_run.run_id for record in recent_runs(instance)}
-    kept = [one.run_id for one in instance.get_runs() if one.run_id not in recent]
+    retained = [one.run_id for one in instance.get_runs() if one.run_id not in recent]
     assert recent
     assert set(storage.get_all_run_ids()) == recent
     with dg.DagsterInstance.from_config(instance.root_directory) as restarted:
-        assert restarted.all_logs(kept[0]) == []
+        assert restarted.all_logs(retained[0]) == []
 
 
 def test_purge_is_bounded_and_continues_the_next_time(instance: dg.DagsterInstance) -> None:
