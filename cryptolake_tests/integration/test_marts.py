@@ -41,7 +41,7 @@ from cryptolake_tests.support.reference import Trade, open_time, reference_bars
 
 
 def trades_of(day: datetime, seed: int) -> list[Trade]:
-    """Return hundreds of trades: in all minutes of two hours, then in random minutes."""
+    """Return about 1,000 trades: in all minutes of two hours, then in random minutes."""
     chance = random.Random(seed)  # noqa: S311  not for secrets
     minutes = [*range(120), *sorted(chance.sample(range(120, 1440), 90))]
     made: list[Trade] = []
