@@ -73,7 +73,7 @@ class Handler(web.QuietHandler):
         self.server.requests.append((self.command, self.path, json.loads(body)))
 
     def respond_json(self, status: int, values: dict[str, object]) -> None:
-        self.answer(status, json.dumps(values).encode())
+        self.respond(status, json.dumps(values).encode())
 
 
 @pytest.fixture

@@ -118,7 +118,7 @@ def test_url_has_symbol_and_range_and_other_pages_keep_them(page: View, browser:
         shared.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m"]')
         assert query(shared) == query(page)
     page.page.get_by_role("link", name="Daily").click()
-    page.says("No daily statistics of TINYUSDT yet")
+    page.shows("No daily statistics of TINYUSDT yet")
     assert query(page)["symbol"] == "TINYUSDT"
 
 
@@ -155,9 +155,9 @@ def test_selection_survives_navigation_to_other_pages_and_back(page: View) -> No
     page.choose_symbol("TINYUSDT")
     page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
     page.page.get_by_role("link", name="Daily").click()
-    page.says("No daily statistics of TINYUSDT yet")
+    page.shows("No daily statistics of TINYUSDT yet")
     page.page.get_by_role("link", name="Operations").click()
-    page.says("Parts running")
+    page.shows("Parts running")
     page.page.get_by_role("link", name="Market").click()
     page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
     assert query(page) == {"symbol": "TINYUSDT", "range": "6h"}
@@ -166,20 +166,20 @@ def test_selection_survives_navigation_to_other_pages_and_back(page: View) -> No
 
 def test_invalid_url_parameters_are_reported(page: View) -> None:
     page.open("/?symbol=NOPE&range=custom&from=yesterday&to=2025-01-30T00:07")
-    page.says("Unknown symbol 'NOPE'")
-    page.says("is not a minute, such as")
+    page.shows("Unknown symbol 'NOPE'")
+    page.shows("is not a minute, such as")
     page.drawn(bars=8)
     page.open("/?symbol=tinyusdt&range=custom&from=2025-01-30T00:07&to=2025-01-30T00:05")
-    page.says("The range ends before it starts.")
+    page.shows("The range ends before it starts.")
     assert query(page)["symbol"] == "TINYUSDT"
 
 
 def test_missing_mart_of_a_timeframe_is_reported(page: View, lake: Settings, api: Api) -> None:
     page.open("/?symbol=BTCUSDT&timeframe=1h")
-    page.says("No 1h bars yet.")
+    page.shows("No 1h bars yet.")
     make_marts(lake)
     api.refresh()
-    page.says("No bars of BTCUSDT in this range.")
+    page.shows("No bars of BTCUSDT in this range.")
 
 
 def test_download_has_every_bar_of_the_range(page: View, api: Api) -> None:
@@ -263,7 +263,7 @@ def test_ten_thousand_bars_are_drawn_in_less_than_two_seconds(browser: Browser, 
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/?symbol=BTCUSDT&range=all")
         shown.drawn(bars=MAX_ROWS)
-        shown.says("the range has more bars")
+        shown.shows("the range has more bars")
         drawn_ms = shown.number("drawn-ms")
         assert 0 < drawn_ms < 2_000
 
@@ -272,10 +272,10 @@ def test_page_reports_an_api_that_is_down_and_recovers(browser: Browser, lake: S
     port = free_port()
     with dashboard(lake, f"http://127.0.0.1:{port}", tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/?symbol=BTCUSDT")
-        shown.says("The API does not respond")
+        shown.shows("The API does not respond")
         with serving(lake, port=port):
             shown.drawn(bars=BAR_COUNT)
-        shown.says("The API does not respond")
+        shown.shows("The API does not respond")
         assert (shown.attribute("bars"), shown.attribute("draws")) == (str(BAR_COUNT), "1"), "the chart stays meanwhile"
         with serving(lake, port=port):
             shown.page.get_by_text("The API does not respond").first.wait_for(state="detached")
@@ -290,7 +290,7 @@ def test_page_that_is_not_live_recovers(browser: Browser, lake: Settings, tmp_pa
             shown.open("/?symbol=BTCUSDT&live=false")
             shown.drawn(bars=BAR_COUNT)
         shown.choose("6h")
-        shown.says("The API does not respond")
+        shown.shows("The API does not respond")
         with serving(lake, port=port):
             shown.page.wait_for_selector('.st-key-candles .chart[data-about="BTCUSDT/1m/6h"]')
 
@@ -319,7 +319,7 @@ def test_response_of_another_server_is_reported(browser: Browser, lake: Settings
         view(browser, url) as shown,
     ):
         shown.open("/?symbol=BTCUSDT")
-        shown.says("is not from CryptoLake's API")
+        shown.shows("is not from CryptoLake's API")
 
 
 def test_empty_lake_shows_the_next_step(browser: Browser, tmp_path: Path) -> None:
@@ -328,9 +328,9 @@ def test_empty_lake_shows_the_next_step(browser: Browser, tmp_path: Path) -> Non
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         for path in ("/", "/daily"):
             shown.open(path)
-            shown.says("No bars yet.")
+            shown.shows("No bars yet.")
         shown.open("/quality")
-        shown.says("No Silver or Gold runs yet.")
+        shown.shows("No Silver or Gold runs yet.")
         publish(lake, "BTCUSDT", minutes(3))
         api.refresh()
         shown.open("/")
@@ -348,7 +348,7 @@ def test_fear_and_greed_is_drawn_once_available(browser: Browser, tmp_path: Path
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         charts = shown.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
         shown.open("/daily?symbol=BTCUSDT")
-        shown.says("No index of these days yet.")
+        shown.shows("No index of these days yet.")
         charts.nth(1).wait_for()  # price and volatility
         assert charts.count() == 2
         days = [FIRST.date() + timedelta(days=number) for number in (-1, 0, 1)]  # the last is after the newest bar
@@ -387,7 +387,7 @@ def test_quality_lists_every_difference_from_official_klines(browser: Browser, t
     append(lake, SILVER_KLINE_DIFFERENCES, [{**row, "ours": Decimal("1.5"), "official": Decimal("1.50000001")}])
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/quality")
-        shown.says("Check results are unavailable")
+        shown.shows("Check results are unavailable")
         assert shown.row("differences", 0, 6) == [
             *("BTCUSDT", "2025-01-30 00:00", "volume", "1.5", "1.50000001", "no"),
         ]
@@ -411,7 +411,7 @@ def test_quality_separates_running_from_failed_checks_and_counts_all_hours(brows
         try:
             assert checked_assets.plan.reached.wait(60)
             shown.open("/quality")
-            shown.says("12 of 14 bars, 1 of 2 hours warned; 2024-07-18-22:00: 5 of 7 complete bars equal")
+            shown.shows("12 of 14 bars, 1 of 2 hours warned; 2024-07-18-22:00: 5 of 7 complete bars equal")
             shown.has_cell("checks", 0, 0, "▲ warned · running")
             assert shown.row("checks", 0, 4)[1:] == ["silver/made_up_bars", OFFICIAL_KLINES, "1 of 2 hours warned"]
             assert bad.run_id[:8] in shown.cell("checks", 4, 0)
@@ -433,7 +433,7 @@ def test_missing_api_key_is_reported(browser: Browser, lake: Settings, tmp_path:
     with serving(lake, api_require_keys=True) as api:
         with dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
             shown.open("/")
-            shown.says("The API requires a key.")
+            shown.shows("The API requires a key.")
         with (
             dashboard(lake, api.url, tmp_path / "log", CRYPTOLAKE_DASHBOARD_API_KEY=key) as url,
             view(browser, url) as shown,

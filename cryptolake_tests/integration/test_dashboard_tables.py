@@ -127,12 +127,12 @@ def test_failed_download_shows_its_error(browser: Browser, tmp_path: Any) -> Non
     put(lake, [bar("BTCUSDT", FIRST)])
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/?symbol=BTCUSDT&timeframe=1h")
-        shown.says("No 1h bars yet.")
+        shown.shows("No 1h bars yet.")
         detail = api.get("/ohlcv/1h?symbol=BTCUSDT").json()["detail"]
         reason = detail.partition(" `")[0]  # the rest is rendered as code
         assert shown.page.get_by_text(reason).count() == 0
         shown.page.get_by_role("button", name="CSV", exact=True).click()
-        shown.says(reason)
+        shown.shows(reason)
         make_marts(lake)
         api.refresh()
         with shown.page.expect_download():

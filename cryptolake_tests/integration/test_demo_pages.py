@@ -129,7 +129,7 @@ def test_daily_shows_the_days_of_gold(page: View, api: httpx.Client, tmp_path: P
     page.open("/daily?symbol=BTCUSDT")
     metric = page.page.locator("[data-testid=stMetric]", has_text="Fear & Greed")
     metric.get_by_text(str(sentiment(api)[0]["value"]), exact=True).wait_for()
-    page.says("Daily statistics")
+    page.shows("Daily statistics")
     days = api.get("/stats/daily", params={"symbol": "BTCUSDT", "order": "desc"}).json()["days"]
     assert {day["trade_date"] for day in days} == {"2024-07-18", "2024-07-19"}
     for number, day in enumerate(days):
@@ -143,9 +143,9 @@ def test_daily_shows_the_days_of_gold(page: View, api: httpx.Client, tmp_path: P
 
 def test_quality_shows_passed_checks_and_no_rejects(page: View, api: httpx.Client, tmp_path: Path) -> None:
     page.open("/quality")
-    page.says("14 of 14 bars, 2 hours")
-    page.says("No rejected frames.")
-    page.says("No quarantined trades.")
+    page.shows("14 of 14 bars, 2 hours")
+    page.shows("No rejected frames.")
+    page.shows("No quarantined trades.")
     checks = api.get("/quality/checks").json()["checks"]
     passed = sum(check["result"] == "passed" for check in checks)
     page.page.locator("[data-testid=stMetric]", has_text="Checks passed").get_by_text(
@@ -156,8 +156,8 @@ def test_quality_shows_passed_checks_and_no_rejects(page: View, api: httpx.Clien
 
 def test_operations_lists_every_part(page: View, demo: Settings, tmp_path: Path) -> None:
     page.open("/operations")
-    page.says("All dependencies are up.")
-    page.says(f"{len(PARTS)} of {len(PARTS)}")
+    page.shows("All dependencies are up.")
+    page.shows(f"{len(PARTS)} of {len(PARTS)}")
     names = [page.cell("parts", 1, number) for number in range(len(PARTS))]
     assert names == [part.name for part in PARTS]
     link = page.page.get_by_role("link", name="Asset graph")

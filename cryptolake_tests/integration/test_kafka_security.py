@@ -142,11 +142,11 @@ def test_topics_are_created_by_the_settings_and_differences_are_reported(own: Se
     topic = f"topic {mine.kafka_topic_futures}:"
     assert partitions.startswith(f"{topic} it has 3 partitions, but CRYPTOLAKE_KAFKA_PARTITIONS is 6.")
     assert replicas.startswith(f"{topic} it has 1 replicas, but CRYPTOLAKE_KAFKA_REPLICATION is 3.")
-    told = CliRunner().invoke(cli.app, ["topics"], env=environment(more))
-    assert told.exit_code == 0
-    assert f"{mine.topic_rejected}: exists" in told.output
-    assert partitions in told.output
-    assert replicas in told.output
+    result = CliRunner().invoke(cli.app, ["topics"], env=environment(more))
+    assert result.exit_code == 0
+    assert f"{mine.topic_rejected}: exists" in result.output
+    assert partitions in result.output
+    assert replicas in result.output
 
 
 def environment(settings: Settings) -> dict[str, str]:
@@ -159,10 +159,10 @@ async def test_wrong_password_fails_once_with_the_next_step(
     own: Settings, broker: SecureBroker, io: ProducerIo
 ) -> None:
     began = time.monotonic()
-    with pytest.raises(BrokerAccessError, match=r"SaslAuthenticationFailed.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
+    with pytest.raises(BrokerAccessError, match=r"SaslAuthenticationFailed.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as error:
         await deliver(with_fields(own, **broker.access(**WRONG)), io, [b"1"])
     assert time.monotonic() - began < ONE_ATTEMPT_S
-    assert "another-word-77" not in str(told.value)
+    assert "another-word-77" not in str(error.value)
 
 
 @pytest.mark.nightly
@@ -200,8 +200,8 @@ def test_producer_process_ends_with_the_access_error(own: Settings, broker: Secu
 @BOTH
 async def test_denied_token_fails_once_with_the_next_step(own: Settings, broker: SecureBroker, io: ProducerIo) -> None:
     began = time.monotonic()
-    told = r"SaslAuthenticationFailed.*/token returned status 401: invalid_client.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"
-    with pytest.raises(BrokerAccessError, match=told) as raised:
+    message = r"SaslAuthenticationFailed.*/token returned status 401: invalid_client.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL"
+    with pytest.raises(BrokerAccessError, match=message) as raised:
         await deliver(with_fields(own, **broker.by_token(**WRONG)), io, [b"1"])
     assert time.monotonic() - began < ONE_ATTEMPT_S
     assert "another-word-77" not in str(raised.value)
@@ -223,13 +223,13 @@ def test_unreachable_token_server_is_not_an_access_error(
     fields = broker.by_token()
     one_is_down = f"127.0.0.1:{free_port()},{fields['kafka_bootstrap_servers']}"
     for servers in (fields["kafka_bootstrap_servers"], one_is_down):
-        with pytest.raises(BrokerError, match=r"/token returned status 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
+        with pytest.raises(BrokerError, match=r"/token returned status 503.*CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as error:
             kafka.ensure_topics(with_fields(own, **(fields | {"kafka_bootstrap_servers": servers})))
-        assert not isinstance(told.value, BrokerAccessError)
+        assert not isinstance(error.value, BrokerAccessError)
     unreachable = f"http://127.0.0.1:{free_port()}/token"
-    with pytest.raises(BrokerError, match=r"/token is unreachable") as told:
+    with pytest.raises(BrokerError, match=r"/token is unreachable") as error:
         kafka.ensure_topics(with_fields(own, **broker.by_token(kafka_oauth_token_url=unreachable)))
-    assert not isinstance(told.value, BrokerAccessError)
+    assert not isinstance(error.value, BrokerAccessError)
 
 
 REJECTED_CASES = [
@@ -321,9 +321,9 @@ def test_spark_reads_a_secure_topic_and_the_lag_is_reported(lake: Settings, brok
 def test_commands_and_metrics_report_the_lag_per_partition(lake: Settings) -> None:
     run_available_now(lake)
     asyncio.run(deliver(lake, ProducerIo.DEFAULT, [event(number) for number in range(100, 103)]))
-    told = CliRunner().invoke(cli.app, ["lag", "--format", "csv"], env=environment(lake))
-    assert told.exit_code == 0, told.output
-    head, *lines = told.output.splitlines()
+    result = CliRunner().invoke(cli.app, ["lag", "--format", "csv"], env=environment(lake))
+    assert result.exit_code == 0, result.output
+    head, *lines = result.output.splitlines()
     assert head == "topic,partition,end_offset,bronze_offset,records"
     assert [line.split(",")[1::3] for line in lines] == [["0", "1"], ["1", "1"], ["2", "1"], ["3", "0"]]
 
@@ -356,17 +356,17 @@ def test_status_and_health_report_rejected_credentials(lake: Settings, broker: S
 @pytest.mark.nightly
 def test_spark_with_a_wrong_password_fails_with_the_next_step(lake: Settings, broker: SecureBroker) -> None:
     began = time.monotonic()
-    with pytest.raises(BrokerAccessError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as told:
+    with pytest.raises(BrokerAccessError, match=r"SaslAuthentication.*CRYPTOLAKE_KAFKA_SASL_PASSWORD") as error:
         run_available_now(with_fields(lake, **broker.access(**WRONG)))
     assert time.monotonic() - began < 60
-    assert WRONG["kafka_sasl_password"] not in str(told.value)
+    assert WRONG["kafka_sasl_password"] not in str(error.value)
 
 
 @pytest.mark.nightly
 def test_spark_without_a_token_fails_with_the_next_step(lake: Settings, broker: SecureBroker) -> None:
-    with pytest.raises(BrokerAccessError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as told:
+    with pytest.raises(BrokerAccessError, match=r"CRYPTOLAKE_KAFKA_OAUTH_TOKEN_URL") as error:
         run_available_now(with_fields(lake, **broker.by_token(**WRONG)))
-    assert WRONG["kafka_sasl_password"] not in str(told.value)
+    assert WRONG["kafka_sasl_password"] not in str(error.value)
     unreachable = f"http://127.0.0.1:{free_port()}/token"
     with pytest.raises(BrokerError, match=r"read with Spark: .*/token is unreachable") as away:
         run_available_now(with_fields(lake, **broker.by_token(kafka_oauth_token_url=unreachable)))

@@ -147,7 +147,7 @@ def test_part_that_dies_is_named_with_its_last_log_lines(settings: Settings, pla
 def test_part_that_never_serves_fails_after_its_timeout(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("mute", "kafka_port", is_ready=lambda *_: False, start_timeout_s=1))
     with pytest.raises(PartError, match="mute: not ready after 1 s"):
-        lifecycle.up(settings, console=quiet())
+        lifecycle.up(settings, console=null_console())
     assert pid_of(settings, "mute") is None
 
 
@@ -172,7 +172,7 @@ def test_one_part_is_restarted_stopped_and_started(settings: Settings, platform:
     lifecycle.stop(settings, "one")
     assert [row.state for row in status(settings)] == ["stopped", "running"]
     assert any(problem.startswith("one: stopped") for problem in problems(settings))
-    lifecycle.start(settings, "one", quiet())
+    lifecycle.start(settings, "one", null_console())
     assert [row.state for row in status(settings)] == ["running", "running"]
     assert pid_of(settings, "two") == other
 

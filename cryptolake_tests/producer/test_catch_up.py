@@ -49,9 +49,9 @@ class Stage:
     async def after(self, seconds: float) -> list[int]:
         """Check after this many seconds; return the first ids of the requests."""
         self.now_s += seconds
-        before = len(self.history.asked)
+        before = len(self.history.requested_ids)
         await self.catch_up.check()
-        return self.history.asked[before:]
+        return self.history.requested_ids[before:]
 
     def missing(self) -> list[tuple[int, int]]:
         return [(gap.first, gap.last) for gap in self.tracker.missing()]

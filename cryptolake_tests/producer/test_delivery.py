@@ -157,7 +157,7 @@ async def test_broken_session_is_restarted_and_its_messages_are_resent() -> None
         publisher.fails_delivery = [SequenceError()]
         publisher.release()
         await delivery.put(message(2))  # the old session never acknowledges this one
-        publisher.holds_back = False
+        publisher.holds_acks = False
         async with asyncio.timeout(5):
             await delivery.drained()
         assert publisher.restarts == 1

@@ -92,13 +92,13 @@ async def test_trades_missing_at_the_exchange_are_requested_with_growing_pauses(
     await on.repairer.repair()
     assert on.tracker.missing() == [MissingRange("BTCUSDT", 3, 5)]
     assert on.reasons() == {2: OpenBecause.NOT_AT_EXCHANGE}
-    requested = len(on.history.asked)
+    requested = len(on.history.requested_ids)
     await on.repairer.repair()  # the remaining range is a new one
-    assert len(on.history.asked) == requested + 1
+    assert len(on.history.requested_ids) == requested + 1
     for waited_s, more in ((0, 1), (repair.FIRST_PAUSE_S, 2), (repair.FIRST_PAUSE_S, 2), (repair.FIRST_PAUSE_S, 3)):
         on.now_s += waited_s
         await on.repairer.repair()
-        assert len(on.history.asked) == requested + more
+        assert len(on.history.requested_ids) == requested + more
     assert on.tracker.take_closed() == []
 
 

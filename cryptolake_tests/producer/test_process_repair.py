@@ -157,9 +157,9 @@ async def test_rejected_fetched_trade_is_one_dead_letter_and_requested_once() ->
     async with stage(history) as on:
         await on.exchange.send(trade(1, second(1)), trade(3, second(3)))
         await until(lambda: [gap.open_because for gap in on.gaps.gaps.values()] == [OpenBecause.REJECTED])
-        requested = list(history.asked)
+        requested = list(history.requested_ids)
         await asyncio.sleep(0.2)  # several rounds
-        assert history.asked == requested
+        assert history.requested_ids == requested
         letters = [message for message in on.publisher.log if message.topic == on.settings.topic_rejected]
         assert [json.loads(letter.value)["t"] for letter in letters] == [2]
         (gap,) = on.gaps.gaps.values()

@@ -154,7 +154,7 @@ class View:
         box.click()
         self.page.get_by_role("option", name=symbol).click()
 
-    def says(self, text: str) -> None:
+    def shows(self, text: str) -> None:
         """Wait until the page shows the text."""
         self.page.get_by_text(text).first.wait_for()
 
