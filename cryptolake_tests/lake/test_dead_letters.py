@@ -17,16 +17,17 @@ def reasons(lake: Settings) -> list[str]:
     return sorted(load_table(lake, BRONZE_REJECTED).scan().to_arrow()["reason"].to_pylist())
 
 
-def test_line_with_another_line_number_in_a_later_issue_is_stored_once(lake: Settings) -> None:
+def test_line_of_a_later_issue_or_release_is_stored_once(lake: Settings) -> None:
     assert write_rejected_lines(lake, "archive:a", [LINE]) == 1
     for number in (4, 0, 3):
         assert write_rejected_lines(lake, "archive:a", [replace(LINE, number=number)]) == 0
+    assert write_rejected_lines(lake, "archive:a", [replace(LINE, reason="expected 7 columns, found 1")]) == 0
     assert reasons(lake) == ["line 3: 1 columns, expected 7"]
 
 
-def test_other_lines_reasons_and_files_are_stored_separately(lake: Settings) -> None:
+def test_other_lines_and_files_are_stored_separately(lake: Settings) -> None:
     write_rejected_lines(lake, "archive:a", [LINE])
-    others = [replace(LINE, text="again"), replace(LINE, reason="the time is out of range", number=0)]
+    others = [replace(LINE, text="again"), replace(LINE, text="late", reason="the time is out of range", number=0)]
     assert write_rejected_lines(lake, "archive:a", [*others, replace(others[0], number=9), LINE]) == 2
     assert write_rejected_lines(lake, "archive:b", [LINE]) == 1
     assert reasons(lake) == [*["line 3: 1 columns, expected 7"] * 3, "the time is out of range"]
