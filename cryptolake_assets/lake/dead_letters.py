@@ -15,9 +15,9 @@ from cryptolake_assets.settings import Settings
 def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLine]) -> int:
     """Append the lines that are not stored yet, without Kafka coordinates; return their number.
 
-    A line is stored once per file, with its first reason: another issue of the file, with or without a header, shifts line
-    numbers, and another release may word a reason differently. `source` names the file and is stored as the stream. Blocks;
-    raises the catalog's errors.
+    A line is stored once per file, with its first reason: another issue of the file shifts line numbers, and another
+    release may word a reason differently. `source` names the file and is stored as the stream. Blocks; raises the
+    catalog's errors.
     """
     import pyarrow as pa
 
