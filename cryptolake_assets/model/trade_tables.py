@@ -49,7 +49,7 @@ BRONZE_REJECTED = TableSpec(
         *kafka_columns(_REJECTED_NOTE),
     ),
     partition=("ingest_ts", "day"),
-    writers=(BRONZE_STREAM,),
+    writers=(BRONZE_STREAM, "bronze/futures_trades_archive"),
     properties=APPENDED_BY_SPARK,
 )
 
