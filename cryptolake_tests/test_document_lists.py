@@ -48,3 +48,23 @@ def test_page_begins_with_what_it_answers(page: Path) -> None:
     assert title.startswith("# ")
     assert blank == ""
     assert re.match(r"[A-Z`]", first)
+
+
+def sources() -> str:
+    """Return the texts of the code, with strings that continue on the next line joined."""
+    folders = ("cryptolake_assets", "scripts")
+    files = [PROJECT_ROOT / "Makefile", *(path for name in folders for path in (PROJECT_ROOT / name).rglob("*.py"))]
+    return re.sub(r'"\s*\n\s*f?"', "", "".join(path.read_text(encoding="utf-8") for path in files))
+
+
+def test_messages_and_events_in_troubleshooting_are_those_of_the_code() -> None:
+    text = (DOCS / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r'^\*\*[^"*]*"([^"]+)"', text, re.MULTILINE)
+    events = re.findall(r"^\*\*`([a-z_]+)`", text, re.MULTILINE)
+    assert len(messages) > 10
+    assert len(events) > 2
+    code = sources()
+    for fragment in [part.strip() for message in messages for part in message.split("…")]:
+        assert fragment in code, fragment
+    for event in events:
+        assert f'"{event}"' in code, event

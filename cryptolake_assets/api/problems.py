@@ -128,8 +128,8 @@ def _invalid_parameter(error: RequestValidationError) -> Problem:
 
 
 def _of_http(error: HTTPException) -> Problem:
-    code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "refused")
-    title = "Request rejected" if code == "refused" else code.replace("-", " ").capitalize()
+    code = {404: "not-found", 405: "method-not-allowed"}.get(error.status_code, "rejected")
+    title = "Request rejected" if code == "rejected" else code.replace("-", " ").capitalize()
     problem = Problem(error.status_code, code, title, "See the routes in /openapi.json.")
     problem.headers |= dict(error.headers or {})
     return problem

@@ -89,7 +89,7 @@ def rows(bars: Iterable[dict[str, Any]]) -> list[Row]:
 
 @dataclass
 class Feed:
-    """State of a browser's chart: what was sent, and what to send next.
+    """State of a browser's chart: the bars sent, and those to send next.
 
     A chart outlives its feed if the dashboard restarts, so generation names are unique across feeds.
     """

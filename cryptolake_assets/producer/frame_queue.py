@@ -1,6 +1,6 @@
 """The queue between the socket readers and the publisher task, bounded in frames and in bytes.
 
-Backpressure: when the queue is full, the readers wait, the socket buffers fill, and TCP slows the exchange down. Memory
+Backpressure: when the queue is full, readers pause, the socket buffers fill, and TCP slows the exchange down. Memory
 stays bounded even without a broker.
 """
 

@@ -93,7 +93,7 @@ def test_pyiceberg_and_spark_exchange_a_credential_for_a_token(by_credential: Se
 
 def test_rejected_credential_is_reported_with_the_next_step(by_credential: Settings) -> None:
     wrong = by_credential.model_copy(update={"iceberg_rest_credential": SecretStr("lake-client:another-word-77")})
-    with pytest.raises(CatalogUnreachableError, match=r"refuses.*ICEBERG_REST_CREDENTIAL") as error:
+    with pytest.raises(CatalogUnreachableError, match=r"rejected the request.*ICEBERG_REST_CREDENTIAL") as error:
         get_catalog(wrong)
     assert "another-word-77" not in str(error.value)
 
@@ -102,7 +102,7 @@ def test_wrong_token_is_reported_with_the_next_step(cluster: Cluster) -> None:
     wrong = cluster.settings.model_copy(update={"iceberg_rest_token": SecretStr("another")})
     result = run_cryptolake(wrong, "bootstrap", timeout_s=120)
     assert result.returncode != 0
-    assert "refuses" in result.stderr
+    assert "rejected the request" in result.stderr
     assert "ICEBERG_REST_TOKEN" in result.stderr
     assert "Traceback" not in result.stderr
 

@@ -56,7 +56,7 @@ KILLED_AFTER = 3_600
 """Records on the topic at the kill, in the second minute."""
 SPEED = 10.0
 RANGES = 8
-"""Random ranges per symbol; the last trades are missing in addition."""
+"""Random ranges per symbol, and its newest trades."""
 QUICK = ProducerOptions(catch_up=CatchUpOptions(poll_s=0.2, after_opening_s=0.5, stale_s=1.0, settle_s=0.2))
 
 

@@ -35,7 +35,7 @@ ALERT = Alert(
     assets=("silver/futures_ohlcv_1m",),
     partition="2024-07-18-23:00",
     step="silver__futures_ohlcv_1m",
-    cause="silver: 2024-07-18-23:00 held back",
+    cause="silver: 2024-07-18-23:00 rejected",
     failed_checks=("silver/futures_ohlcv_1m: drop_ratio",),
     run_id="1234",
     run_url="http://127.0.0.1:3000/runs/1234",
@@ -133,7 +133,7 @@ def test_webhook_receives_the_alert_as_text_and_as_fields(webhook: Callable[...,
     (body,) = server.received
     assert body["title"] == "CryptoLake: silver/futures_ohlcv_1m [2024-07-18-23:00] failed"
     assert body["type"] == "failure"
-    for part in ("drop_ratio", "held back", "http://127.0.0.1:3000/runs/1234", "2024-07-18T23:05:00Z"):
+    for part in ("drop_ratio", "rejected", "http://127.0.0.1:3000/runs/1234", "2024-07-18T23:05:00Z"):
         assert part in body["message"]
     assert body["alert"] == json.loads(json.dumps(ALERT.fields()))
     assert body["alert"]["failed_checks"] == ["silver/futures_ohlcv_1m: drop_ratio"]
@@ -150,7 +150,7 @@ def test_mail_reaches_every_recipient(mail: tuple[Mailbox, int]) -> None:
     assert message["Subject"] == ALERT.title
     body = message.get_body(("plain", "html"))
     assert body is not None
-    for part in ("drop_ratio", "held back", "http://127.0.0.1:3000/runs/1234"):
+    for part in ("drop_ratio", "rejected", "http://127.0.0.1:3000/runs/1234"):
         assert part in body.get_content()
 
 

@@ -58,7 +58,7 @@ def silver_asset(context: dg.AssetExecutionContext) -> Iterator[Any]:
     passed = context.partition_key not in FAILING
     yield dg.AssetCheckResult(asset_key=SILVER, check_name="gate", passed=passed)
     if not passed:
-        raise dg.Failure("held back", allow_retries=False)
+        raise dg.Failure("rejected", allow_retries=False)
     yield dg.MaterializeResult(asset_key=SILVER)
 
 

@@ -38,7 +38,7 @@ def bars(context: dg.AssetExecutionContext) -> Iterator[Any]:
     yield dg.AssetCheckResult(asset_key=KEY, check_name="drop_ratio", passed=passed)
     yield dg.AssetCheckResult(asset_key=KEY, check_name="late", passed=passed, severity=dg.AssetCheckSeverity.WARN)
     if not passed:
-        raise dg.Failure(f"silver: {context.partition_key} held back", allow_retries=False)
+        raise dg.Failure(f"silver: {context.partition_key} rejected", allow_retries=False)
     yield dg.MaterializeResult(asset_key=KEY)
 
 
@@ -112,7 +112,7 @@ def test_alert_of_a_failed_run_names_its_checks_and_cause(instance: dg.DagsterIn
     assert alert.kind is AlertKind.FAILED
     assert (alert.assets, alert.partition) == (("silver/bars",), "h1")
     assert alert.failed_checks == ("silver/bars: drop_ratio",), "a check that warns does not fail the run"
-    assert (alert.step, alert.cause) == ("silver__bars", "silver: h1 held back")
+    assert (alert.step, alert.cause) == ("silver__bars", "silver: h1 rejected")
     assert alert.run_url == f"http://127.0.0.1:{get_settings().dagster_port}/runs/{result.run_id}"
     record = instance.get_run_record_by_id(result.run_id)
     assert record is not None

@@ -16,7 +16,7 @@ from cryptolake_assets.model.tables import namespaces
 from cryptolake_assets.settings import Settings, get_settings
 
 TIMEOUT_S = 30.0
-# Polaris creates this role with a warehouse and grants it to the creator; by default it has no right to tables.
+# Polaris creates this role with a warehouse and grants it to the creator; by default it has no privileges on tables.
 ADMIN_ROLE = "catalog_admin"
 CONTENT = "CATALOG_MANAGE_CONTENT"
 _CATALOG_PATH = "/api/catalog"
