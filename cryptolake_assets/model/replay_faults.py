@@ -180,7 +180,7 @@ def parse_faults(text: str | bytes) -> tuple[ReplayFault, ...]:
     except (msgspec.MsgspecError, RecursionError) as error:
         raise SettingsError(
             f"replay exchange: not a fault switch ({error}). Give a JSON object such as "
-            '{"kind": "cut", "every_frames": 1000}, or a list of them; docs/operations.md lists the switches.'
+            '{"kind": "cut", "every_frames": 1000}, or a list of them; docs/fault-drills.md lists the switches.'
         ) from None
 
 

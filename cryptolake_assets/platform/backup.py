@@ -113,7 +113,7 @@ def _require_local(settings: Settings) -> None:
     if remote:
         raise BackupError(
             f"backup: only a lake on local disks can be copied; this one uses {', '.join(remote)}. "
-            "Back up each part with its own tools, in the order of docs/operations.md, section Backup."
+            "Back up each part with its own tools, in the order that docs/backup.md gives."
         )
 
 

@@ -36,7 +36,7 @@ class ReplaySettings(BaseSettings):
         "CRYPTOLAKE_REPLAY_FAULTS",
         "",
         'Faults of the replay exchange, as JSON: `[{"kind": "drop", "share": 0.01}]`. Empty: none. See '
-        "docs/operations.md for all faults.",
+        "docs/fault-drills.md for all faults.",
     )
 
     @property
