@@ -91,7 +91,7 @@ def test_published_bars_that_differ_from_bronze_are_detected(settings: Settings,
     assert "14 trades" in outcome.description
     minute = f"{hour + timedelta(minutes=3):%Y-%m-%d %H:%M}"
     assert outcome.failing_rows == [
-        {"symbol": "BTCUSDT", "window_start": minute, "trades in Silver": "5", "in Bronze": "1"}
+        {"symbol": "BTCUSDT", "window_start": minute, "trades in Silver": "5", "trades in Bronze": "1"}
     ]
 
 
