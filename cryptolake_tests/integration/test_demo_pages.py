@@ -9,10 +9,11 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, FloatRect
 
 from cryptolake_assets.platform.parts import PARTS
 from cryptolake_assets.settings import Settings
@@ -28,6 +29,11 @@ EQUAL_BARS = "14 of 14 complete bars equal"
 BARS = 9
 """Minutes of each symbol in the shipped capture, including the partial first and last one."""
 PICTURES = os.environ.get("CRYPTOLAKE_PICTURES", "")
+MAIN_PATH = (
+    *("bronze/futures_trades", "bronze/futures_trades_archive", "bronze/futures_klines_1m", "silver/futures_ohlcv_1m"),
+    *("gold/futures_daily_stats", "marts/ohlcv_1h", "marts/ohlcv_1d", "marts/daily_returns"),
+    *("marts/volume_profile_hourly", "marts/market_overview"),
+)
 DOCUMENTED = ("dashboard-market", "dashboard-quality", "dagster-graph")
 COLUMNS = ("open", "high", "low", "close", "volume", "quote_volume", "vwap", "trades", "taker_buy_volume")
 
@@ -63,11 +69,11 @@ def page(browser: Browser, demo: Settings) -> Iterator[View]:
         yield shown
 
 
-def picture(shown: View, name: str, directory: Path) -> None:
+def picture(shown: View, name: str, directory: Path, clip: FloatRect | None = None) -> None:
     """Save a screenshot; those that the documents show go to `CRYPTOLAKE_PICTURES`, if that is set."""
     path = (Path(PICTURES) if PICTURES and name in DOCUMENTED else directory) / f"{name}.png"
     shown.page.mouse.move(2, 2)
-    shown.page.screenshot(path=path)
+    shown.page.screenshot(path=path, clip=clip)
     assert path.stat().st_size > 10_000
 
 
@@ -174,3 +180,18 @@ def test_pages_fit_a_phone_in_the_dark_theme(browser: Browser, demo: Settings, t
         for path in ("/daily", "/quality", "/operations"):
             shown.open(path)
             assert shown.page.evaluate("document.querySelector('[data-testid=stMain]').scrollWidth") <= 390
+
+
+def test_dagster_draws_the_assets_of_the_main_path(browser: Browser, demo: Settings, tmp_path: Path) -> None:
+    selection = quote(" or ".join(f'key:"{key}"' for key in MAIN_PATH), safe="")
+    groups = quote(",".join(f"global@global:{name}" for name in ("bronze", "silver", "gold", "marts")))
+    with view(browser, f"http://127.0.0.1:{demo.dagster_port}", width=2000, height=1300) as shown:
+        shown.page.goto(f"{shown.url}/asset-groups~{selection}/?expanded={groups}")
+        shown.page.get_by_text("Hide navigation").click()
+        shown.page.locator('[aria-label="panel_show_right"]').first.click()
+        for _ in range(8):  # until the graph fits
+            shown.page.locator('[aria-label="zoom_out"]').first.click()
+            shown.page.wait_for_timeout(700)  # Dagster animates each step
+        for key in ("futures_trades", "futures_ohlcv_1m", "ohlcv_1h", "market_overview"):
+            shown.page.get_by_text(key, exact=True).first.wait_for()
+        picture(shown, "dagster-graph", tmp_path, clip={"x": 540, "y": 115, "width": 860, "height": 1090})
