@@ -221,7 +221,7 @@ def test_shuffled_rows_are_sorted_and_gaps_are_counted(lake_of_case: Lake) -> No
     assert {bar["is_complete"] for bar in found.values()} == {False}
 
 
-@case("gaps")
+@case("holes")
 def test_end_of_a_day_is_incomplete_until_the_next_day_continues_its_ids(lake_of_case: Lake, tmp_path: Path) -> None:
     day = date(2024, 7, 4)
     loaded = lake_of_case.trades("BTCUSDT", day)
