@@ -72,7 +72,8 @@ def create(home: Path, first_day_ms: int, days: int) -> Settings:
     from cryptolake_assets.binance.stream_types import TRADES
     from cryptolake_assets.bronze.offsets import checkpoint, query_of
     from cryptolake_assets.lake.bootstrap import bootstrap
-    from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
+    from cryptolake_assets.lake.coverage import IcebergCoverageSink
+    from cryptolake_assets.model.coverage_rows import CoverageRow
 
     give_ports(home)
     settings = lake_settings(home)

@@ -30,9 +30,10 @@ from cryptolake_assets.ingest.archive_checks import DAY_MS, Inspection, contradi
 from cryptolake_assets.ingest.archive_evidence import STREAM, is_of_day, replace_day_rows, rows_of_day
 from cryptolake_assets.lake.archive_rows import count_day, replace_day
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow, read_coverage
+from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.dead_letters import write_rejected_lines
 from cryptolake_assets.lake.hour_files import HourFiles
+from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET

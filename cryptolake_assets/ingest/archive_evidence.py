@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Final
 from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.ingest.archive_checks import DAY_MS, MAX_GAPS, IdRun
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import CoverageRow, Evidence, change_archive_rows, read_coverage
+from cryptolake_assets.lake.coverage import change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
+from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.completeness import CompletenessIndex

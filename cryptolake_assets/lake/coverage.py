@@ -2,111 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import expire_snapshots, replace_files
-from cryptolake_assets.lake.filters import above, all_of, below, is_null, one_of
+from cryptolake_assets.lake.commit import expire_snapshots, swap_files
+from cryptolake_assets.lake.coverage_union import fold, overlap_ms
+from cryptolake_assets.lake.filters import above, all_of, at_least, below, is_null, one_of
+from cryptolake_assets.lake.pages import read_files
 from cryptolake_assets.lake.retries import commit_attempts
+from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyiceberg.table import Table
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.manifest import DataFile
+    from pyiceberg.table import FileScanTask, Table
 
+NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"  # filter for all rows without a loading day
+OF_STREAMS = "kafka_partition >= 0"
+OF_ARCHIVE = f"kafka_partition is null or kafka_partition == {LOADING}"
 
-# The `kafka_partition` of an archive row whose trades are still being written. No topic has this partition, so the row
-# covers no time yet; it only shows that the exchange clock is past its end.
-LOADING = -1
+# Rows that ended longer ago than this move to a file of their own once there are many, so that the file that each write
+# replaces stays small.
+CLOSED_AFTER: Final = timedelta(days=2)
+CLOSED_ROWS: Final = 1_000
 
-NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"  # filter for all other rows
-
-
-class Evidence(StrEnum):
-    """The evidence that no trade of a span is missing."""
-
-    BARRIER = (
-        "barrier"  # the response to a request on the connection, which follows all frames that the exchange sent before
-    )
-    IDS = "ids"  # consecutive trade ids
-    KLINES = "klines"  # the exchange's own trade count and volume of each minute
-
-
-@dataclass(frozen=True, slots=True)
-class CoverageRow:
-    """A covered span of (symbol, stream): `connected_from_ms` inclusive, `connected_to_ms` exclusive.
-
-    Kafka has acknowledged every frame of the span at an offset below `kafka_offset` of `kafka_partition`. Without these
-    two, every trade of the span is in Bronze from the archive. Times are exchange time, ms since 1970, UTC. Key:
-    (exchange, symbol, stream, connected_from_ms).
-    """
-
-    exchange: str
-    symbol: str
-    stream: str
-    connected_from_ms: int
-    connected_to_ms: int
-    kafka_partition: int | None
-    kafka_offset: int | None
-    source: str
-    evidence: Evidence | None = None  # None in rows of earlier releases
-    first_id: int | None = None
-    last_id: int | None = None  # in archive rows: the first and last of consecutive ids, both inclusive
-
-    @property
-    def of_archive(self) -> bool:
-        """Return whether the row covers the archive, not the stream."""
-        return self.kafka_partition is None or self.kafka_partition == LOADING
+Key = tuple[str, str, str]  # exchange, symbol, stream
 
 
 class IcebergCoverageSink:
-    """Writer of the producer's coverage rows.
+    """Writer of the producer's coverage: a union of intervals per (exchange, symbol, stream).
 
-    A row replaces a row of the same key with an earlier end; otherwise the stored row stays, so a repeated replay does
-    not shorten coverage. A row that a stored row already includes is not written, so a looping replay adds no
-    rows after its first pass.
+    A write reads and replaces only files with rows that the claims may touch. A claim that the union already contains
+    is not written, so a repeated replay adds nothing.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
-    def write(self, rows: Sequence[CoverageRow]) -> None:
-        """Commit the rows at once. Blocks; raises the catalog's errors."""
-        import pyarrow as pa
-        from pyiceberg.expressions import AlwaysTrue
-
+    def write(self, claims: Sequence[CoverageRow]) -> None:
+        """Commit the claims at once. Blocks; raises the catalog's errors."""
         table = load_table(self._settings, OPS_COVERAGE)
-        stored = table.scan().to_arrow().to_pylist()
-        of_archive = [item for item in stored if _is_of_archive(item)]
-        known = {
-            (item["exchange"], item["symbol"], item["stream"], item["connected_from"]): item
-            for item in stored
-            if not _is_of_archive(item)
-        }
-        changed = False
-        for row in rows:
-            record = _record(row)
-            key = (record["exchange"], record["symbol"], record["stream"], record["connected_from"])
-            if not any(_includes(other, record) for other in known.values()) and (
-                key not in known or known[key]["connected_to"] < record["connected_to"]
-            ):
-                known[key] = record
-                changed = True
-        if changed:
-            # The table has a few rows per connection: rewrite all of it as one file.
-            records = [*of_archive, *known.values()]
-            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
+        earliest = _utc(min(row.connected_from_ms for row in claims))
+        tasks, stored = _read(table, all_of(at_least("kafka_partition", 0), at_least("connected_to", earliest)))
+        changed = _folded(stored, claims, overlap_ms(self._settings))
+        if changed is not None:
+            _replace(table, tasks, changed)
             expire_snapshots(table)
 
 
-def _is_of_archive(item: Mapping[str, Any]) -> bool:
-    """Return whether a record covers the archive, like `CoverageRow.of_archive`."""
-    return item["kafka_partition"] is None or bool(item["kafka_partition"] == LOADING)
+def fold_all(settings: Settings) -> None:
+    """Replace the streams' rows by their unions: earlier releases stored a row per connection.
+
+    Blocks; raises the catalog's errors.
+    """
+    from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+    for attempt in commit_attempts(CommitFailedException, ValidationException):
+        with attempt:
+            table = load_table(settings, OPS_COVERAGE)
+            tasks, stored = _read(table, OF_STREAMS)
+            changed = _folded(stored, [], overlap_ms(settings))
+            if changed is not None:
+                _replace(table, tasks, changed)
+                expire_snapshots(table)
 
 
 def change_archive_rows(
@@ -114,17 +79,14 @@ def change_archive_rows(
 ) -> None:
     """Replace the archive rows of (exchange, symbol) by the result of `change`.
 
-    Unchanged rows keep their write time, and the producer's rows in the same table are kept. Blocks; raises the
-    catalog's errors.
+    Unchanged rows keep their write time, and the streams' rows are kept. Blocks; raises the catalog's errors.
     """
-    import pyarrow as pa
     from pyiceberg.exceptions import CommitFailedException, ValidationException
-    from pyiceberg.expressions import AlwaysTrue
 
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             table = load_table(settings, OPS_COVERAGE)
-            stored = table.scan().to_arrow().to_pylist()
+            tasks, stored = _read(table, OF_ARCHIVE)
             before = {
                 _row(item): item
                 for item in stored
@@ -134,19 +96,71 @@ def change_archive_rows(
             if set(after) == before.keys():
                 return
             others = [item for item in stored if _row(item) not in before]
-            records = [*others, *(before.get(row) or _record(row) for row in after)]
-            replace_files(table, AlwaysTrue(), pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
+            _replace(table, tasks, [*others, *(before.get(row) or _record(row) for row in after)])
     expire_snapshots(table)
 
 
-def _includes(known: dict[str, Any], record: dict[str, Any]) -> bool:
-    """Return whether `known` contains the interval of `record` and counts whenever `record` would."""
-    return (
-        all(known[name] == record[name] for name in ("exchange", "symbol", "stream", "kafka_partition"))
-        and bool(known["connected_from"] <= record["connected_from"])
-        and bool(known["connected_to"] >= record["connected_to"])
-        and bool(known["kafka_offset"] <= record["kafka_offset"])
-    )
+def _read(table: Table, condition: str | BooleanExpression) -> tuple[list[FileScanTask], list[dict[str, Any]]]:
+    """Return the files that may have rows of the condition, and all rows of these files."""
+    tasks = list(table.scan(row_filter=condition).plan_files())
+    return tasks, read_files(table, table.scan(), tasks).to_pylist() if tasks else []
+
+
+def _folded(
+    stored: Iterable[dict[str, Any]], claims: Iterable[CoverageRow], overlap: int
+) -> list[dict[str, Any]] | None:
+    """Return all records after folding the claims into those of the streams; None if nothing changes."""
+    rows: defaultdict[Key, dict[CoverageRow, dict[str, Any]]] = defaultdict(dict)
+    others: list[dict[str, Any]] = []
+    for item in stored:
+        if _is_of_archive(item):
+            others.append(item)
+        else:
+            row = _row(item)
+            rows[_key(row)][row] = item
+    new: defaultdict[Key, list[CoverageRow]] = defaultdict(list)
+    for row in claims:
+        new[_key(row)].append(row)
+    changed = False
+    for key in set(new) or set(rows):
+        after = fold(rows[key], new[key], overlap)
+        if set(after) != rows[key].keys():
+            changed = True
+            rows[key] = {row: rows[key].get(row) or _record(row) for row in after}
+    return [*others, *(item for items in rows.values() for item in items.values())] if changed else None
+
+
+def _key(row: CoverageRow) -> Key:
+    return row.exchange, row.symbol, row.stream
+
+
+def _replace(table: Table, tasks: Iterable[FileScanTask], records: Sequence[dict[str, Any]]) -> None:
+    """Replace the files by one of the archive, one of the streams, and one of closed rows of the streams if many."""
+    archive = [item for item in records if _is_of_archive(item)]
+    streams = [item for item in records if not _is_of_archive(item)]
+    bound = max((item["connected_to"] for item in streams), default=datetime.max.replace(tzinfo=UTC)) - CLOSED_AFTER
+    closed = [item for item in streams if item["connected_to"] < bound]
+    if len(closed) < CLOSED_ROWS:
+        parts = [archive, streams]
+    else:
+        parts = [archive, closed, [item for item in streams if item["connected_to"] >= bound]]
+    added = [file for part in parts if part for file in _data_files(table, part)]
+    swap_files(table, [task.file for task in tasks], added)
+
+
+def _data_files(table: Table, records: Sequence[dict[str, Any]]) -> Iterable[DataFile]:
+    import uuid
+
+    import pyarrow as pa
+    from pyiceberg.io.pyarrow import _dataframe_to_data_files
+
+    rows = pa.Table.from_pylist(list(records), OPS_COVERAGE.arrow_schema())
+    return _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4())
+
+
+def _is_of_archive(item: Mapping[str, Any]) -> bool:
+    """Return whether a record covers the archive, like `CoverageRow.of_archive`."""
+    return item["kafka_partition"] is None or bool(item["kafka_partition"] == LOADING)
 
 
 def _record(row: CoverageRow) -> dict[str, Any]:
@@ -209,20 +223,21 @@ def read_coverage_of(
     settings: Settings, exchanges: Collection[str], start: datetime | None, end: datetime | None
 ) -> tuple[list[CoverageRow], CoverageExtent]:
     """Return the exchanges' rows that overlap [start, end) (all rows without bounds), and the extent of all rows."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    rows = load_table(settings, OPS_COVERAGE).scan().to_arrow()
-    rows = rows.filter(pc.is_in(rows["exchange"], value_set=pa.array(sorted(exchanges), pa.string())))
-    archived = pc.or_kleene(pc.is_null(rows["kafka_partition"]), pc.equal(rows["kafka_partition"], LOADING))
+    table, of_exchanges = load_table(settings, OPS_COVERAGE), one_of("exchange", sorted(exchanges))
+    fields = ("symbol", "connected_to", "kafka_partition")
+    every = table.scan(row_filter=of_exchanges, selected_fields=fields).to_arrow()
+    archived = pc.or_kleene(pc.is_null(every["kafka_partition"]), pc.equal(every["kafka_partition"], LOADING))
     extent = CoverageExtent(
-        symbols=frozenset(pc.unique(rows["symbol"]).to_pylist()),
-        streamed_to_ms=_latest_ms(rows.filter(pc.invert(archived))),
-        archived_to_ms=_latest_ms(rows.filter(archived)),
+        symbols=frozenset(pc.unique(every["symbol"]).to_pylist()),
+        streamed_to_ms=_latest_ms(every.filter(pc.invert(archived))),
+        archived_to_ms=_latest_ms(every.filter(archived)),
     )
-    if start is not None and end is not None:
-        inside = pc.and_(pc.greater(rows["connected_to"], start), pc.less(rows["connected_from"], end))
-        rows = rows.filter(inside)
+    inside = (
+        [above("connected_to", start), below("connected_from", end)] if start is not None and end is not None else []
+    )
+    rows = table.scan(row_filter=all_of(of_exchanges, *inside)).to_arrow()
     return [_row(item) for item in rows.to_pylist()], extent
 
 

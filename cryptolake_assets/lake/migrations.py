@@ -15,6 +15,7 @@ import structlog
 
 from cryptolake_assets.errors import CryptolakeError, LakeSchemaError
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import fold_all
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
@@ -57,6 +58,7 @@ MIGRATIONS: Final = (
     Migration(2, "quantities of up to 20 digits", _widen_all_decimals),
     Migration(3, "the evidence of a bar", _add_all_columns),
     Migration(4, "the dead letter of a gap", _add_all_columns),
+    Migration(5, "coverage as a union of intervals", fold_all),
 )
 
 

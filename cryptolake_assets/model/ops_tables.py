@@ -8,7 +8,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 OPS_COVERAGE = TableSpec(
     namespace="ops",
     name="stream_coverage",
-    doc="Intervals of exchange time that were received without gaps, and their position in Kafka or the archive.",
+    doc="Intervals of exchange time without missing trades, with their evidence: a union per stream, and archive days.",
     columns=(
         EXCHANGE,
         SYMBOL,
@@ -33,7 +33,7 @@ OPS_COVERAGE = TableSpec(
         Column("first_id", "long", "first of the archive's consecutive ids"),
         Column("last_id", "long", "last of the archive's consecutive ids"),
     ),
-    key=("exchange", "symbol", "stream", "connected_from"),
+    key=("exchange", "symbol", "stream", "evidence", "connected_from", "connected_to"),
     rewritten=True,
     writers=("producer", "bronze/futures_trades_archive"),
 )

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 import structlog
 
-from cryptolake_assets.lake.coverage import CoverageRow, Evidence
+from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 
 log = structlog.get_logger(__name__)
 
@@ -138,6 +138,15 @@ class ConnectionSpan:
         return self._from_ms, self._to_ms
 
 
+@dataclass
+class _Interval:
+    """An interval that is claimed again and again with a later end."""
+
+    from_ms: int
+    claimed_to_ms: int | None = None
+    written_to_ms: int | None = None
+
+
 class CoverageWriter:
     """Collects claims and writes the new ones."""
 
@@ -149,17 +158,24 @@ class CoverageWriter:
         stream: str,
         source: str,
         partition_for: Callable[[bytes], int],
+        overlap_ms: int,
         first: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
-        """`first` is awaited before each write; the claims are written only if it returns True."""
+        """`first` is awaited before each write; the claims are written only if it returns True.
+
+        A claim that extends a written one begins `overlap_ms` before the written end: its cost does not grow with the
+        interval.
+        """
         self._sink = sink
         self._exchange = exchange
         self._stream = stream
         self._source = source
         self._partition_for = partition_for
         self._first = first
-        self._due: dict[tuple[str, int], CoverageRow] = {}
-        self._claimed: dict[tuple[str, int], int] = {}
+        self._overlap_ms = overlap_ms
+        self._due: dict[tuple[str, int, Evidence], CoverageRow] = {}
+        # Per symbol and evidence: the start of the latest interval, and the ends claimed and written of it.
+        self._intervals: dict[tuple[str, Evidence], _Interval] = {}
         self._writing = asyncio.Lock()
         self.covered_to_ms: dict[str, int] = {}  # per symbol, the end of the coverage written last
         self.failures = 0  # failed writes since the last success
@@ -172,17 +188,22 @@ class CoverageWriter:
         evidence: Evidence = Evidence.BARRIER,
     ) -> None:
         """Claim the interval (exchange time, ms) for the symbols; `next_offsets` is per partition of the topic."""
+        begin_ms, end_ms = interval
         for symbol in symbols:
-            if self._claimed.get((symbol, interval[0])) == interval[1]:
+            known = self._intervals.get((symbol, evidence))
+            if known is None or known.from_ms != begin_ms:
+                known = self._intervals[symbol, evidence] = _Interval(begin_ms)
+            elif known.claimed_to_ms == end_ms:
                 continue
-            self._claimed[symbol, interval[0]] = interval[1]
+            known.claimed_to_ms = end_ms
+            from_ms = begin_ms if known.written_to_ms is None else max(begin_ms, known.written_to_ms - self._overlap_ms)
             partition = self._partition_for(symbol.encode())
-            self._due[symbol, interval[0]] = CoverageRow(
+            self._due[symbol, begin_ms, evidence] = CoverageRow(
                 self._exchange,
                 symbol,
                 self._stream,
-                interval[0],
-                interval[1],
+                from_ms,
+                end_ms,
                 partition,
                 next_offsets.get(partition, 0),
                 self._source,
@@ -211,6 +232,10 @@ class CoverageWriter:
                 )
                 return False
             self.failures = 0
+            for (symbol, begin_ms, evidence), row in rows.items():
+                known = self._intervals.get((symbol, evidence))
+                if known is not None and known.from_ms == begin_ms:
+                    known.written_to_ms = row.connected_to_ms
             # In the order of the claims: the newest of a symbol wins.
             self.covered_to_ms |= {row.symbol: row.connected_to_ms for row in rows.values()}
             log.debug("coverage_written", rows=len(rows))

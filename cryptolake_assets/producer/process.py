@@ -31,9 +31,10 @@ from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.http.http_client import RetryPolicy
-from cryptolake_assets.lake.coverage import Evidence
+from cryptolake_assets.lake.coverage_union import overlap_ms
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.log import configure_logging
+from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait, run_until_stopped
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
@@ -135,6 +136,7 @@ class Producer:
             stream=subscriptions.stream,
             source=settings.ws_url,
             partition_for=publisher.partition_for,
+            overlap_ms=overlap_ms(settings),
             first=self._gap_writer.write,
         )
         self._clock = clock

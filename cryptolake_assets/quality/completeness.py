@@ -6,8 +6,8 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence
 from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 
 MICROSECONDS = 1_000
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
 from cryptolake_assets.quality.rules import RULES
 

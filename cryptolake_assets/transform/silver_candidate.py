@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.bronze_files import BronzeFile, scan_trades
 from cryptolake_assets.lake.commit import keys_of
-from cryptolake_assets.lake.coverage import Evidence
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.windows import HOUR, MINUTE

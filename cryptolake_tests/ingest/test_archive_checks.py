@@ -14,7 +14,7 @@ from cryptolake_assets.binance.archive_csv import BadLine, Block
 from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.ingest.archive_checks import DAY_MS, MAX_GAPS, IdRun, Inspection, contradicting_ids
 from cryptolake_assets.ingest.archive_evidence import BORDER, rows_of_day, with_borders
-from cryptolake_assets.lake.coverage import CoverageRow, Evidence
+from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 
 DAY = date(2024, 7, 18)
 FILE = ArchiveFile("BTCUSDT", DAY)

@@ -35,9 +35,10 @@ from cryptolake_assets.ingest.archive_klines import kline_file
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine

@@ -17,8 +17,9 @@ from cryptolake_assets.ingest.archive_days import LoadedDay
 from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines, kline_file
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import Evidence, read_coverage
+from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY
+from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES

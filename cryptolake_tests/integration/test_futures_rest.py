@@ -15,8 +15,9 @@ import pytest
 from cryptolake_assets.http.http_client import RetryPolicy
 from cryptolake_assets.ingest.futures_rest import epoch_ms
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
+from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING, SILVER_OPEN_INTEREST
 from cryptolake_assets.model.replay_faults import SourceFault, SourceFaultKind
 from cryptolake_assets.settings import Settings, get_settings

@@ -27,8 +27,9 @@ from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.replay_faults import Drop, RestLimit
 from cryptolake_assets.producer import resume_point
 from cryptolake_assets.producer.catch_up import CatchUpOptions

@@ -18,9 +18,10 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink
+from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.bar_tables import BRONZE_KLINES
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings

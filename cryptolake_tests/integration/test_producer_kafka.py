@@ -158,7 +158,7 @@ async def test_every_frame_is_published_once_below_the_covered_offset(own: Setti
     assert distinct_per_symbol(found) == DEMO_TRADES
     assert max(found.values()) == 1
     ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
-    rows = {row.symbol: row for row in sink.rows.values()}
+    rows = {row.symbol: row for row in sink.rows}
     assert rows.keys() == DEMO_TRADES.keys()
     for symbol, row in rows.items():
         assert row.kafka_partition is not None
@@ -298,7 +298,7 @@ async def test_killed_broker_loses_no_trade(own: Settings, platform: Settings, i
             await until(lambda: covered_to_ms(settings) == clock_ms, timeout_s=30)
     found = await trades(settings)
     assert distinct_per_symbol(found) == DEMO_TRADES
-    assert {row.connected_to_ms for row in sink.rows.values()} == {clock_ms}
+    assert {row.connected_to_ms for row in sink.rows} == {clock_ms}
 
 
 @BOTH

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import CoverageRow, IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.maintenance.layout import manifests
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 

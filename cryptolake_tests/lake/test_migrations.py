@@ -27,7 +27,13 @@ from cryptolake_assets.platform.status import problems
 from cryptolake_assets.settings import Settings, load_settings
 
 LATEST = MIGRATIONS[-1].number
-SCHEMAS = {1: "ff95e4617f8eebd8", 2: "a1b8747d0726aa88", 3: "0fdc20a91f749de0", 4: "b8c050ea0d01ceb0"}
+SCHEMAS = {
+    1: "ff95e4617f8eebd8",
+    2: "a1b8747d0726aa88",
+    3: "0fdc20a91f749de0",
+    4: "b8c050ea0d01ceb0",
+    5: "b8c050ea0d01ceb0",
+}
 """A hash of the columns and types of all tables in `model/` after each migration."""
 
 

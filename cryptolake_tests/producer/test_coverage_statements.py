@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cryptolake_assets.lake.coverage import CoverageRow, Evidence
+from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 from cryptolake_assets.producer.coverage_statements import MAX_STEP_MS, ConnectionSpan, CoverageWriter
 from cryptolake_tests.support.fakes import NOON_MS, MemorySink
 
@@ -91,7 +91,12 @@ def test_out_of_order_frames_do_not_move_the_end_back() -> None:
 
 def writer(sink: MemorySink) -> CoverageWriter:
     return CoverageWriter(
-        sink, exchange="binance_futures", stream="trade", source="ws://x", partition_for=lambda key: len(key) % 4
+        sink,
+        exchange="binance_futures",
+        stream="trade",
+        source="ws://x",
+        partition_for=lambda key: len(key) % 4,
+        overlap_ms=5,
     )
 
 
@@ -120,6 +125,19 @@ async def test_only_new_claims_are_written() -> None:
     coverage.claim(["BTCUSDT"], (10, 40), {3: 10})
     await coverage.write()
     assert [(row.connected_to_ms, row.kafka_offset) for row in sink.writes[1]] == [(40, 10)]
+
+
+async def test_extended_claim_begins_before_the_end_that_is_written() -> None:
+    sink = MemorySink()
+    coverage = writer(sink)
+    for end_ms in (20, 30, 40):
+        coverage.claim(["BTCUSDT"], (10, end_ms), {})
+        await coverage.write()
+    coverage.claim(["BTCUSDT"], (12, 50), {})  # another connection
+    coverage.claim(["BTCUSDT"], (1, 50), {}, Evidence.IDS)
+    await coverage.write()
+    written = [[(row.connected_from_ms, row.connected_to_ms) for row in rows] for rows in sink.writes]
+    assert written == [[(10, 20)], [(15, 30)], [(25, 40)], [(12, 50), (1, 50)]]
 
 
 async def test_claims_of_a_failed_write_are_written_next_time() -> None:

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.lake.coverage import LOADING, CoverageRow, Evidence
 from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 from cryptolake_assets.quality.completeness import CompletenessIndex
 
 GRACE_MS = 2_000

@@ -6,7 +6,7 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.official_bars import Agreement, Bar, compare_with_official

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 
-from cryptolake_assets.lake.coverage import CoverageRow
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.warnings import (
     bars_after,

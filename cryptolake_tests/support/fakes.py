@@ -10,14 +10,15 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.http11 import Request, Response
 
 from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.lake.coverage import CoverageRow
 from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
@@ -123,24 +124,33 @@ class FakePublisher:
 
 
 class MemorySink:
-    """Stores coverage rows by key; the next `failures_left` writes fail."""
+    """Stores the claims, those that overlap as one; the next `failures_left` writes fail."""
 
     def __init__(self) -> None:
-        self.rows: dict[tuple[str, int], CoverageRow] = {}
+        self.rows: list[CoverageRow] = []
         self.writes: list[list[CoverageRow]] = []
         self.failures_left = 0
 
-    def write(self, rows: Sequence[CoverageRow]) -> None:
+    def write(self, claims: Sequence[CoverageRow]) -> None:
         if self.failures_left:
             self.failures_left -= 1
             raise OSError("the disk is full")
-        self.writes.append(list(rows))
-        self.rows |= {(row.symbol, row.connected_from_ms): row for row in rows}
+        self.writes.append(list(claims))
+        for claim in claims:
+            same = [row for row in self.rows if (row.symbol, row.evidence) == (claim.symbol, claim.evidence)]
+            for row in same:
+                if row.connected_from_ms < claim.connected_to_ms and claim.connected_from_ms < row.connected_to_ms:
+                    self.rows.remove(row)
+                    claim = replace(
+                        claim,
+                        connected_from_ms=min(row.connected_from_ms, claim.connected_from_ms),
+                        connected_to_ms=max(row.connected_to_ms, claim.connected_to_ms),
+                    )
+            self.rows.append(claim)
 
     def spans(self, symbol: str = "BTCUSDT") -> list[tuple[int, int]]:
         """Return (from, to) of the symbol's rows in ms, in order."""
-        rows = [row for row in self.rows.values() if row.symbol == symbol]
-        return sorted((row.connected_from_ms, row.connected_to_ms) for row in rows)
+        return sorted((row.connected_from_ms, row.connected_to_ms) for row in self.rows if row.symbol == symbol)
 
 
 class MemoryGaps:

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cryptolake_assets.lake.coverage import Evidence
+from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.measures import ratio, realised_volatility
 from cryptolake_assets.quality.minute_bars import bars_from_aggregates
 

@@ -7,8 +7,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import CoverageRow, Evidence, IcebergCoverageSink
+from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
+from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
