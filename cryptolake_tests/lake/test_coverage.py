@@ -1,16 +1,26 @@
-"""`ops.stream_coverage`: rows only extend, and a repeated replay does not shorten coverage."""
+"""`ops.stream_coverage`: a union per symbol; a write touches only the files of the rows that it changes."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import pyarrow as pa
+
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
+from cryptolake_assets.lake.coverage import (
+    CLOSED_ROWS,
+    IcebergCoverageSink,
+    _record,
+    change_archive_rows,
+    fold_all,
+    read_coverage,
+)
 from cryptolake_assets.lake.maintenance.layout import manifests
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
+DAY_MS = 86_400_000
 ROW = CoverageRow(
     exchange="binance_futures",
     symbol="BTCUSDT",
@@ -23,19 +33,21 @@ ROW = CoverageRow(
 )
 
 
-def test_row_is_extended_and_never_shortened(lake: Settings) -> None:
+def test_union_is_extended_and_never_shortened(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     sink.write([ROW])
     sink.write([replace(ROW, connected_to_ms=9_000, kafka_offset=20)])
     sink.write([replace(ROW, connected_to_ms=7_000, kafka_offset=99)])
-    (row,) = read_coverage(lake)
-    assert (row.connected_to_ms, row.kafka_offset) == (9_000, 20)
+    assert [(row.connected_from_ms, row.connected_to_ms, row.kafka_offset) for row in read_coverage(lake)] == [
+        (1_000, 5_000, 10),
+        (1_000, 9_000, 20),
+    ]
 
 
-def test_each_connection_and_symbol_has_its_own_row(lake: Settings) -> None:
+def test_pause_between_connections_stays_and_symbols_are_apart(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     sink.write([ROW, replace(ROW, symbol="ETHUSDT")])
-    sink.write([replace(ROW, connected_from_ms=6_000, connected_to_ms=8_000)])
+    sink.write([replace(ROW, connected_from_ms=6_000, connected_to_ms=8_000, kafka_offset=20)])
     assert {(row.symbol, row.connected_from_ms) for row in read_coverage(lake)} == {
         ("BTCUSDT", 1_000),
         ("ETHUSDT", 1_000),
@@ -43,22 +55,93 @@ def test_each_connection_and_symbol_has_its_own_row(lake: Settings) -> None:
     }
 
 
-def test_row_included_in_a_stored_row_is_not_written(lake: Settings) -> None:
+def test_claim_within_the_union_is_not_written(lake: Settings) -> None:
     sink = IcebergCoverageSink(lake)
     sink.write([ROW])
+    snapshot = load_table(lake, OPS_COVERAGE).metadata.current_snapshot_id
     repeated = replace(ROW, connected_from_ms=2_000, connected_to_ms=4_000, kafka_offset=15)
     sink.write([repeated, replace(repeated, connected_from_ms=2_500, connected_to_ms=5_000)])
+    assert load_table(lake, OPS_COVERAGE).metadata.current_snapshot_id == snapshot
     assert read_coverage(lake) == [ROW]
-    # Not included: a later end, a lower offset, another partition.
-    wider = [
-        replace(repeated, connected_to_ms=5_001),
-        replace(repeated, connected_from_ms=2_100, kafka_offset=9),
-        replace(repeated, connected_from_ms=2_200, kafka_partition=3),
-    ]
-    sink.write(wider)
-    assert sorted(read_coverage(lake), key=lambda row: row.connected_from_ms) == sorted(
-        [ROW, *wider], key=lambda row: row.connected_from_ms
+    other = replace(repeated, kafka_partition=3)
+    sink.write([other])
+    assert set(read_coverage(lake)) == {ROW, other}
+
+
+def files(lake: Settings) -> set[str]:
+    return {task.file.file_path for task in load_table(lake, OPS_COVERAGE).scan().plan_files()}
+
+
+def archived(number: int) -> CoverageRow:
+    from_ms = number * DAY_MS
+    return replace(
+        ROW, connected_from_ms=from_ms, connected_to_ms=from_ms + DAY_MS, kafka_partition=None, kafka_offset=None
     )
+
+
+def test_streams_and_archive_rewrite_only_their_own_files(lake: Settings) -> None:
+    sink = IcebergCoverageSink(lake)
+    change_archive_rows(lake, ROW.exchange, ROW.symbol, lambda before: [*before, archived(1)])
+    of_archive = files(lake)
+    sink.write([ROW])
+    of_stream = files(lake) - of_archive
+    assert len(of_stream) == 1
+    sink.write([replace(ROW, connected_to_ms=6_000, kafka_offset=20)])
+    assert files(lake) > of_archive
+    assert not files(lake) & of_stream
+    of_stream = files(lake) - of_archive
+    change_archive_rows(lake, ROW.exchange, ROW.symbol, lambda before: [*before, archived(2)])
+    assert files(lake) > of_stream
+    assert len(files(lake)) == 2
+    assert len(read_coverage(lake)) == 4
+
+
+def test_many_closed_rows_move_to_a_file_that_writes_do_not_touch(lake: Settings) -> None:
+    sink = IcebergCoverageSink(lake)
+    pauses = [
+        replace(ROW, connected_from_ms=number * 10_000, connected_to_ms=number * 10_000 + 1_000, kafka_offset=number)
+        for number in range(CLOSED_ROWS + 5)
+    ]
+    sink.write(pauses)
+    assert len(files(lake)) == 1
+    now_ms = 10 * DAY_MS
+    sink.write([replace(ROW, connected_from_ms=now_ms, connected_to_ms=now_ms + 1_000, kafka_offset=5_000)])
+    sink.write([replace(ROW, connected_from_ms=5, connected_to_ms=1_500, kafka_offset=5_000)])
+    closed = files(lake)
+    assert len(closed) == 2
+    for number in range(3):
+        end_ms = now_ms + 2_000 + number
+        sink.write([replace(ROW, connected_from_ms=now_ms, connected_to_ms=end_ms, kafka_offset=6_000 + number)])
+        assert len(files(lake)) == 2
+        assert len(files(lake) & closed) == 1
+    assert {row.connected_from_ms for row in read_coverage(lake)} >= {row.connected_from_ms for row in pauses[1:]}
+
+
+def test_rows_of_earlier_releases_become_unions(lake: Settings) -> None:
+    """Earlier releases stored a row per connection, without evidence, together with the archive's rows."""
+    hour_ms = 3_600_000
+    rows = [
+        replace(
+            ROW,
+            connected_from_ms=number * hour_ms,
+            connected_to_ms=(number + 1) * hour_ms + 1_000,
+            kafka_offset=number,
+            evidence=None,
+        )
+        for number in range(24)
+    ]
+    table = load_table(lake, OPS_COVERAGE)
+    records = [_record(row) for row in (*rows, archived(3))]
+    table.append(pa.Table.from_pylist(records, OPS_COVERAGE.arrow_schema()))
+    fold_all(lake)
+    stored = read_coverage(lake)
+    assert archived(3) in stored
+    assert len(stored) <= 4
+    assert min(row.connected_from_ms for row in stored) == 0
+    assert max(row.connected_to_ms for row in stored if not row.of_archive) == 24 * hour_ms + 1_000
+    snapshot = load_table(lake, OPS_COVERAGE).metadata.current_snapshot_id
+    fold_all(lake)
+    assert load_table(lake, OPS_COVERAGE).metadata.current_snapshot_id == snapshot
 
 
 def test_commit_leaves_one_file_and_two_manifests_after_many_commits(lake: Settings) -> None:

@@ -67,8 +67,11 @@ def test_shortening_each_row_leaves_no_hole_within_a_claim(rows: Sequence[Covera
 @given(claims())
 def test_repeated_claims_add_nothing(rows: Sequence[CoverageRow]) -> None:
     stored = folded(rows)
-    repeated = [replace(row, kafka_offset=1_000) for row in rows]
-    assert fold(stored, repeated, OVERLAP_MS) == fold(stored, [], OVERLAP_MS)
+    again = fold(stored, [replace(row, kafka_offset=1_000) for row in rows], OVERLAP_MS)
+    assert len(again) <= len(stored)
+    for offset in (10, 20, 40, 80):
+        assert moments(again, offset) <= moments(stored, offset)
+    assert moments(again, 1_000) == moments(stored, 1_000)
 
 
 @given(claims())
@@ -90,7 +93,7 @@ def test_long_connection_has_few_rows_and_most_of_them_count_while_bronze_lags()
             kafka_offset=100 * number,
         )
         stored = fold(stored, [claim], overlap_ms)
-        assert len(stored) <= 13
+        assert len(stored) <= 14
         for lag_s in (lag_s for lag_s in (5, 15, 60, 300) if 3 * lag_s * 1_000 < end_ms):
             held = 100 * number - 20 * lag_s
             reached_ms = max((row.connected_to_ms for row in stored if (row.kafka_offset or 0) <= held), default=0)
