@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
@@ -13,11 +13,12 @@ import structlog
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
-from cryptolake_assets.lake.filters import all_of, at_least, at_most, below
+from cryptolake_assets.lake.filters import all_of, at_least, at_most, below, is_null
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     from pyiceberg.table import Table
 
 log = structlog.get_logger(__name__)
@@ -121,7 +122,8 @@ class IcebergGapSink:
 
     def open_gaps(self) -> list[TradeGap]:
         """Return the open gaps. Blocks; raises the catalog's errors."""
-        return [gap for gap in read_gaps(self._settings) if gap.closed_at is None]
+        rows = load_table(self._settings, BRONZE_GAPS).scan(row_filter=is_null("closed_at")).to_arrow()
+        return [_gap(row) for row in rows.to_pylist()]
 
     def _write_month(self, table: Table, month: datetime, gaps: Sequence[TradeGap]) -> None:
         import pyarrow as pa
@@ -141,9 +143,31 @@ class IcebergGapSink:
 
 def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
     """Return the gaps that overlap [start, end]; the full ledger without bounds."""
+    return [_gap(row) for row in _rows(settings, start, end).to_pylist()]
+
+
+def read_missing(
+    settings: Settings, bronze_offsets: Mapping[int, int], start: datetime | None = None, end: datetime | None = None
+) -> list[TradeGap]:
+    """Return the gaps of [start, end] whose trades are missing in Bronze: open ones, and those whose trades come later.
+
+    `bronze_offsets` are the offsets below which Bronze has every record, by Kafka partition. The cost is that of these
+    gaps, not of the ledger.
+    """
+    import pyarrow.compute as pc
+
+    rows = _rows(settings, start, end)
+    missing = pc.is_null(rows["closed_at"])
+    for partition in pc.unique(rows["kafka_partition"]).drop_null().to_pylist():
+        of_partition = pc.equal(rows["kafka_partition"], partition)
+        later = pc.and_kleene(of_partition, pc.greater(rows["kafka_offset"], bronze_offsets.get(partition, 0)))
+        missing = pc.or_(missing, pc.fill_null(later, False))
+    return [_gap(row) for row in rows.filter(missing).to_pylist()]
+
+
+def _rows(settings: Settings, start: datetime | None, end: datetime | None) -> pa.Table:
     bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
-    rows = load_table(settings, BRONZE_GAPS).scan(row_filter=all_of(*bounds)).to_arrow()
-    return [_gap(row) for row in rows.to_pylist()]
+    return load_table(settings, BRONZE_GAPS).scan(row_filter=all_of(*bounds)).to_arrow()
 
 
 def _record(gap: TradeGap) -> dict[str, Any]:

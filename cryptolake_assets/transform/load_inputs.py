@@ -9,7 +9,7 @@ from datetime import UTC, datetime, time, timedelta
 
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.lake.coverage import CoverageExtent, read_coverage_of
-from cryptolake_assets.lake.gap_ledger import read_gaps
+from cryptolake_assets.lake.gap_ledger import read_missing
 from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.rules import FUTURE_TOLERANCE_MS, RuleContext, known_symbols
@@ -31,7 +31,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
     exchanges = exchanges_of(settings.venue)
     coverage, extent = read_coverage_of(settings, exchanges, start, end)
     # Read after the coverage: a gap is written before the coverage that contains its time.
-    gaps = [gap for gap in read_gaps(settings, start, end) if gap.exchange in exchanges]
+    gaps = [gap for gap in read_missing(settings, offsets, start, end) if gap.exchange in exchanges]
     exchange_time_ms = _exchange_time_ms(settings, extent)
     rules = RuleContext(
         symbols=known_symbols(resolve_subscriptions(settings).symbols, extent.symbols),

@@ -6,7 +6,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
+from cryptolake_assets.lake.gap_ledger import (
+    ClosedBy,
+    GapOutcome,
+    IcebergGapSink,
+    OpenBecause,
+    TradeGap,
+    read_gaps,
+    read_missing,
+)
 from cryptolake_assets.model.trade_tables import BRONZE_GAPS
 from cryptolake_assets.settings import Settings
 
@@ -50,3 +58,16 @@ def test_gap_wider_than_the_closed_one_is_stored_as_open(lake: Settings) -> None
     wider = replace(GAP, last_missing_id=GAP.last_missing_id + 5, open_because=OpenBecause.NEEDS_KEY)
     sink.write([wider])
     assert sink.open_gaps() == [wider]
+
+
+def test_gaps_whose_trades_are_in_bronze_are_not_missing(lake: Settings) -> None:
+    by_klines = replace(CLOSED, symbol="SOLUSDT", kafka_partition=None, kafka_offset=None)
+    sink = IcebergGapSink(lake)
+    sink.write([CLOSED, replace(GAP, symbol="ETHUSDT"), by_klines])
+
+    def missing(offsets: dict[int, int]) -> set[str]:
+        return {gap.symbol for gap in read_missing(lake, offsets)}
+
+    assert missing({3: 44}) == {"ETHUSDT"}
+    assert missing({3: 43}) == {"BTCUSDT", "ETHUSDT"}
+    assert missing({0: 99}) == {"BTCUSDT", "ETHUSDT"}
