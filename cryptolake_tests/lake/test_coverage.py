@@ -68,6 +68,15 @@ def test_claim_within_the_union_is_not_written(lake: Settings) -> None:
     assert set(read_coverage(lake)) == {ROW, other}
 
 
+def test_write_keeps_the_rows_that_ended_before_its_claims(lake: Settings) -> None:
+    sink = IcebergCoverageSink(lake)
+    recent = replace(ROW, connected_from_ms=100_000, connected_to_ms=200_000, kafka_offset=50)
+    sink.write([ROW, recent, replace(ROW, symbol="ETHUSDT")])
+    extended = replace(recent, connected_from_ms=190_000, connected_to_ms=210_000, kafka_offset=60)
+    sink.write([extended])
+    assert set(read_coverage(lake)) == {ROW, recent, extended, replace(ROW, symbol="ETHUSDT")}
+
+
 def files(lake: Settings) -> set[str]:
     return {task.file.file_path for task in load_table(lake, OPS_COVERAGE).scan().plan_files()}
 
