@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots, swap_files
-from cryptolake_assets.lake.coverage_union import fold, overlap_ms
+from cryptolake_assets.lake.coverage_union import fold
 from cryptolake_assets.lake.filters import above, all_of, at_least, below, is_null, one_of
 from cryptolake_assets.lake.pages import read_files
 from cryptolake_assets.lake.retries import commit_attempts
@@ -48,10 +48,13 @@ class IcebergCoverageSink:
 
     def write(self, claims: Sequence[CoverageRow]) -> None:
         """Commit the claims at once. Blocks; raises the catalog's errors."""
+        claims = [row for row in claims if row.connected_from_ms < row.connected_to_ms]
+        if not claims:
+            return
         table = load_table(self._settings, OPS_COVERAGE)
         earliest = _utc(min(row.connected_from_ms for row in claims))
         tasks, stored = _read(table, all_of(at_least("kafka_partition", 0), at_least("connected_to", earliest)))
-        changed = _folded(stored, claims, overlap_ms(self._settings))
+        changed = _folded(stored, claims, self._settings.watermark_grace_ms)
         if changed is not None:
             _replace(table, tasks, changed)
             expire_snapshots(table)
@@ -68,7 +71,7 @@ def fold_all(settings: Settings) -> None:
         with attempt:
             table = load_table(settings, OPS_COVERAGE)
             tasks, stored = _read(table, OF_STREAMS)
-            changed = _folded(stored, [], overlap_ms(settings))
+            changed = _folded(stored, [], settings.watermark_grace_ms)
             if changed is not None:
                 _replace(table, tasks, changed)
                 expire_snapshots(table)
@@ -107,7 +110,7 @@ def _read(table: Table, condition: str | BooleanExpression) -> tuple[list[FileSc
 
 
 def _folded(
-    stored: Iterable[dict[str, Any]], claims: Iterable[CoverageRow], overlap: int
+    stored: Iterable[dict[str, Any]], claims: Iterable[CoverageRow], grace_ms: int
 ) -> list[dict[str, Any]] | None:
     """Return all records after folding the claims into those of the streams; None if nothing changes."""
     rows: defaultdict[Key, dict[CoverageRow, dict[str, Any]]] = defaultdict(dict)
@@ -123,7 +126,7 @@ def _folded(
         new[_key(row)].append(row)
     changed = False
     for key in set(new) or set(rows):
-        after = fold(rows[key], new[key], overlap)
+        after = fold(rows[key], new[key], grace_ms)
         if set(after) != rows[key].keys():
             changed = True
             rows[key] = {row: rows[key].get(row) or _record(row) for row in after}

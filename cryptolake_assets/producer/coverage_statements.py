@@ -193,10 +193,10 @@ class CoverageWriter:
             known = self._intervals.get((symbol, evidence))
             if known is None or known.from_ms != begin_ms:
                 known = self._intervals[symbol, evidence] = _Interval(begin_ms)
-            elif known.claimed_to_ms == end_ms:
+            from_ms = begin_ms if known.written_to_ms is None else max(begin_ms, known.written_to_ms - self._overlap_ms)
+            if known.claimed_to_ms == end_ms or end_ms <= from_ms:
                 continue
             known.claimed_to_ms = end_ms
-            from_ms = begin_ms if known.written_to_ms is None else max(begin_ms, known.written_to_ms - self._overlap_ms)
             partition = self._partition_for(symbol.encode())
             self._due[symbol, begin_ms, evidence] = CoverageRow(
                 self._exchange,

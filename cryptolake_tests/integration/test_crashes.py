@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from cryptolake_assets.lake.coverage import read_coverage
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.coverage import gaps_of
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.quality.reconciliation import Verdict
 from cryptolake_assets.settings import Settings
@@ -50,6 +52,5 @@ def test_killed_producer_leaves_a_visible_gap(replaying: Settings) -> None:
     assert 6 <= equal < 14, "the minutes of the crash are incomplete, the others exact"
     assert len({(bar["symbol"], bar["window_start"]) for bar in bars}) == len(bars)
     for symbol in ("BTCUSDT", "ETHUSDT"):
-        rows = [row for row in read_coverage(replaying) if row.symbol == symbol]
-        before, after = sorted((row.connected_from_ms, row.connected_to_ms) for row in rows)
-        assert before[1] < after[0], "coverage shows the gap between the two connections"
+        gaps = [gap for gap in gaps_of(load_table(replaying, OPS_COVERAGE)) if gap.symbol == symbol]
+        assert len(gaps) == 1, "coverage shows the gap between the two connections"
