@@ -149,7 +149,7 @@ def read_gaps(settings: Settings, start: datetime | None = None, end: datetime |
 def read_missing(
     settings: Settings, bronze_offsets: Mapping[int, int], start: datetime | None = None, end: datetime | None = None
 ) -> list[TradeGap]:
-    """Return the gaps of [start, end] whose trades are missing in Bronze: open ones, and those whose trades come later.
+    """Return the gaps of [start, end] whose trades are missing in Bronze: open ones, and those at higher offsets.
 
     `bronze_offsets` are the offsets below which Bronze has every record, by Kafka partition. The cost is that of these
     gaps, not of the ledger.
