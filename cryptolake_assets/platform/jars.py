@@ -147,14 +147,21 @@ class JarStore:
         return self.root / jar.group / jar.file_name
 
     def is_checked(self) -> bool:
-        """Return whether every file is unchanged since the last full check."""
+        """Return whether every file is unchanged since its last check."""
         try:
-            return bool(json.loads(self._stamp.read_text()) == self._file_stats())
-        except (OSError, ValueError):
+            return self._file_stats().items() <= self._checked().items()
+        except OSError:
             return False
 
     def mark_checked(self) -> None:
-        self._stamp.write_text(json.dumps(self._file_stats()))
+        # Other settings, such as those of a cluster, need other jars of the same directory: their checks stay.
+        self._stamp.write_text(json.dumps({**self._checked(), **self._file_stats()}))
+
+    def _checked(self) -> dict[str, list[object]]:
+        try:
+            return dict(json.loads(self._stamp.read_text()))
+        except (OSError, ValueError):
+            return {}
 
     def missing(self) -> list[Jar]:
         """Return the jars whose file is absent or has a wrong checksum; remove wrong and unknown files."""

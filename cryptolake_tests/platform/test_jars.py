@@ -133,6 +133,18 @@ def test_changed_lock_invalidates_the_check(store: JarStore) -> None:
     assert changed.missing() == [changed.jars[1]]
 
 
+def test_check_of_other_settings_keeps_that_of_these(store: JarStore) -> None:
+    """Another process, such as one with tables on S3, needs more jars of the same directory."""
+    wider = JarStore(store.root.parent, (*store.jars, make_jar("c")))
+    assert not wider.is_checked()
+    wider.path(wider.jars[2]).write_bytes(CONTENT)
+    wider.mark_checked()
+    assert wider.is_checked()
+    assert store.is_checked()
+    store.mark_checked()
+    assert wider.is_checked()
+
+
 def test_jar_outside_the_lock_is_removed(store: JarStore) -> None:
     stray = store.root / "kafka" / "old-0.9.jar"
     stray.write_bytes(CONTENT)
