@@ -154,13 +154,17 @@ def replace_files(
     table: Table, window: str | BooleanExpression, rows: pa.Table, properties: Mapping[str, str] | None = None
 ) -> None:
     """Replace the window's files by one file with `rows`, or by none without rows, in one overwrite snapshot."""
+    old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
+    swap_files(table, old_files, data_files(table, rows), properties)
+
+
+def data_files(table: Table, rows: pa.Table) -> Iterable[DataFile]:
+    """Write the rows as data files of the table, without a commit; none without rows."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-    old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
-    new_files: Iterable[DataFile] = ()
-    if rows.num_rows:
-        new_files = _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4())
-    swap_files(table, old_files, new_files, properties)
+    if not rows.num_rows:
+        return ()
+    return _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4())
 
 
 def swap_files(

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import expire_snapshots, swap_files
+from cryptolake_assets.lake.commit import data_files, expire_snapshots, swap_files
 from cryptolake_assets.lake.coverage_union import fold
 from cryptolake_assets.lake.filters import above, all_of, at_least, below, is_null, one_of
 from cryptolake_assets.lake.pages import read_files
@@ -21,11 +21,9 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.manifest import DataFile
     from pyiceberg.table import FileScanTask, Table
 
 NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"  # filter for all rows without a loading day
-OF_STREAMS = "kafka_partition >= 0"
 OF_ARCHIVE = f"kafka_partition is null or kafka_partition == {LOADING}"
 
 # Rows that ended longer ago than this move to a file of their own once there are many, so that the file that each write
@@ -70,7 +68,7 @@ def fold_all(settings: Settings) -> None:
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             table = load_table(settings, OPS_COVERAGE)
-            tasks, stored = _read(table, OF_STREAMS)
+            tasks, stored = _read(table, at_least("kafka_partition", 0))
             changed = _folded(stored, [], settings.watermark_grace_ms)
             if changed is not None:
                 _replace(table, tasks, changed)
@@ -139,6 +137,8 @@ def _key(row: CoverageRow) -> Key:
 
 def _replace(table: Table, tasks: Iterable[FileScanTask], records: Sequence[dict[str, Any]]) -> None:
     """Replace the files by one of the archive, one of the streams, and one of closed rows of the streams if many."""
+    import pyarrow as pa
+
     archive = [item for item in records if _is_of_archive(item)]
     streams = [item for item in records if not _is_of_archive(item)]
     bound = max((item["connected_to"] for item in streams), default=datetime.max.replace(tzinfo=UTC)) - CLOSED_AFTER
@@ -147,18 +147,9 @@ def _replace(table: Table, tasks: Iterable[FileScanTask], records: Sequence[dict
         parts = [archive, streams]
     else:
         parts = [archive, closed, [item for item in streams if item["connected_to"] >= bound]]
-    added = [file for part in parts if part for file in _data_files(table, part)]
+    schema = OPS_COVERAGE.arrow_schema()
+    added = [file for part in parts for file in data_files(table, pa.Table.from_pylist(part, schema))]
     swap_files(table, [task.file for task in tasks], added)
-
-
-def _data_files(table: Table, records: Sequence[dict[str, Any]]) -> Iterable[DataFile]:
-    import uuid
-
-    import pyarrow as pa
-    from pyiceberg.io.pyarrow import _dataframe_to_data_files
-
-    rows = pa.Table.from_pylist(list(records), OPS_COVERAGE.arrow_schema())
-    return _dataframe_to_data_files(table.metadata, rows, table.io, write_uuid=uuid.uuid4())
 
 
 def _is_of_archive(item: Mapping[str, Any]) -> bool:
