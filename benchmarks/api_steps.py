@@ -36,17 +36,17 @@ def make_year(home: str, days: int, symbols: int) -> int:
     """Create a lake with a bar per minute, in a file per day like Silver's writer; return the number of rows."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+    from cryptolake_assets.model.family_tables import FUTURES
 
     lakes.give_ports(Path(home))
     settings = lakes.lake_settings(Path(home))
     bootstrap(settings)
-    table = load_table(settings, SILVER_OHLCV)
+    table = load_table(settings, FUTURES.bars)
     rng = np.random.default_rng(7)
     rows = 0
     for first in range(0, days, 30):
         part = _bars(rng, first, min(30, days - first), symbols)
-        table.append(part.cast(SILVER_OHLCV.arrow_schema()))
+        table.append(part.cast(FUTURES.bars.arrow_schema()))
         rows += part.num_rows
         progress(min(1.0, (first + 30) / days))
     return rows

@@ -52,11 +52,11 @@ def stream(home: str, topic: str, rows: int) -> dict[str, Any]:
     from cryptolake_assets.bronze.stream import run_available_now
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
-    from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES
+    from cryptolake_assets.model.family_tables import FUTURES
 
     settings = lakes.lake_settings(Path(home), kafka_topic_futures=topic)
     catalog = get_catalog(settings)
-    for spec in (BRONZE_TRADES, BRONZE_REJECTED):
+    for spec in (FUTURES.trades, FUTURES.rejected):
         location = catalog.load_table(spec.identifier).location().removeprefix("file://")
         catalog.drop_table(spec.identifier)
         shutil.rmtree(location)

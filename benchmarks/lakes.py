@@ -105,9 +105,9 @@ def create(home: Path, first_day_ms: int, days: int) -> Settings:
 
 def bronze(settings: Settings) -> Table:
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+    from cryptolake_assets.model.family_tables import FUTURES
 
-    return load_table(settings, BRONZE_TRADES)
+    return load_table(settings, FUTURES.trades)
 
 
 def manifests(table: Table) -> list[ManifestFile]:
@@ -182,11 +182,11 @@ def empty_silver(settings: Settings) -> None:
     """Recreate Silver and the run metrics, so that a rebuild starts with empty tables."""
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
-    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+    from cryptolake_assets.model.family_tables import FUTURES
     from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 
     catalog = get_catalog(settings)
-    for spec in (SILVER_OHLCV, OPS_RUN_METRICS):
+    for spec in (FUTURES.bars, OPS_RUN_METRICS):
         location = catalog.load_table(spec.identifier).location().removeprefix("file://")
         catalog.drop_table(spec.identifier)
         shutil.rmtree(location)

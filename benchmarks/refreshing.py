@@ -60,7 +60,7 @@ class Follower:
         """Run one more refresh, not timed; return what it reads and writes, and the sizes of the tables."""
         from cryptolake_assets.lake.bronze_files import files_between
         from cryptolake_assets.lake.catalog import load_table
-        from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+        from cryptolake_assets.model.family_tables import FUTURES
 
         trades, sequence = self._append()
         with _counting_manifests() as read:
@@ -69,7 +69,7 @@ class Follower:
         first = datetime.fromtimestamp(int(minutes.min()) * 60, UTC)
         last = datetime.fromtimestamp(int(minutes.max()) * 60, UTC) + timedelta(minutes=1)
         bronze = lakes.bronze(self._settings)
-        snapshot, silver = bronze.current_snapshot(), load_table(self._settings, SILVER_OHLCV).current_snapshot()
+        snapshot, silver = bronze.current_snapshot(), load_table(self._settings, FUTURES.bars).current_snapshot()
         assert snapshot is not None
         assert snapshot.summary is not None
         assert silver is not None

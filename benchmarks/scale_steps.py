@@ -100,9 +100,9 @@ def rebuilds(
 def _digest(settings: Settings) -> str:
     """Return the SHA-256 of all bars in Silver, without `updated_at`."""
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+    from cryptolake_assets.model.family_tables import FUTURES
 
-    bars = load_table(settings, SILVER_OHLCV).scan().to_arrow().drop_columns(["updated_at"])
+    bars = load_table(settings, FUTURES.bars).scan().to_arrow().drop_columns(["updated_at"])
     ordered = bars.sort_by([("symbol", "ascending"), ("window_start", "ascending")])
     assert len(ordered) > 0
     return hashlib.sha256(repr(ordered.to_pylist()).encode()).hexdigest()

@@ -119,11 +119,11 @@ def _trades(symbols: Sequence[str], start_ms: int, first_id: int) -> Any:
     """Return a few Bronze rows of an hour."""
     import pyarrow as pa
 
-    from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+    from cryptolake_assets.model.family_tables import FUTURES
 
     rows = [
         {
-            **dict.fromkeys(BRONZE_TRADES.column_names),
+            **dict.fromkeys(FUTURES.trades.column_names),
             "symbol": symbols[number % len(symbols)],
             "event_time": datetime.fromtimestamp((start_ms + number * 1_000) / 1000, UTC),
             "trade_id": first_id + number,
@@ -133,7 +133,7 @@ def _trades(symbols: Sequence[str], start_ms: int, first_id: int) -> Any:
         }
         for number in range(TRADES_PER_FILE)
     ]
-    return pa.Table.from_pylist(rows, BRONZE_TRADES.arrow_schema())
+    return pa.Table.from_pylist(rows, FUTURES.trades.arrow_schema())
 
 
 def measure(home: str, symbols: int, first_ms: int, days: int, clock_url: str, rounds: int) -> dict[str, Any]:

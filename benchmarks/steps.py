@@ -196,9 +196,9 @@ def export_bars(settings: Settings, path: Path) -> None:
     import pyarrow.parquet as pq
 
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+    from cryptolake_assets.model.family_tables import FUTURES
 
-    bars = load_table(settings, SILVER_OHLCV).scan().to_arrow()
+    bars = load_table(settings, FUTURES.bars).scan().to_arrow()
     names = {"open": "o", "high": "h", "low": "l", "close": "c", "volume": "volume", "quote_volume": "qvol"}
     columns = {new: bars[old] for old, new in {**names, "trades": "trades", "taker_buy_volume": "taker_buy"}.items()}
     minute_us = bars["window_start"].cast(pa.timestamp("us")).cast(pa.int64())

@@ -137,7 +137,7 @@ class KafkaOffsets:
 
 def bronze_rows(trades: Trades, partition: NDArray[np.int32], offset: Ints) -> pa.Table:
     """Return rows of `bronze.futures_trades`, all columns; Kafka's time is the receipt in whole ms plus 0 to 5 ms."""
-    from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+    from cryptolake_assets.model.family_tables import FUTURES
 
     number = len(trades)
     ids = pa.array(trades.trade_id)
@@ -159,7 +159,7 @@ def bronze_rows(trades: Trades, partition: NDArray[np.int32], offset: Ints) -> p
         "kafka_offset": pa.array(offset),
         "kafka_timestamp": _times(kafka_ms * 1000),
     }
-    return pa.table(columns).select(list(BRONZE_TRADES.column_names)).cast(BRONZE_TRADES.arrow_schema())
+    return pa.table(columns).select(list(FUTURES.trades.column_names)).cast(FUTURES.trades.arrow_schema())
 
 
 def write_plain(trades: Trades, directory: Path) -> None:

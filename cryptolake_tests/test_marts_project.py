@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from jinja2 import Environment
 
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.mart_tables import (
     BARS_OF_TIMEFRAMES,
     DAILY_RETURNS,
@@ -61,12 +61,12 @@ def test_marts_yml_equals_the_table_spec(marts: dict[str, Any], spec: TableSpec)
 @pytest.mark.parametrize("spec", BARS_OF_TIMEFRAMES, ids=lambda spec: spec.name)
 def test_bars_of_every_timeframe_have_silvers_columns(spec: TableSpec) -> None:
     assert [(column.name, column.type) for column in spec.columns] == [
-        (column.name, column.type) for column in SILVER_OHLCV.columns
+        (column.name, column.type) for column in FUTURES.bars.columns
     ]
 
 
 def test_every_mart_has_a_contract_and_column_lineage(marts: dict[str, Any]) -> None:
-    known = {f"{table.namespace}.{name}" for table in (SILVER_OHLCV, GOLD_DAILY) for name in table.column_names}
+    known = {f"{table.namespace}.{name}" for table in (FUTURES.bars, FUTURES.daily) for name in table.column_names}
     batch = (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)
     known |= {f"{table.name}.{name}" for table in batch for name in table.column_names}
     for name, node in marts.items():
@@ -94,7 +94,7 @@ def test_every_mart_is_tested_and_exposed(manifest: dict[str, Any], marts: dict[
 
 
 def test_source_freshness_uses_updated_at(manifest: dict[str, Any]) -> None:
-    tables = (SILVER_OHLCV, GOLD_DAILY, SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)
+    tables = (FUTURES.bars, FUTURES.daily, SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)
     assert {f"{source['schema']}.{source['name']}" for source in manifest["sources"].values()} == {
         f"{table.namespace}.{table.name}" for table in tables
     }

@@ -35,10 +35,10 @@ def read_each_time(symbol: str, start: str, end: str, limit: int) -> Any:
 
     from cryptolake_assets.lake.bronze_files import local_path
     from cryptolake_assets.lake.catalog import load_table
-    from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+    from cryptolake_assets.model.family_tables import FUTURES
     from cryptolake_assets.settings import get_settings
 
-    table = load_table(get_settings(), SILVER_OHLCV)
+    table = load_table(get_settings(), FUTURES.bars)
     where = f"symbol = '{symbol}' and window_start >= '{start}T00:00:00+00:00' and window_start <= '{end[:-1]}+00:00'"
     paths = [local_path(task.file.file_path) for task in table.scan(row_filter=where).plan_files()]
     with duckdb.connect() as connection:

@@ -21,8 +21,7 @@ from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.api.present import CachedValue, of_the_present
 from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.platform import probes
 from cryptolake_assets.producer.status_file import read_status, rejecting_problem, status_path
@@ -35,7 +34,7 @@ router = APIRouter()
 log = structlog.get_logger(__name__)
 
 CACHE_S = 2.0  # how long the state of the dependencies is cached
-MEASURED = (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY)
+MEASURED = (FUTURES.trades, FUTURES.bars, FUTURES.daily)
 
 
 class DependencyHealth(BaseModel):
@@ -68,7 +67,7 @@ def _catalog(settings: Settings, reader: Reader) -> str | None:
 
 def _tables(_settings: Settings, reader: Reader) -> str | None:
     try:
-        reader.table_cache.table(SILVER_OHLCV.identifier)
+        reader.table_cache.table(FUTURES.bars.identifier)
     except CryptolakeError as error:
         return str(error)
     return None
@@ -190,7 +189,7 @@ class LakeCollector:
             labels=("symbol",),
         )
         if status is not None and status.exchange_time_ms is not None:
-            spans = self._reader.symbols.spans(self._reader.table_cache.table(SILVER_OHLCV.identifier))
+            spans = self._reader.symbols.spans(self._reader.table_cache.table(FUTURES.bars.identifier))
             for symbol, span in spans.items():
                 end_s = (span.last + MINUTE).timestamp()
                 lag.add_metric([symbol], max(0.0, status.exchange_time_ms / 1000 - end_s))

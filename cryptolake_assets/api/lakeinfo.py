@@ -17,8 +17,8 @@ from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Symbol, 
 from cryptolake_assets.api.table_routes import ReaderOf, unpaged_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import TIME, Column
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 
@@ -91,7 +91,7 @@ class CatalogInfo(BaseModel):
 @router.get("/symbols", response_model=Symbols, responses=schemas.row_responses())
 async def symbols(request: Request, reader: ReaderOf, params: State) -> Response:
     """List the symbols that have one-minute bars, with their first and last minute."""
-    unpaged = UnpagedResource("/symbols", SILVER_OHLCV.identifier, "symbols", partial(_spans, reader))
+    unpaged = UnpagedResource("/symbols", FUTURES.bars.identifier, "symbols", partial(_spans, reader))
     return await unpaged_table(request, reader, unpaged, params)
 
 

@@ -27,7 +27,7 @@ from cryptolake_assets.api.problems import Problem, unknown_symbol
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
 from cryptolake_assets.model.windows import MINUTE
 
@@ -126,7 +126,7 @@ class Hub:
         """Send the bars committed to Silver since the last call; after a failed read, the next call sends them."""
         while True:
             async with self._lock:
-                if not self._clients or self._reader.table_cache.snapshot_id(SILVER_OHLCV.identifier) == self._snapshot:
+                if not self._clients or self._reader.table_cache.snapshot_id(FUTURES.bars.identifier) == self._snapshot:
                     return
                 self._send(*await self._reader.run(self._changes))
             await self._wait_for_queues()
@@ -171,7 +171,7 @@ class Hub:
             self.leave(client)
 
     def _newest(self, symbols: Sequence[str]) -> tuple[int | None, list[dict[str, Any]]]:
-        table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
+        table = self._reader.table_cache.table(FUTURES.bars.identifier)
         snapshot_id = table.metadata.current_snapshot_id
         spans = self._reader.symbols.spans(table)
         bars: list[dict[str, Any]] = []
@@ -181,13 +181,13 @@ class Hub:
             where = filters.all_of(
                 filters.equal("symbol", symbol), filters.at_least("window_start", spans[symbol].last - MINUTE)
             )
-            query = PageQuery(("window_start",), where, SILVER_OHLCV.column_names, limit=FIRST_BARS, descending=True)
+            query = PageQuery(("window_start",), where, FUTURES.bars.column_names, limit=FIRST_BARS, descending=True)
             page = read_page(table, snapshot_id, query, self._reader.settings.api_answer_bytes)
             bars += reversed(records(page.rows))
         return snapshot_id, bars
 
     def _last_update(self) -> tuple[int | None, tuple[Any, ...]]:
-        table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
+        table = self._reader.table_cache.table(FUTURES.bars.identifier)
         newest = PageQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True)
         page = self._page(table, newest)
         return table.metadata.current_snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
@@ -197,11 +197,11 @@ class Hub:
 
         File statistics exclude most files: a commit rewrites only the one file of a day.
         """
-        table = self._reader.table_cache.table(SILVER_OHLCV.identifier)
+        table = self._reader.table_cache.table(FUTURES.bars.identifier)
         is_partial = len(self._seen) == len(CHANGE_KEY)
         where = filters.all_of(*([filters.above("updated_at", *self._seen)] if self._seen and not is_partial else []))
         after = self._seen if is_partial else ()
-        page = self._page(table, PageQuery(CHANGE_KEY, where, SILVER_OHLCV.column_names, after, READ_ROWS))
+        page = self._page(table, PageQuery(CHANGE_KEY, where, FUTURES.bars.column_names, after, READ_ROWS))
         if page.rows.num_rows:
             last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
             self._seen = tuple(last[name] for name in CHANGE_KEY)

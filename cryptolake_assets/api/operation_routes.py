@@ -20,7 +20,7 @@ from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import CachedValue, json_of_the_present
 from cryptolake_assets.api.table_routes import ReaderOf, unpaged_table
 from cryptolake_assets.lake import reject_counts
-from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, SILVER_QUARANTINE
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.platform import graphql
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ async def checks(request: Request, reader: ReaderOf) -> Response:
 async def rejected(request: Request, reader: ReaderOf, params: Range) -> Response:
     """Count rejected frames by the reason's code and by receipt time. Without `start`: the 30 days up to the newest."""
     unpaged = UnpagedResource(
-        "/quality/rejected", BRONZE_REJECTED.identifier, "reasons", partial(_counted, REJECTED, params)
+        "/quality/rejected", FUTURES.rejected.identifier, "reasons", partial(_counted, REJECTED, params)
     )
     return await unpaged_table(request, reader, unpaged, params)
 
@@ -213,7 +213,7 @@ async def quarantined(request: Request, reader: ReaderOf, params: Range) -> Resp
     return await unpaged_table(
         request,
         reader,
-        UnpagedResource("/quality/quarantined", SILVER_QUARANTINE.identifier, "reasons", compute),
+        UnpagedResource("/quality/quarantined", FUTURES.quarantine.identifier, "reasons", compute),
         params,
     )
 

@@ -22,7 +22,7 @@ from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
 from cryptolake_assets.lake.table_cache import Identifier, TableCache
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 
@@ -138,12 +138,12 @@ class Reader:
         """Import the modules for reading and read Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
         # Order by time, so that the read needs only the first file; by symbol it would read the entire table.
-        self._page(PageRequest(Resource("", SILVER_OHLCV, BARS_KEY, "bars"), first, Format.JSON, ""))
+        self._page(PageRequest(Resource("", FUTURES.bars, BARS_KEY, "bars"), first, Format.JSON, ""))
         self.known_symbols()
 
     def known_symbols(self) -> frozenset[str]:
         """Return the symbols with bars in Silver. Raises `TableNotFoundError`."""
-        return frozenset(self.symbols.spans(self.table_cache.table(SILVER_OHLCV.identifier)))
+        return frozenset(self.symbols.spans(self.table_cache.table(FUTURES.bars.identifier)))
 
     def _start_of_page(
         self, table: Table, request: PageRequest, types: tuple[str, ...]

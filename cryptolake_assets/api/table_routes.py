@@ -20,13 +20,13 @@ from cryptolake_assets.api import formats, schemas
 from cryptolake_assets.api.page_reader import BARS_KEY, PageRequest, Reader, Resource, UnpagedResource, unpaged_response
 from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
 from cryptolake_assets.api.response_cache import SLOT, CachedResponse, if_none_match_of
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.derivatives_tables import (
     SILVER_FUNDING,
     SILVER_LIQUIDATIONS,
     SILVER_MARK_PRICE,
     SILVER_OPEN_INTEREST,
 )
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.mart_tables import (
     BARS_OF_TIMEFRAMES,
     DAILY_RETURNS,
@@ -37,12 +37,11 @@ from cryptolake_assets.model.mart_tables import (
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_TRADES
 
 router = APIRouter()
 
 # Silver for one-minute bars, a mart for each longer timeframe.
-BAR_TABLES = dict(zip(Timeframe, (SILVER_OHLCV, *BARS_OF_TIMEFRAMES), strict=True))
+BAR_TABLES = dict(zip(Timeframe, (FUTURES.bars, *BARS_OF_TIMEFRAMES), strict=True))
 
 
 @dataclass(frozen=True)
@@ -122,7 +121,7 @@ class TableRoute(Resource):
 TABLE_ROUTES = (
     TableRoute(
         "/ohlcv/{timeframe}",
-        SILVER_OHLCV,
+        FUTURES.bars,
         BARS_KEY,
         "bars",
         name="ohlcv",
@@ -135,7 +134,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/trades",
-        BRONZE_TRADES,
+        FUTURES.trades,
         ("event_time", "trade_id", "stream"),
         "trades",
         distinct=True,
@@ -149,7 +148,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/stats/daily",
-        GOLD_DAILY,
+        FUTURES.daily,
         ("trade_date", "symbol"),
         "days",
         name="daily_stats",
@@ -296,7 +295,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/quality/klines",
-        SILVER_KLINE_DIFFERENCES,
+        FUTURES.kline_differences,
         ("window_start", "symbol", "field"),
         "differences",
         order=Order.DESC,
@@ -308,7 +307,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/gaps/trades",
-        BRONZE_GAPS,
+        FUTURES.gaps,
         ("missing_after", "symbol", "first_missing_id"),
         "gaps",
         order=Order.DESC,

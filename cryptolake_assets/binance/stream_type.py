@@ -20,6 +20,7 @@ from cryptolake_assets.binance.control_frames import ControlFrame, read_control,
 from cryptolake_assets.binance.trade_frames import rejected
 from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, Column, decimal_pattern
 from cryptolake_assets.model.events import MAX_TIME_MS, Event, RejectedFrame
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 from cryptolake_assets.model.table_spec import TableSpec, kafka_columns
 
@@ -58,7 +59,8 @@ class StreamType:
     """A stream of events: the source of its topic, Bronze queries, follower and assets."""
 
     name: str
-    topic_suffix: str  # appended to the name of the trades' topic; empty for the trades
+    family: Family = Family.FUTURES
+    topic_suffix: str  # appended to the name of the family's topic of trades; empty for the trades
     # Stream kinds, after the symbol in a stream name: `markPrice@1s` in `btcusdt@markPrice@1s`. The default is first.
     kinds: tuple[str, ...]
     bronze: TableSpec  # made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`
@@ -74,7 +76,7 @@ class StreamType:
 
     def topic(self, settings: Settings) -> str:
         """Return the Kafka topic."""
-        return "_".join(filter(None, (settings.kafka_topic_futures, self.topic_suffix)))
+        return "_".join(filter(None, (settings.of_family(self.family).topic_trades, self.topic_suffix)))
 
     def url(self, settings: Settings, symbols: tuple[str, ...], kind: str = "") -> str:
         """Return the WebSocket URL that subscribes to the symbols, of one of the `kinds`."""

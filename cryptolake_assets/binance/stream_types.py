@@ -6,20 +6,29 @@ from cryptolake_assets.binance import liquidation_frames, mark_price_frames
 from cryptolake_assets.binance.stream_adapter import combined
 from cryptolake_assets.binance.stream_type import Capabilities, MinuteStream, StreamType
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
+from cryptolake_assets.model.markets import Family
 
-# Always on. `producer.dispatch` parses its frames; `transform.silver_run` builds its minutes.
-TRADES = StreamType(
-    name="trades",
-    topic_suffix="",
-    kinds=TRADE_STREAMS,
-    bronze=BRONZE_TRADES,
-    identity=("exchange", "symbol", "stream", "trade_id"),
-    address=combined(),
-    capabilities=Capabilities(ids=True, coverage=True, quarantine=True),
-)
+
+def _trades(name: str, family: Family) -> StreamType:
+    return StreamType(
+        name=name,
+        family=family,
+        topic_suffix="",
+        kinds=TRADE_STREAMS,
+        bronze=FAMILY_TABLES[family].trades,
+        identity=("exchange", "symbol", "stream", "trade_id"),
+        address=combined(),
+        capabilities=Capabilities(ids=True, coverage=True, quarantine=True),
+    )
+
+
+# Always on for the families of the tracked markets. `producer.dispatch` parses their frames; `transform.silver_run`
+# builds their minutes.
+TRADES, SPOT_TRADES = _trades("trades", Family.FUTURES), _trades("spot_trades", Family.SPOT)
+TRADES_OF_FAMILY = {stream.family: stream for stream in (TRADES, SPOT_TRADES)}
 
 # Enabled by the settings.
 EXTRA_STREAM_TYPES: tuple[MinuteStream, ...] = (mark_price_frames.STREAM, liquidation_frames.STREAM)
 
-STREAM_TYPES: tuple[StreamType, ...] = (TRADES, *EXTRA_STREAM_TYPES)
+STREAM_TYPES: tuple[StreamType, ...] = (TRADES, SPOT_TRADES, *EXTRA_STREAM_TYPES)

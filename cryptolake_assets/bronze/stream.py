@@ -48,8 +48,8 @@ from cryptolake_assets.kafka.topics import error_of_spark
 from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.log import configure_logging
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def query_starters(
         query: starter(query, frame, table)
         for query, frame, table in (
             (query_of(stream_type), events, stream_type.bronze),
-            (rejected_query_of(stream_type), rejected, BRONZE_REJECTED),
+            (rejected_query_of(stream_type), rejected, FUTURES.rejected),
         )
     }
 

@@ -9,7 +9,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from cryptolake_assets.binance.stream_type import MinuteStream, StreamType
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, TRADES
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, TRADES_OF_FAMILY
 from cryptolake_assets.captures.market_of_capture import check_market
 from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
@@ -202,8 +202,8 @@ def _joined(items: Iterable[str]) -> str:
 
 
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
-    """Return the trades stream and the extra streams in use. Raises the errors of `extra_streams_in_use`."""
-    return (TRADES, *extra_streams_in_use(settings))
+    """Return the trade streams and the extra streams in use. Raises the errors of `extra_streams_in_use`."""
+    return (*map(TRADES_OF_FAMILY.__getitem__, settings.families), *extra_streams_in_use(settings))
 
 
 def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:

@@ -65,7 +65,7 @@ def peek(
     from cryptolake_assets.kafka.topics import peek as read
 
     settings = get_settings()
-    topic = settings.topic_rejected if rejected else settings.kafka_topic_futures
+    topic = settings.topic_rejected if rejected else settings.topic_trades
     records = read(settings, topic, count, from_end=not oldest)
     for record in records:
         at = datetime.fromtimestamp(record.timestamp_ms / 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")

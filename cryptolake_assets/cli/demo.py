@@ -33,8 +33,8 @@ from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.files import read_text
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -251,7 +251,7 @@ class _PendingWork:
                 return f"the sensor has not read the newest snapshot of {stream_type.bronze.full_name}"
             if state.pending:
                 return f"{len(state.pending)} pending hours of {stream_type.name}"
-        bronze = load_table(self._settings, BRONZE_TRADES)
+        bronze = load_table(self._settings, FUTURES.trades)
         hours = {file.hour for file in added_files(bronze, 0)}
         for hour in sorted(hours):
             silver = self._materializations(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}")

@@ -19,8 +19,8 @@ from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.symbols import in_capitals
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 if TYPE_CHECKING:
     from cryptolake_assets.binance.archive_files import ArchiveFile
@@ -209,7 +209,7 @@ def definitions(graph: Graph) -> dg.Definitions:
         kinds={"http", "iceberg"},
         owners=OWNERS,
         tags={"layer": "bronze", "cadence": "on-demand"},
-        metadata=table_metadata(BRONZE_TRADES),
+        metadata=table_metadata(FUTURES.trades),
         pool=ARCHIVE_POOL,
         freshness_policy=FRESH,
         retry_policy=RETRIES,

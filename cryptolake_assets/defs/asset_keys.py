@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 
 def of_table(table: TableSpec) -> dg.AssetKey:
@@ -14,9 +13,9 @@ def of_table(table: TableSpec) -> dg.AssetKey:
     return dg.AssetKey(list(table.identifier))
 
 
-BRONZE = of_table(BRONZE_TRADES)
+BRONZE = of_table(FUTURES.trades)
 ARCHIVE = dg.AssetKey(["bronze", "futures_trades_archive"])
-KLINES = of_table(BRONZE_KLINES)
-SILVER = of_table(SILVER_OHLCV)
-GOLD = of_table(GOLD_DAILY)
+KLINES = of_table(FUTURES.klines)
+SILVER = of_table(FUTURES.bars)
+GOLD = of_table(FUTURES.daily)
 EVENT_LOG = dg.AssetKey(["maintenance", "dagster_event_log"])

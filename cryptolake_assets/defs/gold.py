@@ -11,13 +11,16 @@ from cryptolake_assets.defs.automation import follows_upstream, freshness_of_fol
 from cryptolake_assets.defs.described import column_lineage, table_asset, table_metadata
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DAILY_MEASURES, definition_hash
 from cryptolake_assets.quality.bar_checks import GOLD_CHECKS
 
-TABLE = {**table_metadata(GOLD_DAILY), **column_lineage(DAILY_MEASURES, SILVER_OHLCV, asset_keys.SILVER)}
+TABLE = {
+    **table_metadata(FUTURES.daily),
+    **column_lineage(DAILY_MEASURES, FUTURES.bars, asset_keys.SILVER),
+}
 
-AUDITED = AuditedTable(GOLD_DAILY, GOLD_CHECKS)
+AUDITED = AuditedTable(FUTURES.daily, GOLD_CHECKS)
 
 PREVIEWED = ("symbol", "open", "high", "low", "close", "total_volume", "vwap", "realised_volatility", "is_complete")
 
@@ -51,7 +54,7 @@ def futures_daily_stats(
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Gold's asset."""
     asset = table_asset(
-        GOLD_DAILY,
+        FUTURES.daily,
         graph.partitions.daily,
         cadence="day",
         kinds={"duckdb", "spark", "iceberg"},

@@ -16,7 +16,7 @@ from cryptolake_assets.defs.described import table_asset
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import LakeResource
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 
@@ -73,7 +73,7 @@ def _metadata(fetched: "FetchedHour", agreement: "Agreement") -> dict[str, dg.Me
 def definitions(graph: Graph) -> dg.Definitions:
     """Return the asset of official klines."""
     asset = table_asset(
-        BRONZE_KLINES,
+        FUTURES.klines,
         graph.partitions.hourly,
         cadence="minutes",
         kinds={"rest", "iceberg"},

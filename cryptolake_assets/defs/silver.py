@@ -15,10 +15,9 @@ from cryptolake_assets.defs.follower import Followed, follower
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Engine as EngineName
@@ -32,9 +31,12 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 
 
-TABLE = {**table_metadata(SILVER_OHLCV), **column_lineage(BAR_MEASURES, BRONZE_TRADES, asset_keys.BRONZE)}
+TABLE = {
+    **table_metadata(FUTURES.bars),
+    **column_lineage(BAR_MEASURES, FUTURES.trades, asset_keys.BRONZE),
+}
 
-AUDITED = AuditedTable(SILVER_OHLCV, SILVER_CHECKS, SILVER_OBSERVATIONS)
+AUDITED = AuditedTable(FUTURES.bars, SILVER_CHECKS, SILVER_OBSERVATIONS)
 
 PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume", "trades", "is_complete")
 
@@ -193,7 +195,7 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
 def definitions(graph: Graph) -> dg.Definitions:
     """Return Silver's asset and the sensor that requests its runs."""
     asset = table_asset(
-        SILVER_OHLCV,
+        FUTURES.bars,
         graph.partitions.hourly,
         cadence="minute",
         kinds={"duckdb", "spark", "iceberg"},

@@ -34,7 +34,7 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.dead_letters import write_rejected_lines
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.settings import Settings
@@ -134,7 +134,7 @@ def load_day(
         started = time.monotonic()
         sha256 = client.checksum(file)
         if not reload and _recorded(settings, file) == sha256:
-            rows = count_day(load_table(settings, BRONZE_TRADES), file.venue.exchange, file.symbol, file.day)
+            rows = count_day(load_table(settings, FUTURES.trades), file.venue.exchange, file.symbol, file.day)
             log.info("archive_day_skipped", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
             return LoadedDay(file, Outcome.UNCHANGED, sha256, rows)
         path = client.fetch(file, sha256, settings.archive_dir, downloaded)
@@ -155,7 +155,7 @@ def _load(
 ) -> LoadedDay:
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-    table = load_table(settings, BRONZE_TRADES)
+    table = load_table(settings, FUTURES.trades)
     size_bytes = path.stat().st_size
     hour_files, inspection = HourFiles(table), Inspection(file)
     try:
@@ -224,7 +224,7 @@ def write_day(
     path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: RowsWritten | None = None
 ) -> list[DataFile]:
     """Write the zip's accepted rows as data files; one block is parsed while another is written."""
-    received, schema = datetime.now(UTC), BRONZE_TRADES.arrow_schema()
+    received, schema = datetime.now(UTC), FUTURES.trades.arrow_schema()
     for block in prefetch(_read(path, file)):
         if (rows := inspection.add_block(block)).num_rows:
             hour_files.write(_bronze_rows(rows, file, received, schema))

@@ -18,9 +18,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MARKET, MINUTE_MS
@@ -176,7 +175,7 @@ def _official_minutes(settings: Settings, file: ArchiveFile) -> Mapping[int, tup
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
     of_day = all_of(at_least("open_time", start), below("open_time", start + DAY), equal("symbol", file.symbol))
     fields = ("open_time", "trades", "volume")
-    rows = load_table(settings, BRONZE_KLINES).scan(row_filter=of_day, selected_fields=fields).to_arrow()
+    rows = load_table(settings, FUTURES.klines).scan(row_filter=of_day, selected_fields=fields).to_arrow()
     return {round(row["open_time"].timestamp() * 1000): (row["trades"], row["volume"]) for row in rows.to_pylist()}
 
 
@@ -188,7 +187,7 @@ def _minutes_of_bronze(settings: Settings, file: ArchiveFile) -> Mapping[int, tu
         *(equal("exchange", file.venue.exchange), equal("stream", STREAM), equal("trade_type", MARKET)),
     )
     fields = ("event_time", "trade_id", "qty", "first_trade_id", "last_trade_id")
-    rows: pa.Table = load_table(settings, BRONZE_TRADES).scan(row_filter=of_day, selected_fields=fields).to_arrow()
+    rows: pa.Table = load_table(settings, FUTURES.trades).scan(row_filter=of_day, selected_fields=fields).to_arrow()
     with open_duckdb() as duck:
         duck.register("aggregates", rows)
         minutes = duck.sql(

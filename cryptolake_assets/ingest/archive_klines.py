@@ -23,7 +23,7 @@ from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
 from cryptolake_assets.ingest.klines import ARCHIVE, record, replace_klines
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.windows import DAY, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
@@ -141,5 +141,5 @@ def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
     of_day = (at_least("open_time", start), below("open_time", start + DAY))
     condition = all_of(*of_day, equal("symbol", file.symbol), equal("source", ARCHIVE))
-    found: list[dict[str, Any]] = load_table(settings, BRONZE_KLINES).scan(row_filter=condition).to_arrow().to_pylist()
+    found: list[dict[str, Any]] = load_table(settings, FUTURES.klines).scan(row_filter=condition).to_arrow().to_pylist()
     return found

@@ -22,8 +22,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import streamed_symbols
 from cryptolake_assets.lake.filters import between
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import DAY, HOUR, day_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
@@ -64,7 +64,7 @@ class _Fetched:
 
 def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
     """Return klines of first <= open time < last, by (symbol, open time in ms)."""
-    rows = load_table(settings, BRONZE_KLINES).scan(row_filter=between("open_time", first, last)).to_arrow()
+    rows = load_table(settings, FUTURES.klines).scan(row_filter=between("open_time", first, last)).to_arrow()
     return {(row["symbol"], epoch_ms(row["open_time"])): _kline(row) for row in rows.to_pylist()}
 
 
@@ -98,7 +98,7 @@ def replace_klines(
     settings: Settings, day: datetime, rows: list[dict[str, Any]], replaced: list[dict[str, Any]], run_id: str
 ) -> Publication:
     """Publish `rows`, all of the UTC day, in place of the rows with the keys of `replaced`, in one commit."""
-    return _replace(settings, BRONZE_KLINES, between("open_time", day, day + DAY), rows, replaced, run_id)
+    return _replace(settings, FUTURES.klines, between("open_time", day, day + DAY), rows, replaced, run_id)
 
 
 def _fetch(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Fetched:
@@ -145,7 +145,7 @@ def _split_valid(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[l
 
 def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
     """Return (symbol, open time in ms) of the hour's klines from the archive."""
-    rows = load_table(settings, BRONZE_KLINES).scan(
+    rows = load_table(settings, FUTURES.klines).scan(
         row_filter=f"{between('open_time', hour, hour + HOUR)} and source = '{ARCHIVE}'",
         selected_fields=("symbol", "open_time"),
     )
@@ -157,18 +157,18 @@ def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessInd
 
     Differences that no longer exist are removed from the table.
     """
-    silver = load_table(settings, SILVER_OHLCV)
+    silver = load_table(settings, FUTURES.bars)
     bars = read_window(silver, between("window_start", hour, hour + HOUR)).to_pylist()
     agreement = compare_with_official(
         hour, bars, read_klines(settings, hour, hour + HOUR), completeness, settings.kline_tolerance
     )
     of_hour = between("window_start", hour, hour + HOUR)
-    before = read_window(load_table(settings, SILVER_KLINE_DIFFERENCES), of_hour).to_pylist()
+    before = read_window(load_table(settings, FUTURES.kline_differences), of_hour).to_pylist()
     if before or agreement.differences:
         day = day_of(hour)
         window = between("window_start", day, day + DAY)
         rows = [{**row, "updated_at": None} for row in agreement.differences]
-        _replace(settings, SILVER_KLINE_DIFFERENCES, window, rows, [*before, *rows], run_id)
+        _replace(settings, FUTURES.kline_differences, window, rows, [*before, *rows], run_id)
     return agreement
 
 

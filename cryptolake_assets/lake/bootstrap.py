@@ -11,10 +11,10 @@ import structlog
 from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.lake.migrations import migrate, require_known_schema
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES, namespaces, table_properties
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ def bootstrap(settings: Settings) -> list[str]:
         except NamespaceAlreadyExistsError:
             continue
     # The trades table holds the schema number: check it first, to leave a lake of a later release unchanged.
-    actions += [f"created {BRONZE_TRADES.full_name}"] if ensure_table(settings, BRONZE_TRADES) else []
+    actions += [f"created {FUTURES.trades.full_name}"] if ensure_table(settings, FUTURES.trades) else []
     require_known_schema(settings)
     actions += [f"created {spec.full_name}" for spec in TABLES if ensure_table(settings, spec)]
     _ensure_family(settings)
@@ -52,7 +52,7 @@ def bootstrap(settings: Settings) -> list[str]:
 
 
 def _ensure_family(settings: Settings) -> None:
-    table = get_catalog(settings).load_table(BRONZE_TRADES.identifier)
+    table = get_catalog(settings).load_table(FUTURES.trades.identifier)
     family = settings.venue.family
     # Lakes older than the property hold futures.
     stored = table.properties.get(FAMILY_PROPERTY)

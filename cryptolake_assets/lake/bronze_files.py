@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.errors import DeleteFilesError, SnapshotExpiredError
 from cryptolake_assets.lake.duck import scan
 from cryptolake_assets.model.columns import decimal_digits
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ def scan_trades(connection: duckdb.DuckDBPyConnection, files: Sequence[BronzeFil
     The file with the largest quantity comes first, because its type holds all others.
     """
     widest_first = sorted(files, key=lambda file: -_UNBOUNDED_QTY if file.largest_qty is None else -file.largest_qty)
-    return scan(connection, [local_path(file.path) for file in widest_first], BRONZE_TRADES)
+    return scan(connection, [local_path(file.path) for file in widest_first], FUTURES.trades)
 
 
 _UNBOUNDED_QTY = 2**127  # larger than any quantity; stands for a file without bounds

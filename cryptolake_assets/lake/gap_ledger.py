@@ -14,7 +14,7 @@ import structlog
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
 from cryptolake_assets.lake.filters import all_of, at_least, at_most, below, is_null
-from cryptolake_assets.model.trade_tables import BRONZE_GAPS
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -118,11 +118,11 @@ class IcebergGapSink:
         for gap in gaps:
             by_month[_month(_time(gap.after_us))].append(gap)
         for month, of_month in sorted(by_month.items()):
-            self._write_month(load_table(self._settings, BRONZE_GAPS), month, of_month)
+            self._write_month(load_table(self._settings, FUTURES.gaps), month, of_month)
 
     def open_gaps(self) -> list[TradeGap]:
         """Return the open gaps. Blocks; raises the catalog's errors."""
-        rows = load_table(self._settings, BRONZE_GAPS).scan(row_filter=is_null("closed_at")).to_arrow()
+        rows = load_table(self._settings, FUTURES.gaps).scan(row_filter=is_null("closed_at")).to_arrow()
         return [_gap(row) for row in rows.to_pylist()]
 
     def _write_month(self, table: Table, month: datetime, gaps: Sequence[TradeGap]) -> None:
@@ -137,8 +137,8 @@ class IcebergGapSink:
         records = [_record(gap) for gap in gaps if gap.last_missing_id > closed.get(gap.key, -1)]
         if not records:
             return
-        candidate = pa.Table.from_pylist(records, BRONZE_GAPS.arrow_schema())
-        publish(table, BRONZE_GAPS, window, candidate, keys_of(BRONZE_GAPS, candidate), {})
+        candidate = pa.Table.from_pylist(records, FUTURES.gaps.arrow_schema())
+        publish(table, FUTURES.gaps, window, candidate, keys_of(FUTURES.gaps, candidate), {})
 
 
 def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
@@ -167,7 +167,7 @@ def read_missing(
 
 def _rows(settings: Settings, start: datetime | None, end: datetime | None) -> pa.Table:
     bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
-    return load_table(settings, BRONZE_GAPS).scan(row_filter=all_of(*bounds)).to_arrow()
+    return load_table(settings, FUTURES.gaps).scan(row_filter=all_of(*bounds)).to_arrow()
 
 
 def _record(gap: TradeGap) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from cryptolake_assets.lake.maintenance.compaction import ROW_GROUP_ROWS
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -163,7 +163,7 @@ def _file_schema(table: Table) -> pa.Schema:
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
     schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
-    return cast("pa.Schema", schema.empty_table().select(list(BRONZE_TRADES.column_names)).schema)
+    return cast("pa.Schema", schema.empty_table().select(list(FUTURES.trades.column_names)).schema)
 
 
 def _by_hour(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:

@@ -17,9 +17,9 @@ from cryptolake_assets.errors import CryptolakeError, LakeSchemaError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import fold_all
 from cryptolake_assets.lake.retries import commit_attempts
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def lake_schema(settings: Settings) -> LakeSchema | None:
     if is_local and not settings.catalog_db.exists():
         return None
     try:
-        number = _applied(load_table(settings, BRONZE_TRADES))
+        number = _applied(load_table(settings, FUTURES.trades))
     except (CryptolakeError, OSError) as error:
         log.warning("schema_unknown", error=str(error))
         return None
@@ -90,7 +90,7 @@ def lake_schema(settings: Settings) -> LakeSchema | None:
 
 def require_known_schema(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Raise `LakeSchemaError` if a later release has migrated the lake."""
-    number, latest = _applied(load_table(settings, BRONZE_TRADES)), migrations[-1].number
+    number, latest = _applied(load_table(settings, FUTURES.trades)), migrations[-1].number
     if number > latest:
         raise LakeSchemaError(
             f"lake: schema {number} is newer than {latest}, the latest schema of this release. Install the release "
@@ -104,7 +104,7 @@ def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) ->
     If a migration raises an error, the error propagates and the migration stays pending.
     """
     applied = []
-    for migration in _after(_applied(load_table(settings, BRONZE_TRADES)), migrations):
+    for migration in _after(_applied(load_table(settings, FUTURES.trades)), migrations):
         migration.apply(settings)
         _record(settings, migration.number)
         log.info("migration_applied", number=migration.number, name=migration.name)
@@ -165,7 +165,7 @@ def _record(settings: Settings, number: int) -> None:
 
     for attempt in commit_attempts(CommitFailedException):
         with attempt:
-            table = load_table(settings, BRONZE_TRADES)
+            table = load_table(settings, FUTURES.trades)
             if _applied(table) < number:
                 with table.transaction() as transaction:
                     transaction.set_properties({SCHEMA_PROPERTY: str(number)})

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from cryptolake_assets.lake.bronze_files import EPOCH, files_between, newest_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -30,7 +30,7 @@ def newest_trades(
 
     Reads files from the newest trade backwards until every symbol is found. Blocks; raises the catalog's errors.
     """
-    table = load_table(settings, BRONZE_TRADES)
+    table = load_table(settings, FUTURES.trades)
     newest = newest_hour(table)
     snapshot = table.current_snapshot()
     if newest is None or snapshot is None:

@@ -185,7 +185,9 @@ def venue_of(symbol: str, family: Family = Family.FUTURES) -> Venue:
     return next(venue for venue in VENUES.values() if venue.family is family and venue.symbols.fullmatch(symbol))
 
 
-def exchanges_of(venue: Venue) -> tuple[str, ...]:
-    """Return the valid `exchange` values of a lake that tracks this venue; its own first."""
-    others = (other.exchange for other in VENUES.values() if other.family is venue.family)
-    return tuple(dict.fromkeys((venue.exchange, *others)))
+def exchanges_of(family: Family) -> tuple[str, ...]:
+    """Return the `exchange` values of the tables of a family."""
+    return tuple(venue.exchange for venue in VENUES.values() if venue.family is family)
+
+
+EXCHANGES = {venue.exchange: venue for venue in VENUES.values()}  # venues by the values of the column `exchange`

@@ -6,6 +6,7 @@ Their SQL is in `dbt_project/models/marts`; a test compares `marts.yml` with the
 from __future__ import annotations
 
 from cryptolake_assets.model.columns import (
+    EXCHANGE,
     FRACTION,
     LOG_RETURN,
     PERCENTAGE,
@@ -23,6 +24,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 MARTS_NAMESPACE = "marts"  # of the tables that dbt creates
 
 _BAR_COLUMNS = (
+    EXCHANGE,
     SYMBOL,
     Column("window_start", TIME, "start of the bar"),
     Column("open", PRICE, "price of the first trade"),
@@ -64,7 +66,7 @@ def _bars(timeframe: str, title: str, transform: str) -> TableSpec:
         f"ohlcv_{timeframe}",
         f"{title} bars per symbol, aggregated exactly from one-minute bars.",
         _BAR_COLUMNS,
-        ("symbol", "window_start"),
+        ("exchange", "symbol", "window_start"),
         ("window_start", transform),
     )
 
@@ -82,6 +84,7 @@ VOLUME_PROFILE_HOURLY = _mart(
     "Volume per symbol, hour and price bucket. A minute's volume is in the bucket of its vwap; a bucket holds the "
     "prices with the same first three digits (around 64250 it is 100 wide).",
     (
+        EXCHANGE,
         SYMBOL,
         Column("window_start", TIME, "start of the hour"),
         Column(
@@ -98,7 +101,7 @@ VOLUME_PROFILE_HOURLY = _mart(
         Column("minutes_with_trades", "long", "number of minutes with their vwap in the bucket"),
         UPDATED_AT,
     ),
-    ("symbol", "window_start", "bucket_low"),
+    ("exchange", "symbol", "window_start", "bucket_low"),
     ("window_start", "day"),
 )
 
@@ -106,6 +109,7 @@ DAILY_RETURNS = _mart(
     "daily_returns",
     "Return, realised volatility and drawdown per symbol and day, from Gold.",
     (
+        EXCHANGE,
         SYMBOL,
         Column("trade_date", "date", "UTC day"),
         Column("close", PRICE, "price of the last trade of the day"),
@@ -129,7 +133,7 @@ DAILY_RETURNS = _mart(
         Column("is_complete", "boolean", "true if every trade of the day is proven to be in its bars"),
         UPDATED_AT,
     ),
-    ("symbol", "trade_date"),
+    ("exchange", "symbol", "trade_date"),
     ("trade_date", "year"),
 )
 
@@ -137,6 +141,7 @@ MARKET_OVERVIEW = _mart(
     "market_overview",
     "Latest bar, and price change and volume of the last 24 h, per symbol with trades in that time.",
     (
+        EXCHANGE,
         SYMBOL,
         Column("latest_minute", TIME, "start of the symbol's latest bar"),
         Column("is_complete", "boolean", "true if the latest bar is complete"),
@@ -159,13 +164,14 @@ MARKET_OVERVIEW = _mart(
         Column("trades_24h", "long", "number of single trades of the last 24 h"),
         UPDATED_AT,
     ),
-    ("symbol",),
+    ("exchange", "symbol"),
 )
 
 SENTIMENT_VS_MARKET = _mart(
     "sentiment_vs_market",
     "Gold's daily statistics per symbol, with the day's Fear & Greed index and total crypto market cap.",
     (
+        EXCHANGE,
         SYMBOL,
         Column("trade_date", "date", "UTC day"),
         Column("close", PRICE, "price of the last trade of the day"),
@@ -198,6 +204,6 @@ SENTIMENT_VS_MARKET = _mart(
         Column("is_complete", "boolean", "true if every trade of the day is proven to be in its bars"),
         UPDATED_AT,
     ),
-    ("symbol", "trade_date"),
+    ("exchange", "symbol", "trade_date"),
     ("trade_date", "year"),
 )

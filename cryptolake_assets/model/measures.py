@@ -23,6 +23,7 @@ from itertools import pairwise
 from typing import Any
 
 from cryptolake_assets.model.columns import (
+    EXCHANGE,
     FRACTION,
     LOG_RETURN,
     PRICE,
@@ -177,8 +178,9 @@ def _volatility(row: Row) -> float:
     return realised_volatility(row["closes"])
 
 
-# Columns of `silver.futures_ohlcv_1m`, over the valid MARKET trades of one (symbol, minute), deduplicated.
+# Columns of `silver.*_ohlcv_1m`, over the valid MARKET trades of one (exchange, symbol, minute), deduplicated.
 BAR_MEASURES = (
+    Measure("exchange", "string", EXCHANGE.doc, inputs=("exchange",)),
     Measure("symbol", "string", SYMBOL.doc, inputs=("symbol",)),
     Measure("window_start", TIME, "start of the minute", inputs=("event_time",)),
     Measure("open", PRICE, "price of the first trade by (event_time, trade_id)", Aggregate(Function.FIRST, "price")),
@@ -218,10 +220,17 @@ BAR_MEASURES = (
         "string",
         "proof of completeness: ids, barrier or klines; null if the bar is incomplete or from an earlier release",
     ),
+    Measure(
+        "stream",
+        "string",
+        "stream of the bar's trades: trade or aggTrade; null in bars of earlier releases",
+        inputs=("stream",),
+    ),
 )
 
-# Columns of `gold.futures_daily_stats`, over the bars of one (symbol, UTC day).
+# Columns of `gold.*_daily_stats`, over the bars of one (exchange, symbol, UTC day).
 DAILY_MEASURES = (
+    Measure("exchange", "string", EXCHANGE.doc, inputs=("exchange",)),
     Measure("symbol", "string", SYMBOL.doc, inputs=("symbol",)),
     Measure("trade_date", "date", "UTC day", inputs=("window_start",)),
     Measure("open", PRICE, "price of the first trade of the day", sql="min_by(open, window_start)"),

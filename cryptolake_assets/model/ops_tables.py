@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from cryptolake_assets.model.columns import EXCHANGE, SYMBOL, TIME, Column
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.table_spec import TableSpec
 
 OPS_COVERAGE = TableSpec(
@@ -35,7 +36,7 @@ OPS_COVERAGE = TableSpec(
     ),
     key=("exchange", "symbol", "stream", "evidence", "connected_from", "connected_to"),
     rewritten=True,
-    writers=("producer", "bronze/futures_trades_archive"),
+    writers=("producer", *(f"bronze/{family}_trades_archive" for family in Family)),
 )
 
 OPS_RUN_METRICS = TableSpec(
@@ -64,5 +65,7 @@ OPS_RUN_METRICS = TableSpec(
         Column("passed", "boolean", "true if the blocking checks passed; otherwise nothing was written"),
     ),
     partition=("finished_at", "month"),
-    writers=("silver/futures_ohlcv_1m", "gold/futures_daily_stats"),
+    writers=tuple(
+        f"{table}" for family in Family for table in (f"silver/{family}_ohlcv_1m", f"gold/{family}_daily_stats")
+    ),
 )

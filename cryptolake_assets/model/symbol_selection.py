@@ -4,6 +4,9 @@ BTCUSDT         this symbol
 *USDC  1000?*   all trading symbols that match (`*` and `?` as in file names)
 top:50          the 50 symbols quoted in USDT with the highest 24-hour quote volume
 top:20:USDC     the same for 20 symbols quoted in USDC
+
+Selections of several markets are separated by semicolons and begin with the market: `usdm:BTCUSDT,ETHUSDT;spot:top:20`.
+A selection without a market is that of the platform's first market.
 """
 
 from __future__ import annotations
@@ -15,7 +18,8 @@ from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
-from cryptolake_assets.model.symbols import is_symbol
+from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.symbols import in_capitals, is_symbol
 
 TRADING: Final = "TRADING"
 _WILDCARDS: Final = re.compile(r"[*?]")
@@ -77,6 +81,43 @@ class SymbolSelection:
         for top in self.busiest:
             found += _busiest(top, trading, volumes, tracked)
         return tuple(dict.fromkeys(found))
+
+
+def split_items(text: str) -> tuple[str, ...]:
+    """Return the items of a selection of several markets, each with its market: `spot:BTCUSDT`.
+
+    A market's prefix applies to the items after it, up to a semicolon or the end of the line. Items without a market
+    come first and have no prefix; items are in upper case (ASCII only).
+    """
+    without: list[str] = []
+    items: list[str] = []
+    for group in re.split(r"[;\n]", text):
+        market: Market | None = None
+        for part in group.split(","):
+            found, item = _market_of(part.strip())
+            market = found or market
+            if item:
+                (without if market is None else items).append(item if market is None else f"{market}:{item}")
+    return tuple(dict.fromkeys([*without, *items]))
+
+
+def items_of(items: Sequence[str], market: Market, *, is_first: bool) -> tuple[str, ...]:
+    """Return a market's items among those of `split_items`, without its prefix; `is_first`: also those without one."""
+    parts = [_market_of(item) for item in items]
+    return tuple(dict.fromkeys(item for found, item in parts if found is market or (is_first and found is None)))
+
+
+def markets_in(items: Sequence[str]) -> frozenset[Market]:
+    """Return the markets that the items of `split_items` name."""
+    return frozenset(market for market, _ in map(_market_of, items) if market is not None)
+
+
+def _market_of(item: str) -> tuple[Market | None, str]:
+    """Split an item into its market, if its prefix names one, and the item in upper case."""
+    prefix, colon, rest = item.partition(":")
+    if colon and prefix.strip().lower() in set(Market):
+        return Market(prefix.strip().lower()), in_capitals(rest.strip())
+    return None, in_capitals(item)
 
 
 def parse_selection(items: Sequence[str]) -> SymbolSelection:

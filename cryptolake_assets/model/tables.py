@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY, SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
 from cryptolake_assets.model.derivatives_tables import (
     BRONZE_FUNDING_RAW,
     BRONZE_LIQUIDATIONS,
@@ -19,6 +18,7 @@ from cryptolake_assets.model.derivatives_tables import (
     SILVER_MARK_PRICE,
     SILVER_OPEN_INTEREST,
 )
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE, OPS_RUN_METRICS
 from cryptolake_assets.model.source_tables import (
@@ -29,7 +29,6 @@ from cryptolake_assets.model.source_tables import (
     SILVER_FEAR_GREED,
 )
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_GAPS, BRONZE_REJECTED, BRONZE_TRADES, SILVER_QUARANTINE
 
 # Iceberg properties of every table.
 COMMON_PROPERTIES = {
@@ -42,14 +41,7 @@ COMMON_PROPERTIES = {
 }
 
 TABLES = (
-    BRONZE_TRADES,
-    BRONZE_REJECTED,
-    BRONZE_GAPS,
-    BRONZE_KLINES,
-    SILVER_OHLCV,
-    SILVER_QUARANTINE,
-    SILVER_KLINE_DIFFERENCES,
-    GOLD_DAILY,
+    *(table for tables in FAMILY_TABLES.values() for table in tables),
     BRONZE_FEAR_GREED_RAW,
     BRONZE_COINGECKO_RAW,
     SILVER_FEAR_GREED,

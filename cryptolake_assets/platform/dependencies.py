@@ -6,14 +6,13 @@ from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.spark_session import require_server
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE, OPS_RUN_METRICS
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.settings import Engine, Settings
 
-TABLES = (BRONZE_TRADES, OPS_COVERAGE, SILVER_OHLCV, SILVER_QUARANTINE, OPS_RUN_METRICS)
+TABLES = (FUTURES.trades, OPS_COVERAGE, FUTURES.bars, FUTURES.quarantine, OPS_RUN_METRICS)
 
 
 def check_dependencies(settings: Settings) -> CheckOutcome:

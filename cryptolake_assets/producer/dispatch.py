@@ -58,7 +58,7 @@ class Dispatcher:
         """
         self._exchange = settings.venue.exchange
         self._unnamed_trade_type = settings.venue.unnamed_trade_type
-        self._trades_topic = settings.kafka_topic_futures
+        self._trades_topic = settings.topic_trades
         self._rejected_topic = settings.topic_rejected
         self._stream = stream
         self._queue = queue

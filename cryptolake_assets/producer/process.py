@@ -102,7 +102,7 @@ class Producer:
         self._publisher = publisher
         self._stream = subscriptions.stream
         self._queue = FrameQueue()
-        self._delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
+        self._delivery = ReliableDelivery(publisher, counted_topic=settings.topic_trades)
         self._resume_points = resume_points
         self._gaps = GapTracker(settings.venue.exchange, subscriptions.stream, max_ids=settings.gap_repair_max_ids)
         self._gap_writer = GapWriter(gaps, self._gaps)
@@ -242,7 +242,7 @@ class Producer:
         log.info(
             "producer_stopped",
             frames=self._dispatcher.frames,
-            events_acked=self._acked(self._settings.kafka_topic_futures),
+            events_acked=self._acked(self._settings.topic_trades),
             rejected=self._acked(self._settings.topic_rejected),
             messages_resent=self._delivery.messages_resent,
             drained=drained,
@@ -338,7 +338,7 @@ class Producer:
             ),
             frames=self._dispatcher.frames,
             streams={self._stream: self._accounts.counts, **self._extra_feed.counts},
-            events_acked=self._acked(self._settings.kafka_topic_futures),
+            events_acked=self._acked(self._settings.topic_trades),
             rejected=self._acked(self._settings.topic_rejected),
             messages_resent=self._delivery.messages_resent,
             in_flight=self._delivery.in_flight,

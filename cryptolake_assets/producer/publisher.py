@@ -113,7 +113,7 @@ class SessionPublisher(ABC):
     async def start(self, listener: DeliveryListener) -> None:
         self._listener = listener
         await kafka.ensure_topics_async(self._settings)
-        self._start_offsets = await kafka.end_offsets_async(self._settings, self._settings.kafka_topic_futures)
+        self._start_offsets = await kafka.end_offsets_async(self._settings, self._settings.topic_trades)
         self._session = await self._open(listener)
 
     @abstractmethod

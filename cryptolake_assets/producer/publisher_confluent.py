@@ -185,7 +185,7 @@ class ConfluentPublisher(SessionPublisher):
     async def _open(self, listener: DeliveryListener) -> Session:
         from confluent_kafka import KafkaException
 
-        topic = self._settings.kafka_topic_futures
+        topic = self._settings.topic_trades
         session = _ConfluentSession(client_configuration(self._settings), listener)
         try:
             # librdkafka connects lazily. This blocking call verifies the connection, hence the thread.

@@ -112,7 +112,7 @@ class StoredResumePoints:
         spans = {partition: (first, end[partition]) for partition, first in start.items() if first < end[partition]}
         if not spans:
             return []
-        records = await read_async(self._settings, self._settings.kafka_topic_futures, spans)
+        records = await read_async(self._settings, self._settings.topic_trades, spans)
         return [trade for trade in trades_of(records, stream) if trade.symbol in symbols]
 
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.coverage_rows import Evidence
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
 from cryptolake_assets.quality.rules import RULES
 
@@ -92,7 +92,7 @@ def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Ta
         key = (row["symbol"], row["window_start"])
         if key not in chosen or rank < chosen[key][0]:
             chosen[key] = (rank, row)
-    schema = SILVER_OHLCV.arrow_schema()
+    schema = FUTURES.bars.arrow_schema()
     return pa.table({name: [row[name] for _, row in chosen.values()] for name in schema.names}, schema=schema)
 
 

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.model.events import UNKNOWN_TRADE_TYPE
-from cryptolake_assets.model.markets import USD_M, exchanges_of
+from cryptolake_assets.model.markets import Family, exchanges_of
 from cryptolake_assets.model.symbols import is_symbol
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class RuleContext:
     earliest: datetime
     latest: datetime
     quarantined: tuple[tuple[str, str, int], ...] = ()
-    exchanges: tuple[str, ...] = exchanges_of(USD_M)
+    exchanges: tuple[str, ...] = exchanges_of(Family.FUTURES)
 
 
 RULES = (

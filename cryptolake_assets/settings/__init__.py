@@ -18,8 +18,8 @@ from pydantic import Field, SecretStr, ValidationError, field_validator, model_v
 from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
-from cryptolake_assets.model.symbol_selection import parse_selection
-from cryptolake_assets.model.symbols import in_capitals
+from cryptolake_assets.model.markets import VENUES, Family, Market
+from cryptolake_assets.model.symbol_selection import items_of, markets_in, parse_selection, split_items
 from cryptolake_assets.settings.api import ApiSettings
 from cryptolake_assets.settings.exchange import ExchangeSettings
 from cryptolake_assets.settings.extra_streams import ExtraStreamSettings
@@ -105,8 +105,9 @@ class Settings(
     symbols: Annotated[tuple[str, ...], NoDecode] = named(
         "CRYPTOLAKE_SYMBOLS",
         (),
-        "Tracked symbols, separated by commas: names, patterns (`*USDC`), or the top N by volume (`top:50`). Empty: "
-        "all symbols of the capture, or BTC and ETH when live.",
+        "Tracked symbols, separated by commas: names, patterns (`*USDC`), or the top N by volume (`top:50`). Those of "
+        "several markets: `usdm:BTCUSDT,ETHUSDT;spot:top:20`; without a market, they are of the first one. Empty: all "
+        "symbols of the capture, or BTC and ETH when live.",
     )
     trade_stream: TradeStream = named(
         "CRYPTOLAKE_TRADE_STREAM",
@@ -213,7 +214,7 @@ class Settings(
     @field_validator("symbols", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        return split_symbols(value) if isinstance(value, str) else value
+        return split_items(value) if isinstance(value, str) else value
 
     @field_validator("api_cors_origins", mode="before")
     @classmethod
@@ -225,8 +226,20 @@ class Settings(
     @field_validator("symbols")
     @classmethod
     def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        parse_selection(value)
+        _check_items(value)
         return tuple(dict.fromkeys(value))
+
+    @model_validator(mode="after")
+    def _default_market(self) -> Settings:
+        if self.market not in self.tracked_markets:
+            object.__setattr__(self, "market", self.markets[0])
+        unknown = markets_in(self.symbols) - set(self.tracked_markets)
+        if unknown:
+            raise ValueError(
+                f"CRYPTOLAKE_SYMBOLS names the market {sorted(unknown)[0]}, which is not tracked; add it to "
+                "CRYPTOLAKE_MARKETS"
+            )
+        return self
 
     @model_validator(mode="after")
     def _ports_differ(self) -> Settings:
@@ -240,14 +253,41 @@ class Settings(
 
     # Values derived from the settings above.
 
+    def of_market(self, market: Market) -> Settings:
+        """Return these settings as seen by one market: its venue, tables, topics and symbols.
+
+        Code of one market or family takes such settings; those of the platform are of the default market.
+        """
+        return self if market is self.market else self.model_copy(update={"market": market})
+
+    def of_family(self, family: Family) -> Settings:
+        """Return the settings of a family's first tracked market, or of its first market if none is tracked."""
+        markets = (*self.tracked_markets, *reversed(VENUES))
+        return self.of_market(next(market for market in markets if VENUES[market].family is family))
+
+    @property
+    def each_market(self) -> tuple[Settings, ...]:
+        """The settings of each tracked market."""
+        return tuple(map(self.of_market, self.tracked_markets))
+
+    @property
+    def each_family(self) -> tuple[Settings, ...]:
+        """The settings of each family with a tracked market."""
+        return tuple(map(self.of_family, self.families))
+
     @property
     def symbol_items(self) -> tuple[str, ...]:
-        """The items of the symbol selection, from the symbols file if configured. Raises `SettingsError`."""
+        """The items of the market's symbol selection. Raises the errors of `all_symbol_items`."""
+        return items_of(self.all_symbol_items, self.market, is_first=self.market is self.tracked_markets[0])
+
+    @property
+    def all_symbol_items(self) -> tuple[str, ...]:
+        """The items of all markets, from the symbols file if configured. Raises `SettingsError`."""
         if self.symbols_file is None:
             return self.symbols
         try:
-            items = split_symbols(self.symbols_file.read_text(encoding="utf-8"))
-            parse_selection(items)
+            items = split_items(self.symbols_file.read_text(encoding="utf-8"))
+            _check_items(items)
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"settings: the symbols in {self.symbols_file} cannot be read ({error}). Correct the file, or "
@@ -293,9 +333,14 @@ class Settings(
         return self.home / "archive"
 
     @property
+    def topic_trades(self) -> str:
+        """The topic of the trades of the market's family."""
+        return self.kafka_topic_spot if self.venue.family is Family.SPOT else self.kafka_topic_futures
+
+    @property
     def topic_rejected(self) -> str:
-        """The dead-letter topic."""
-        return f"{self.kafka_topic_futures}_rejected"
+        """The dead-letter topic of the market's family."""
+        return f"{self.topic_trades}_rejected"
 
     @property
     def bootstrap_servers(self) -> str:
@@ -403,9 +448,10 @@ class Settings(
         return variables
 
 
-def split_symbols(text: str) -> tuple[str, ...]:
-    """Return the items of a list of symbols, separated by commas or newlines, in upper case (ASCII only)."""
-    return tuple(in_capitals(item.strip()) for item in text.replace("\n", ",").split(",") if item.strip())
+def _check_items(items: tuple[str, ...]) -> None:
+    """Raise `ValueError` if an item of any market is not a name, pattern or rank."""
+    for market in Market:
+        parse_selection(items_of(items, market, is_first=True))
 
 
 def _location(text: str) -> str:

@@ -1,11 +1,14 @@
-"""Settings of the market, and of gap repair by its REST history."""
+"""Settings of the markets, and of gap repair by their REST history."""
 
 from __future__ import annotations
 
-from pydantic import SecretStr
-from pydantic_settings import BaseSettings
+from typing import Annotated
 
-from cryptolake_assets.model.markets import VENUES, Market, Venue
+from pydantic import SecretStr, field_validator
+from pydantic_settings import BaseSettings, NoDecode
+
+from cryptolake_assets.model.family_tables import FAMILY_TABLES, FamilyTables
+from cryptolake_assets.model.markets import VENUES, Family, Market, Venue
 from cryptolake_assets.settings.graph import named
 
 
@@ -16,6 +19,12 @@ class ExchangeSettings(BaseSettings):
         "CRYPTOLAKE_MARKET",
         Market.USD_M,
         "Tracked market: `usdm` (USD-M futures), `coinm` (COIN-M futures) or `spot`; see docs/markets.md.",
+    )
+    markets: Annotated[tuple[Market, ...], NoDecode] = named(
+        "CRYPTOLAKE_MARKETS",
+        (),
+        "Tracked markets, separated by commas, such as `usdm,spot,coinm`; the first is the default of the API and of "
+        "symbols without a market. Empty: the market of CRYPTOLAKE_MARKET.",
     )
     binance_api_key: SecretStr = named(
         "CRYPTOLAKE_BINANCE_API_KEY",
@@ -37,7 +46,34 @@ class ExchangeSettings(BaseSettings):
         ge=1,
     )
 
+    @field_validator("markets", mode="before")
+    @classmethod
+    def _split_markets(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part.strip().lower() for part in value.split(",") if part.strip())
+        return value
+
+    @field_validator("markets")
+    @classmethod
+    def _distinct_markets(cls, value: tuple[Market, ...]) -> tuple[Market, ...]:
+        return tuple(dict.fromkeys(value))
+
+    @property
+    def tracked_markets(self) -> tuple[Market, ...]:
+        """The markets that the platform tracks; the first is the default."""
+        return self.markets or (self.market,)
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """The families of the tracked markets."""
+        return tuple(dict.fromkeys(VENUES[market].family for market in self.tracked_markets))
+
     @property
     def venue(self) -> Venue:
         """The venue of the market: its URLs and paths."""
         return VENUES[self.market]
+
+    @property
+    def tables(self) -> FamilyTables:
+        """The tables of the market's family."""
+        return FAMILY_TABLES[self.venue.family]

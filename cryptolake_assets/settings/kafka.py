@@ -102,7 +102,13 @@ class KafkaSettings(BaseSettings):
     kafka_topic_futures: str = named(
         "KAFKA_TOPIC_FUTURES",
         "binance_futures_realtime",
-        "Kafka topic of the trades; the topic of rejected frames has the suffix `_rejected`.",
+        "Kafka topic of the futures trades; the topic of rejected frames has the suffix `_rejected`.",
+        pattern=r"^[A-Za-z0-9._-]{1,200}$",
+    )
+    kafka_topic_spot: str = named(
+        "KAFKA_TOPIC_SPOT",
+        "binance_spot_realtime",
+        "Kafka topic of the Spot trades; the topic of rejected frames has the suffix `_rejected`.",
         pattern=r"^[A-Za-z0-9._-]{1,200}$",
     )
     kafka_partitions: int = named(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import date
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.model.bar_tables import GOLD_DAILY
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DAILY_MEASURES, with_derived
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def daily_stats_from_aggregates(
     """
     import pyarrow as pa
 
-    schema = GOLD_DAILY.arrow_schema()
+    schema = FUTURES.daily.arrow_schema()
     measured = [name for name in schema.names if name not in NOT_MEASURED]
     proven = {tuple(row[name] for name in measured) for row in present.to_pylist() if row["is_complete"]}
     rows = []

@@ -18,8 +18,8 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current
 from cryptolake_assets.lake.bronze_follower import FULL_HOUR, FollowerState, rows_by_hour, split_hours
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import archive_rows_since
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
-from cryptolake_assets.model.trade_tables import BRONZE_GAPS
 from cryptolake_assets.model.windows import HOUR, day_of, hour_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import epoch_ms
@@ -86,7 +86,7 @@ def _mark_hours_of_files(
 def _coverage_version(settings: Settings) -> str:
     """Return a version text that changes with coverage, gaps and Bronze's committed offsets."""
     coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
-    gaps = load_table(settings, BRONZE_GAPS).metadata.current_snapshot_id
+    gaps = load_table(settings, FUTURES.gaps).metadata.current_snapshot_id
     offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
     return f"{coverage}/{gaps}/{offsets}"
 

@@ -11,8 +11,7 @@ from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of
 from cryptolake_assets.quality.bar_checks import UP_TO_DATE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
@@ -106,14 +105,14 @@ def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, replay_fin
 def _newest_ends(settings: Settings, clock: datetime) -> dict[str, datetime]:
     """Return the end of the newest bar by symbol."""
     recent = between("window_start", day_of(clock - LOOK_BACK), day_of(clock) + DAY)
-    bars = load_table(settings, SILVER_OHLCV).scan(recent, selected_fields=("symbol", "window_start")).to_arrow()
+    bars = load_table(settings, FUTURES.bars).scan(recent, selected_fields=("symbol", "window_start")).to_arrow()
     newest = bars.group_by("symbol").aggregate([("window_start", "max")]).to_pylist()
     return {row["symbol"]: row["window_start_max"].astimezone(UTC) + MINUTE for row in newest}
 
 
 def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime) -> set[str]:
     """Return the symbols with trades in Bronze newer than `ends`, at most `TRADES_LOOK_BACK` old."""
-    bronze = load_table(settings, BRONZE_TRADES)
+    bronze = load_table(settings, FUTURES.trades)
     snapshot = bronze.metadata.current_snapshot_id
     if snapshot is None or not ends:
         return set()

@@ -17,7 +17,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between, gold_month
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
@@ -85,12 +85,12 @@ def load_inputs(settings: Settings, day: date) -> GoldInputs:
     """Return the inputs of the day's run."""
     start = datetime.combine(day, day_time(), UTC)
     known = load_run_inputs(settings, start, start + DAY)
-    snapshot = load_table(settings, SILVER_OHLCV).metadata.current_snapshot_id
+    snapshot = load_table(settings, FUTURES.bars).metadata.current_snapshot_id
     return GoldInputs(
         day=day,
         known=known,
         silver_snapshot=snapshot,
-        present=read_window(load_table(settings, GOLD_DAILY), between("trade_date", day, day + DAY)),
+        present=read_window(load_table(settings, FUTURES.daily), between("trade_date", day, day + DAY)),
         dropped={} if snapshot is None else dropped_trades(settings, start, known.rules, snapshot),
     )
 
@@ -103,13 +103,13 @@ def build_candidate(inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCand
     def is_covered(symbol: str) -> bool:
         return inputs.known.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
 
-    rows = GOLD_DAILY.arrow_schema().empty_table()
+    rows = FUTURES.daily.arrow_schema().empty_table()
     if aggregates is not None:
         rows = daily_stats_from_aggregates(aggregates, inputs.day, inputs.dropped, is_covered, inputs.present)
     return GoldCandidate(
         day=inputs.day,
         rows=rows,
-        replaced_keys=keys_of(GOLD_DAILY, inputs.present, rows),
+        replaced_keys=keys_of(FUTURES.daily, inputs.present, rows),
         bars_read=sum(rows["minutes_with_trades"].to_pylist()),
         silver_snapshot=inputs.silver_snapshot or 0,
     )
@@ -118,14 +118,14 @@ def build_candidate(inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCand
 def check(candidate: GoldCandidate) -> GoldCandidate:
     """Return the candidate with the outcomes of its checks."""
     with open_duckdb() as duck:
-        return replace(candidate, outcomes=check_candidate(duck, GOLD_DAILY, candidate.rows, ROW_CHECKS["gold"]))
+        return replace(candidate, outcomes=check_candidate(duck, FUTURES.daily, candidate.rows, ROW_CHECKS["gold"]))
 
 
 def publish(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publication:
     """Publish a candidate that passed, in one commit."""
     return commit.publish(
-        load_table(settings, GOLD_DAILY),
-        GOLD_DAILY,
+        load_table(settings, FUTURES.daily),
+        FUTURES.daily,
         gold_month(candidate.day),
         candidate.rows,
         candidate.replaced_keys,

@@ -28,7 +28,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
     from cryptolake_assets.captures.tracked_symbols import default_start_date, resolve_subscriptions
 
     offsets = committed_offsets(settings)
-    exchanges = exchanges_of(settings.venue)
+    exchanges = exchanges_of(settings.venue.family)
     coverage, extent = read_coverage_of(settings, exchanges, start, end)
     # Read after the coverage: a gap is written before the coverage that contains its time.
     gaps = [gap for gap in read_missing(settings, offsets, start, end) if gap.exchange in exchanges]
@@ -46,7 +46,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
 
 def load_exchange_time_ms(settings: Settings) -> int | None:
     """Return the latest known exchange time: the exchange clock, or the end of the streams' coverage."""
-    _, extent = read_coverage_of(settings, exchanges_of(settings.venue), NEVER, NEVER)
+    _, extent = read_coverage_of(settings, exchanges_of(settings.venue.family), NEVER, NEVER)
     return _exchange_time_ms(settings, extent)
 
 

@@ -10,10 +10,9 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import read_window
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
@@ -35,13 +34,13 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
     not count as differences. `rules` defaults to the current ones.
     """
     rules = rules or load_run_inputs(settings, hour, hour + HOUR).rules
-    bronze = load_table(settings, BRONZE_TRADES)
+    bronze = load_table(settings, FUTURES.trades)
     snapshot = _snapshot_read(settings, bronze, hour)
     files = files_between(bronze, snapshot, hour, hour + HOUR) if snapshot is not None else []
     with open_duckdb() as duck:
         register_quarantined(duck, rules)
         duck.register(
-            "bars", read_window(load_table(settings, SILVER_OHLCV), between("window_start", hour, hour + HOUR))
+            "bars", read_window(load_table(settings, FUTURES.bars), between("window_start", hour, hour + HOUR))
         )
         counted = duck.sql(
             f"""WITH found AS (

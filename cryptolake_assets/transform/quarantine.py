@@ -14,9 +14,9 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between, silver_day
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DUCKDB
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE, TRADE_COLUMNS
+from cryptolake_assets.model.trade_tables import TRADE_COLUMNS
 from cryptolake_assets.model.windows import DAY, HOUR, day_of, hour_of
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import (
@@ -44,7 +44,7 @@ IDENTITY = "exchange, symbol, stream, trade_id, rule"
 
 def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, run_id: str) -> int:
     """Quarantine the broken trades in the files of `bronze` above the cursor; return the number of rows."""
-    quarantine = load_table(settings, SILVER_QUARANTINE)
+    quarantine = load_table(settings, FUTURES.quarantine)
     cursor = int(quarantine.properties.get(CURSOR_PROPERTY, "0"))
     head = current_sequence(bronze)
     if head <= cursor:
@@ -70,14 +70,14 @@ def _broken(
         )
         times = duck.sql("SELECT DISTINCT date_trunc('day', event_time) FROM broken ORDER BY 1").fetchall()
         if not times:
-            return SILVER_QUARANTINE.arrow_schema().empty_table()
+            return FUTURES.quarantine.arrow_schema().empty_table()
         duck.register("held", _identities(quarantine, [day_of(time) for (time,) in times]))
         found = duck.sql(
             f"""SELECT DISTINCT ON ({IDENTITY}) {contract}, rule, $run_id AS run_id, $snapshot AS source_snapshot
             FROM broken ANTI JOIN held USING ({IDENTITY}) ORDER BY {IDENTITY}, ingest_ts""",
             params={"run_id": run_id, "snapshot": snapshot_id},
         ).to_arrow_table()
-    return found.select(list(SILVER_QUARANTINE.column_names)).cast(SILVER_QUARANTINE.arrow_schema())
+    return found.select(list(FUTURES.quarantine.column_names)).cast(FUTURES.quarantine.arrow_schema())
 
 
 def _identities(quarantine: Table, days: Sequence[datetime]) -> pa.Table:
@@ -111,7 +111,7 @@ def quarantined_out_of_range(
     row_filter = "rule = 'event_time_out_of_range'"
     if start is not None and end is not None:
         row_filter += f" and {between('event_time', start, end)}"
-    table = load_table(settings, SILVER_QUARANTINE)
+    table = load_table(settings, FUTURES.quarantine)
     rows = table.scan(row_filter=row_filter, selected_fields=("symbol", "stream", "trade_id")).to_arrow()
     return tuple((row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
 
@@ -119,7 +119,7 @@ def quarantined_out_of_range(
 def quarantined_between(settings: Settings, first: datetime, last: datetime, limit: int) -> list[dict[str, str]]:
     """Return up to `limit` trades of first <= event_time < last that broke a rule, formatted as text."""
     rows = (
-        load_table(settings, SILVER_QUARANTINE)
+        load_table(settings, FUTURES.quarantine)
         .scan(
             row_filter=between("event_time", first, last),
             selected_fields=("rule", "symbol", "event_time", "trade_id", "price", "qty"),
@@ -138,16 +138,16 @@ def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silv
     largest number counts.
     """
     missing = " or ".join(f"rule = '{rule}'" for rule in MISSING_TRADE_RULES)
-    stored = load_table(settings, SILVER_QUARANTINE).scan(
+    stored = load_table(settings, FUTURES.quarantine).scan(
         row_filter=f"{between('event_time', day, day + DAY)} and ({missing})",
         selected_fields=("exchange", "symbol", "stream", "trade_id", "event_time"),
     )
     suspects = stored.to_arrow()
-    bronze = load_table(settings, BRONZE_TRADES)
+    bronze = load_table(settings, FUTURES.trades)
     snapshot_id = bronze.metadata.current_snapshot_id
     if not suspects.num_rows or snapshot_id is None:
         return {}
-    complete = load_table(settings, SILVER_OHLCV).scan(
+    complete = load_table(settings, FUTURES.bars).scan(
         snapshot_id=silver_snapshot,
         row_filter=f"{silver_day(day)} and is_complete = true",
         selected_fields=("symbol", "window_start"),

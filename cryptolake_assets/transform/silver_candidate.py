@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from cryptolake_assets.lake.bronze_files import BronzeFile, scan_trades
 from cryptolake_assets.lake.commit import keys_of
 from cryptolake_assets.lake.duck import open_duckdb, scalar
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS, check_counts
@@ -147,9 +147,9 @@ def _minutes_of(files: Sequence[BronzeFile], bars: Sequence[Bar]) -> pa.Table:
     """Return the distinct (symbol, window_start) of the files' trades and of the bars, in order."""
     import pyarrow as pa
 
-    schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in SILVER_OHLCV.key])
+    schema = pa.schema([FUTURES.bars.arrow_schema().field(name) for name in FUTURES.bars.key])
     with open_duckdb() as duck:
-        keys = {name: [row[name] for row in bars] for name in SILVER_OHLCV.key}
+        keys = {name: [row[name] for row in bars] for name in FUTURES.bars.key}
         duck.register("bars", pa.table(keys, schema=schema))
         union = "SELECT symbol, window_start FROM bars"
         if files:
@@ -163,14 +163,14 @@ def build_candidate(
 ) -> SilverCandidate:
     """Build the hour's bars from an engine's aggregates, which are None if no minute is touched."""
     present = day.bars_of(plan.hour)
-    bars, counts = SILVER_OHLCV.arrow_schema().empty_table(), RowCounts()
+    bars, counts = FUTURES.bars.arrow_schema().empty_table(), RowCounts()
     if aggregates is not None:
 
         def evidence_of(symbol: str, stream: str, start_ms: int) -> Evidence | None:
             return known.completeness.evidence(symbol, stream, start_ms, start_ms + MINUTE_MS)
 
         bars, counts = _keep_proven(bars_from_aggregates(aggregates.rows, evidence_of), present), aggregates.counts
-    replaced_keys = keys_of(SILVER_OHLCV, present, bars) if plan.minutes is None else plan.minutes
+    replaced_keys = keys_of(FUTURES.bars, present, bars) if plan.minutes is None else plan.minutes
     return SilverCandidate(
         hour=plan.hour,
         bars=bars,
@@ -189,7 +189,7 @@ def check(
     `expected_rows` is Bronze's own count of the rows that the engine read; None if it read nothing.
     """
     with open_duckdb() as duck:
-        outcomes = check_candidate(duck, SILVER_OHLCV, candidate.bars, ROW_CHECKS["silver"])
+        outcomes = check_candidate(duck, FUTURES.bars, candidate.bars, ROW_CHECKS["silver"])
     if expected_rows is not None:
         outcomes += check_counts(candidate.counts, expected_rows, settings.drop_ratio_limit)
     lag_limit_s, tolerance = settings.event_time_lag_limit_in_use_s, settings.kline_tolerance
@@ -229,7 +229,7 @@ def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
     """
     import pyarrow as pa
 
-    names = [name for name in SILVER_OHLCV.column_names if name not in NOT_FROM_TRADES]
+    names = [name for name in FUTURES.bars.column_names if name not in NOT_FROM_TRADES]
     proven = {tuple(row[name] for name in names): row for row in present.to_pylist() if _is_proven(row)}
     if not proven:
         return bars

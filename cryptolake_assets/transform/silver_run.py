@@ -22,8 +22,7 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, fi
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, read_window
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
@@ -105,7 +104,7 @@ def run_silver(
 def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
     """Return the inputs of the run of these hours."""
     known = load_run_inputs(settings, hours[0], hours[-1] + HOUR)
-    bronze = load_table(settings, BRONZE_TRADES)
+    bronze = load_table(settings, FUTURES.trades)
     snapshot = bronze.metadata.current_snapshot_id
     files: defaultdict[datetime, list[BronzeFile]] = defaultdict(list)
     if snapshot is not None:
@@ -118,7 +117,7 @@ def load_day(settings: Settings, start: datetime) -> SilverDay:
     """Return the stored data of the UTC day."""
     return SilverDay(
         start=start,
-        bars=read_window(load_table(settings, SILVER_OHLCV), silver_day(start)),
+        bars=read_window(load_table(settings, FUTURES.bars), silver_day(start)),
         klines=read_klines(settings, start, start + DAY),
         rejected=count_rejected(settings, start, start + DAY),
     )
@@ -183,8 +182,8 @@ def publish(
     if not passed:
         return None
     return commit.publish(
-        load_table(settings, SILVER_OHLCV),
-        SILVER_OHLCV,
+        load_table(settings, FUTURES.bars),
+        FUTURES.bars,
         silver_day(passed[0].hour),
         pa.concat_tables(candidate.bars for candidate in passed),
         pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
@@ -251,7 +250,7 @@ def hours_to_complete(
     if end_ms is not None:
         row_filter += f" and window_start < '{_moment(end_ms).isoformat()}'"
     fields = ("symbol", "window_start", "trades_dropped")
-    incomplete = load_table(settings, SILVER_OHLCV).scan(row_filter=row_filter, selected_fields=fields).to_arrow()
+    incomplete = load_table(settings, FUTURES.bars).scan(row_filter=row_filter, selected_fields=fields).to_arrow()
     return {hour_of(row["window_start"]) for row in incomplete.to_pylist() if may_be_complete(row, known.completeness)}
 
 

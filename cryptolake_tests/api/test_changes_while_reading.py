@@ -12,7 +12,7 @@ import pytest
 from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.maintenance import expiry
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import Api, bar, put, serving, starts
 
@@ -24,7 +24,7 @@ def rewrite_and_expire(lake: Settings) -> None:
     for day in range(3):
         of_day = starts()[4 * day : 4 * day + 4]
         put(lake, [bar("BTCUSDT", start, close=Decimal(77)) for start in of_day])
-    table = load_table(lake, SILVER_OHLCV)
+    table = load_table(lake, FUTURES.bars)
     head = table.metadata.current_snapshot_id
     expiry.expire(table, lambda now: [item.snapshot_id for item in now.metadata.snapshots if item.snapshot_id != head])
 
@@ -40,7 +40,7 @@ def test_page_is_read_again_after_its_snapshot_expired(stale: Api, bars: Setting
     rewrite_and_expire(bars)
     response = stale.get(PAGE)
     assert (response.status_code, response.json()["bars"][0]["close"]) == (200, "77.00000000")
-    assert response.json()["snapshot_id"] == str(load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id)
+    assert response.json()["snapshot_id"] == str(load_table(bars, FUTURES.bars).metadata.current_snapshot_id)
 
 
 def test_pages_continue_after_the_first_ones_snapshot_expired(stale: Api, bars: Settings) -> None:
@@ -52,7 +52,7 @@ def test_pages_continue_after_the_first_ones_snapshot_expired(stale: Api, bars: 
 
 
 def test_expired_snapshot_is_404(stale: Api, bars: Settings) -> None:
-    snapshot_id = load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
+    snapshot_id = load_table(bars, FUTURES.bars).metadata.current_snapshot_id
     rewrite_and_expire(bars)
     response = stale.get(f"{PAGE}&as_of={snapshot_id}")
     assert (response.status_code, response.json()["type"]) == (404, "urn:cryptolake:problem:unknown-snapshot")
@@ -60,14 +60,14 @@ def test_expired_snapshot_is_404(stale: Api, bars: Settings) -> None:
 
 def test_dropped_table_is_503(stale: Api, bars: Settings) -> None:
     assert stale.get("/stats/daily").status_code == 200
-    get_catalog(bars).drop_table(GOLD_DAILY.identifier)
+    get_catalog(bars).drop_table(FUTURES.daily.identifier)
     stale.refresh()
     response = stale.get("/stats/daily")
     assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:missing-table")
 
 
 def test_table_with_missing_files_is_503(stale: Api, bars: Settings) -> None:
-    for task in load_table(bars, SILVER_OHLCV).scan().plan_files():
+    for task in load_table(bars, FUTURES.bars).scan().plan_files():
         Path(local_path(task.file.file_path)).unlink()
     response = stale.get(PAGE)
     assert (response.status_code, response.json()["type"]) == (503, "urn:cryptolake:problem:unreadable-table")
@@ -76,10 +76,10 @@ def test_table_with_missing_files_is_503(stale: Api, bars: Settings) -> None:
 
 def test_damaged_table_does_not_affect_others(api: Api, bars: Settings) -> None:
     assert api.get("/stats/daily").status_code == 200
-    gold = load_table(bars, GOLD_DAILY)
+    gold = load_table(bars, FUTURES.daily)
     with gold.transaction() as change:
         change.set_properties({"a": "b"})
-    Path(local_path(load_table(bars, GOLD_DAILY).metadata_location)).unlink()
+    Path(local_path(load_table(bars, FUTURES.daily).metadata_location)).unlink()
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
     api.refresh()
     assert api.get(PAGE).json()["bars"][0]["close"] == "77.00000000"
@@ -97,7 +97,7 @@ def test_pages_as_of_a_future_time_use_one_snapshot(api: Api, bars: Settings) ->
 
 
 def test_cursor_of_a_later_snapshot_is_rejected_with_as_of(api: Api, bars: Settings) -> None:
-    before = load_table(bars, SILVER_OHLCV).current_snapshot()
+    before = load_table(bars, FUTURES.bars).current_snapshot()
     assert before is not None
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(77))])
     api.refresh()

@@ -14,8 +14,7 @@ from typing import Any
 import orjson
 import pytest
 
-from cryptolake_assets.model.bar_tables import GOLD_DAILY
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 from cryptolake_tests.support.api import Api, append, make_marts, serving, trade
 from cryptolake_tests.support.documents import commands
@@ -33,8 +32,8 @@ LINES = {shlex.join(words): words for path in DOCUMENTS for words in curl_lines(
 
 def day(symbol: str) -> dict[str, Any]:
     """Return a row of Gold."""
-    numbers = {column.name: Decimal(1) for column in GOLD_DAILY.columns if column.type.startswith("decimal")}
-    counts = {column.name: 1 for column in GOLD_DAILY.columns if column.type == "long"}
+    numbers = {column.name: Decimal(1) for column in FUTURES.daily.columns if column.type.startswith("decimal")}
+    counts = {column.name: 1 for column in FUTURES.daily.columns if column.type == "long"}
     values = {"symbol": symbol, "trade_date": date(2025, 1, 30), "realised_volatility": 0.1, "is_complete": True}
     return {**numbers, **counts, **values, "updated_at": datetime(2025, 1, 31, tzinfo=UTC)}
 
@@ -43,8 +42,12 @@ def day(symbol: str) -> dict[str, Any]:
 def full(bars: Settings) -> Iterator[Api]:
     """Serve a lake with the data that the documents request."""
     make_marts(bars)
-    append(bars, BRONZE_TRADES, [trade("ETHUSDT", number, datetime(2025, 1, 30, tzinfo=UTC)) for number in range(5)])
-    append(bars, GOLD_DAILY, [day("BTCUSDT")])
+    append(
+        bars,
+        FUTURES.trades,
+        [trade("ETHUSDT", number, datetime(2025, 1, 30, tzinfo=UTC)) for number in range(5)],
+    )
+    append(bars, FUTURES.daily, [day("BTCUSDT")])
     with serving(bars) as made:
         yield made
 

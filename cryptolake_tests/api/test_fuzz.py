@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_tests.support.api import Api, append, make_marts, put_days, serving, starts, trade
 from cryptolake_tests.support.lakes import open_copy
 
@@ -59,8 +58,8 @@ def api(empty_lakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     bars = open_copy(empty_lakes, tmp_path_factory.mktemp("fuzz"))
     put_days(bars)
     make_marts(bars)
-    append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[0]) for number in range(3)])
-    minutes = load_table(bars, SILVER_OHLCV).scan().to_arrow()
+    append(bars, FUTURES.trades, [trade("BTCUSDT", number, starts()[0]) for number in range(3)])
+    minutes = load_table(bars, FUTURES.bars).scan().to_arrow()
     for timeframe in ("5m", "1d"):
         load = get_catalog(bars).load_table(("marts", f"ohlcv_{timeframe}"))
         load.append(minutes.cast(load.schema().as_arrow()))

@@ -19,7 +19,7 @@ from cryptolake_assets.api.observe import ApiMetrics
 from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.api import FIRST_DAY, bar, put, serving, starts
 
@@ -212,7 +212,7 @@ async def test_unknown_symbol_and_missing_table_are_reported(bars: Settings) -> 
     with serving(bars) as api:
         assert api.get("/sse/ohlcv?symbols=BTCUSDT,NOPE").status_code == 404
         assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT,NOPE") == (1008, "Unknown symbol")
-        get_catalog(bars).drop_table(SILVER_OHLCV.identifier)
+        get_catalog(bars).drop_table(FUTURES.bars.identifier)
         api.refresh()
         assert api.get("/sse/ohlcv?symbols=BTCUSDT").status_code == 503
         assert await _closed(f"{api.ws_url}/ws/ohlcv?symbols=BTCUSDT") == (live.TRY_AGAIN_LATER, "Table missing")

@@ -17,9 +17,8 @@ from cryptolake_assets.api.params import Timeframe
 from cryptolake_assets.api.table_routes import BAR_TABLES, TABLE_ROUTES
 from cryptolake_assets.lake import pages, reject_counts
 from cryptolake_assets.lake.catalog import get_catalog, load_table
-from cryptolake_assets.model.bar_tables import SILVER_KLINE_DIFFERENCES, SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
-from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES, SILVER_QUARANTINE
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import (
     DAYS,
@@ -52,7 +51,7 @@ def test_documented_first_call_returns_all_bars(api: Api, bars: Settings) -> Non
     response = get(api, FIRST_CALL)
     assert list(response) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
     assert (response["symbol"], response["timeframe"], response["next_cursor"]) == ("BTCUSDT", "1m", None)
-    assert int(response["snapshot_id"]) == load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id
+    assert int(response["snapshot_id"]) == load_table(bars, FUTURES.bars).metadata.current_snapshot_id
     assert times(response) == starts()
     assert response["bars"][0]["volume"] == "0.00000001"
     assert response["bars"][0]["quote_volume"] == "0.0000000000000001"
@@ -112,7 +111,7 @@ def test_short_page_reads_few_files(api: Api, monkeypatch: pytest.MonkeyPatch) -
 
 def test_duplicate_trade_is_returned_once(api: Api, bars: Settings) -> None:
     for numbers in ((1, 2, 3), (2, 3, 4)):
-        append(bars, BRONZE_TRADES, [trade("BTCUSDT", number, starts()[number // 3]) for number in numbers])
+        append(bars, FUTURES.trades, [trade("BTCUSDT", number, starts()[number // 3]) for number in numbers])
     api.refresh()
     found, cursor = [], ""
     while True:
@@ -129,7 +128,7 @@ def test_same_copy_of_a_trade_is_returned_regardless_of_files(api: Api, bars: Se
     """The copies differ; the response is the same for every page size and order."""
     copies = [trade("BTCUSDT", 7, starts()[0]) | {"qty": Decimal(qty)} for qty in (5, 3, 9)]
     for copy in copies:
-        append(bars, BRONZE_TRADES, [copy, trade("BTCUSDT", 8, starts()[1])])
+        append(bars, FUTURES.trades, [copy, trade("BTCUSDT", 8, starts()[1])])
     api.refresh()
     query = "/trades?symbol=BTCUSDT"
     pages = [f"{query}&order={order}&limit={limit}" for order in ("asc", "desc") for limit in (1, 2, 9)]
@@ -158,7 +157,7 @@ def test_cursor_is_rejected_by_other_requests(shared_api: Api, other: str) -> No
 
 
 def test_time_travel_by_snapshot_and_by_time(api: Api, bars: Settings) -> None:
-    before = load_table(bars, SILVER_OHLCV).current_snapshot()
+    before = load_table(bars, FUTURES.bars).current_snapshot()
     assert before is not None
     put(bars, [bar("BTCUSDT", starts()[0], close=Decimal("77"))])
     api.refresh()
@@ -208,7 +207,7 @@ def test_etag_depends_on_the_format(shared_api: Api) -> None:
 
 def test_arrow_has_the_full_range_with_exact_types(shared_api: Api) -> None:
     table = ipc.open_stream(shared_api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
-    assert table.schema.equals(SILVER_OHLCV.arrow_schema(), check_metadata=False)
+    assert table.schema.equals(FUTURES.bars.arrow_schema(), check_metadata=False)
     assert table["window_start"].to_pylist() == starts()
 
 
@@ -299,7 +298,7 @@ def test_symbols_and_gaps_support_as_of_and_every_format(api: Api, bars: Setting
         }
         append(bars, OPS_COVERAGE, [{**covered, **spans, "kafka_partition": 0, "updated_at": FIRST_DAY}])
     past = {
-        "/symbols": load_table(bars, SILVER_OHLCV).metadata.current_snapshot_id,
+        "/symbols": load_table(bars, FUTURES.bars).metadata.current_snapshot_id,
         "/gaps": load_table(bars, OPS_COVERAGE).metadata.current_snapshot_id,
     }
     put(bars, [bar("SOLUSDT", starts()[0])])
@@ -324,7 +323,7 @@ def test_symbols_and_gaps_support_as_of_and_every_format(api: Api, bars: Setting
 
 
 def test_catalog_is_json_and_supports_as_of_by_time_only(api: Api, bars: Settings) -> None:
-    (first,) = load_table(bars, SILVER_OHLCV).metadata.snapshots
+    (first,) = load_table(bars, FUTURES.bars).metadata.snapshots
     put(bars, [bar("BTCUSDT", starts()[-1] + timedelta(minutes=1))])
     api.refresh()
     (then,) = get(api, f"/catalog?as_of={first.timestamp_ms}")["tables"]  # the other tables are empty
@@ -344,10 +343,10 @@ def test_rejects_are_counted_by_reason(api: Api, bars: Settings) -> None:
     moment = starts()[0]
     frame = {"raw": b"x", "stream": "trade", "ingest_ts": moment, "kafka_topic": "t", "kafka_timestamp": moment}
     reasons = ("not_json: line 1", "not_json: line 2", "bad_price: NaN")
-    append(bars, BRONZE_REJECTED, [{**frame, "reason": reason} for reason in reasons])
+    append(bars, FUTURES.rejected, [{**frame, "reason": reason} for reason in reasons])
     invalid = {**trade("BTCUSDT", 1, moment), "rule": "price_not_positive", "run_id": "r", "source_snapshot": 1}
     kafka = ("kafka_partition", "kafka_offset", "kafka_timestamp")
-    append(bars, SILVER_QUARANTINE, [{name: value for name, value in invalid.items() if name not in kafka}])
+    append(bars, FUTURES.quarantine, [{name: value for name, value in invalid.items() if name not in kafka}])
     api.refresh()
     found = get(api, "/quality/rejected")["reasons"]
     assert [(item["reason"], item["rows"]) for item in found] == [("not_json", 2), ("bad_price", 1)]
@@ -363,7 +362,7 @@ def test_rejects_of_a_range_are_counted_without_reading_other_files(
     for day in days:
         moment = FIRST_DAY + timedelta(days=day)
         frame = {"raw": b"x" * 1_000, "stream": "trade", "ingest_ts": moment, "kafka_topic": "t"}
-        append(bars, BRONZE_REJECTED, [{**frame, "kafka_timestamp": moment, "reason": f"not_json: line {day}"}])
+        append(bars, FUTURES.rejected, [{**frame, "kafka_timestamp": moment, "reason": f"not_json: line {day}"}])
     api.refresh()
     read: list[int] = []
     names: set[str] = set()
@@ -391,7 +390,7 @@ def test_rejects_of_a_range_are_counted_without_reading_other_files(
     assert names == {"reason", "ingest_ts"}
     recent = get(api, "/quality/rejected")
     assert datetime.fromisoformat(recent["start"]) == FIRST_DAY + timedelta(days=61 - 30)
-    first = min(load_table(bars, BRONZE_REJECTED).metadata.snapshots, key=lambda item: item.timestamp_ms)
+    first = min(load_table(bars, FUTURES.rejected).metadata.snapshots, key=lambda item: item.timestamp_ms)
     csv = api.get(f"/quality/rejected?as_of={first.snapshot_id}&format=csv")
     assert (csv.headers["x-snapshot-id"], csv.text.count("\n")) == (str(first.snapshot_id), 2)
 
@@ -399,8 +398,8 @@ def test_rejects_of_a_range_are_counted_without_reading_other_files(
 def test_differences_from_official_klines_have_both_values(api: Api, bars: Settings) -> None:
     one = {"symbol": "BTCUSDT", "window_start": starts()[0], "tolerated": False, "updated_at": starts()[0]}
     values = {"ours": Decimal("0.00000001"), "official": Decimal("1.5")}
-    append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": name} for name in ("volume", "high")])
-    append(bars, SILVER_KLINE_DIFFERENCES, [{**one, **values, "field": "low", "window_start": starts()[1]}])
+    append(bars, FUTURES.kline_differences, [{**one, **values, "field": name} for name in ("volume", "high")])
+    append(bars, FUTURES.kline_differences, [{**one, **values, "field": "low", "window_start": starts()[1]}])
     api.refresh()
     found = get(api, "/quality/klines?symbol=BTCUSDT")["differences"]
     assert [(item["window_start"], item["field"]) for item in found] == [
@@ -465,7 +464,7 @@ def test_catalog_lists_tables_with_snapshots(api: Api, bars: Settings) -> None:
     assert len(tables) == sum(len(get_catalog(bars).list_tables(name)) for name in get_catalog(bars).list_namespaces())
     silver = tables["cryptolake.silver.futures_ohlcv_1m"]
     assert silver["rows"] == DAYS * MINUTES * 2
-    assert [item["name"] for item in silver["columns"]] == list(SILVER_OHLCV.column_names)
+    assert [item["name"] for item in silver["columns"]] == list(FUTURES.bars.column_names)
     assert len(silver["snapshots"]) == 2
     assert str(changed) in {item["snapshot_id"] for item in silver["snapshots"]}
 

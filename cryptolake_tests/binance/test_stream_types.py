@@ -18,9 +18,9 @@ from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, str
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.kafka.kafka_records import KafkaRecordFormat
 from cryptolake_assets.model.events import MAX_REASON_CHARS, LiquidationEvent, MarkPriceEvent, RejectedFrame
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.symbols import is_symbol
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.settings import Source, load_settings
 from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
 from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
@@ -181,8 +181,8 @@ def test_stream_is_fully_defined(stream_type: MinuteStream) -> None:
     assert stream_type.bronze in TABLES
     assert stream_type.silver in TABLES
     # The names of the Kafka columns are equal, their descriptions are not.
-    assert stream_type.bronze.columns[-3:] != BRONZE_TRADES.columns[-3:]
-    assert stream_type.bronze.column_names[-3:] == BRONZE_TRADES.column_names[-3:]
+    assert stream_type.bronze.columns[-3:] != FUTURES.trades.columns[-3:]
+    assert stream_type.bronze.column_names[-3:] == FUTURES.trades.column_names[-3:]
     assert stream_type.counted in stream_type.silver.column_names
     assert stream_type.name in EXTRA_STREAMS
 

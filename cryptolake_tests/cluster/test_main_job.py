@@ -20,8 +20,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.files import open_filesystem
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_OHLCV
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -76,7 +75,7 @@ def outcome(cluster: Cluster) -> Outcome:
     cluster.spark.workers[0].kill()
     wait_for(lambda: frames_sent(settings) == FRAMES, timeout_s=180)
     wait_for(lambda: bronze_lag(settings) == 0, timeout_s=240)
-    trades = load_table(settings, BRONZE_TRADES).scan(selected_fields=("symbol", "trade_id")).to_arrow()
+    trades = load_table(settings, FUTURES.trades).scan(selected_fields=("symbol", "trade_id")).to_arrow()
     distinct = set(zip(*(column.to_pylist() for column in trades.columns), strict=True))
     cluster.spark.add_worker()
     assert settings.dashboard_url in cryptolake(settings, "demo", timeout_s=COMMAND_TIMEOUT_S)
@@ -90,7 +89,7 @@ def test_killed_stream_and_lost_worker_neither_lose_nor_duplicate_trades(outcome
 
 
 def test_tables_and_checkpoints_are_in_their_buckets(outcome: Outcome) -> None:
-    for table in (BRONZE_TRADES, SILVER_OHLCV, GOLD_DAILY):
+    for table in (FUTURES.trades, FUTURES.bars, FUTURES.daily):
         location = load_table(outcome.settings, table).location()
         assert location.startswith(f"s3://{table.namespace}/"), location
     filesystem, path = open_filesystem(outcome.settings, outcome.settings.checkpoint_location)

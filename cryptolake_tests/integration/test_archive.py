@@ -39,7 +39,7 @@ from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.archives import (
@@ -80,7 +80,7 @@ class World:
             return load_day(self.settings, client, file, "test", **options)
 
     def bronze(self) -> list[Trade]:
-        return list(load_table(self.settings, BRONZE_TRADES).scan().to_arrow().to_pylist())
+        return list(load_table(self.settings, FUTURES.trades).scan().to_arrow().to_pylist())
 
     def follow(self, *, every_hour: bool = False) -> set[str]:
         """Run the follower's ticks and the requested Silver runs until no hour is pending; return the runs' hours.
@@ -186,10 +186,10 @@ def test_day_is_loaded_once_with_the_archives_exact_values(world: World) -> None
     assert (first.outcome, first.rows) == (Outcome.LOADED, len(ROWS))
     assert {outcome.name: outcome.passed for outcome in first.outcomes} == dict.fromkeys(CHECKS_OF_TRADES, True)
     assert by_identity(world.bronze()) == by_identity(archived(ROWS))
-    snapshot = load_table(world.settings, BRONZE_TRADES).metadata.current_snapshot_id
+    snapshot = load_table(world.settings, FUTURES.trades).metadata.current_snapshot_id
     again = world.load()
     assert (again.outcome, again.rows) == (Outcome.UNCHANGED, len(ROWS))
-    assert load_table(world.settings, BRONZE_TRADES).metadata.current_snapshot_id == snapshot
+    assert load_table(world.settings, FUTURES.trades).metadata.current_snapshot_id == snapshot
     reloaded = world.load(reload=True)
     assert (reloaded.outcome, reloaded.rows_removed) == (Outcome.REPLACED, len(ROWS))
     assert by_identity(world.bronze()) == by_identity(archived(ROWS))
@@ -204,7 +204,7 @@ def test_day_is_loaded_once_with_the_archives_exact_values(world: World) -> None
 def test_load_writes_one_file_per_hour_with_column_statistics(world: World) -> None:
     write_day(world.directory, FILE, ROWS)
     world.load()
-    table = load_table(world.settings, BRONZE_TRADES)
+    table = load_table(world.settings, FUTURES.trades)
     files = [task.file for task in table.scan().plan_files()]
     assert sorted(file.record_count for file in files) == sorted(
         Counter(row.time_ms // 3_600_000 for row in ROWS).values()
@@ -269,7 +269,7 @@ def test_reissue_after_compaction_replaces_only_archive_rows(world: World) -> No
     append(world.settings, live)
     write_day(world.directory, FILE, ROWS)
     world.load()
-    table = load_table(world.settings, BRONZE_TRADES)
+    table = load_table(world.settings, FUTURES.trades)
     for number in range(HOURS):
         hour = MIDNIGHT + timedelta(hours=number)
         window = between("event_time", hour, hour + timedelta(hours=1))
@@ -307,7 +307,7 @@ def test_invalid_file_is_rejected_and_loaded_data_stays(world: World) -> None:
     assert bars(world.settings, MIDNIGHT, HOURS) == published
     warehouse = world.settings.home / "warehouse"
     referenced = {
-        Path(task.file.file_path).name for task in load_table(world.settings, BRONZE_TRADES).scan().plan_files()
+        Path(task.file.file_path).name for task in load_table(world.settings, FUTURES.trades).scan().plan_files()
     }
     assert {path.name for path in warehouse.glob("bronze/futures_trades/data/**/*.parquet")} == referenced
 
@@ -512,10 +512,10 @@ def test_command_loads_a_range_and_prints_a_table(world: World) -> None:
 def test_files_have_the_tables_columns_and_types(world: World) -> None:
     write_day(world.directory, FILE, ROWS)
     world.load()
-    tasks = list(load_table(world.settings, BRONZE_TRADES).scan().plan_files())
+    tasks = list(load_table(world.settings, FUTURES.trades).scan().plan_files())
     assert len(tasks) == len({row.time_ms // 3_600_000 for row in ROWS}), "one file per hour"
     for task in tasks:
         found = pq.read_schema(Path(local_path(task.file.file_path)))
         # Types as read by DuckDB and Spark; PyIceberg's schema has large strings.
-        expected_types = {field.name: str(field.type).removeprefix("large_") for field in BRONZE_TRADES.arrow_schema()}
+        expected_types = {field.name: str(field.type).removeprefix("large_") for field in FUTURES.trades.arrow_schema()}
         assert {field.name: str(field.type) for field in found} == expected_types

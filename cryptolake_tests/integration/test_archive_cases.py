@@ -18,11 +18,10 @@ from cryptolake_assets.ingest.archive_klines import LoadedKlines, check_klines, 
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES, GOLD_DAILY
 from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Market
-from cryptolake_assets.model.trade_tables import BRONZE_REJECTED, BRONZE_TRADES
 from cryptolake_assets.settings import Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
@@ -63,7 +62,7 @@ class Lake:
     def day(self, day: date) -> dict[str, Bar]:
         """Refresh Gold's day; return its rows by symbol."""
         refresh_day(self.settings, DuckDBEngine(self.settings), day)
-        rows = load_table(self.settings, GOLD_DAILY).scan().to_arrow().to_pylist()
+        rows = load_table(self.settings, FUTURES.daily).scan().to_arrow().to_pylist()
         return {row["symbol"]: row for row in rows if row["trade_date"] == day}
 
 
@@ -256,14 +255,14 @@ def test_row_with_an_unstorable_quantity_is_rejected_and_the_next_is_stored(lake
     day = date(2023, 3, 21)
     loaded = lake_of_case.trades("BTCUSDT", day)
     assert (failed(loaded), loaded.rows) == ({"lines_rejected": 1}, 1)
-    stored = load_table(lake_of_case.settings, BRONZE_TRADES).scan().to_arrow().to_pylist()
+    stored = load_table(lake_of_case.settings, FUTURES.trades).scan().to_arrow().to_pylist()
     assert [(row["trade_id"], row["qty"]) for row in stored] == [(2, Decimal("0.5"))]
-    (letter,) = load_table(lake_of_case.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
+    (letter,) = load_table(lake_of_case.settings, FUTURES.rejected).scan().to_arrow().to_pylist()
     assert letter["raw"] == b"1,27000.1,5.551115123125783e-17,1,1,1679360400000,true"
     assert "quantity" in letter["reason"]
     assert letter["stream"] == f"archive:{loaded.file.name}"
     lake_of_case.trades("BTCUSDT", day, reload=True)
-    assert load_table(lake_of_case.settings, BRONZE_REJECTED).scan().count() == 1, "a reload adds no dead letter"
+    assert load_table(lake_of_case.settings, FUTURES.rejected).scan().count() == 1, "a reload adds no dead letter"
     assert lake_of_case.bars(day, 1, 1)["BTCUSDT", "01:00"]["is_complete"] is False
 
 
@@ -295,9 +294,9 @@ def test_conflicting_copies_of_an_id_are_rejected(tmp_path: Path, monkeypatch: p
         loaded = lake.trades("SOLUSDT", day)
         assert failed(loaded) == {"lines_rejected": 4, "ids_consecutive": 2}
         assert loaded.rows == 19, "the duplicate equals its first copy"
-        stored = load_table(lake.settings, BRONZE_TRADES).scan().to_arrow()["trade_id"].to_pylist()
+        stored = load_table(lake.settings, FUTURES.trades).scan().to_arrow()["trade_id"].to_pylist()
         assert set(stored) == {item.agg_id for item in made} - {705, 712}
-        letters = load_table(lake.settings, BRONZE_REJECTED).scan().to_arrow().to_pylist()
+        letters = load_table(lake.settings, FUTURES.rejected).scan().to_arrow().to_pylist()
         assert {letter["reason"] for letter in letters} == {
             f"aggregate id {number} occurs more than once, with different values" for number in (705, 712)
         }
@@ -338,7 +337,7 @@ def test_misaligned_kline_does_not_block_other_klines(lake_of_case: Lake) -> Non
     outcome = check_klines(loaded)
     assert not outcome.passed
     assert "bounds of a minute" in outcome.description
-    stored = load_table(lake_of_case.settings, BRONZE_KLINES).scan().to_arrow()["open_time"].to_pylist()
+    stored = load_table(lake_of_case.settings, FUTURES.klines).scan().to_arrow()["open_time"].to_pylist()
     assert len(stored) == loaded.klines > 0
     assert {moment.second for moment in stored} == {0}
 

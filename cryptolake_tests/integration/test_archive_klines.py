@@ -31,10 +31,9 @@ from cryptolake_assets.ingest.klines import fetch_hour, judge_hour, read_klines
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import USD_M, Family
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings, load_settings
 from cryptolake_assets.transform.archive_history import ArchiveDay, load_history
@@ -106,7 +105,7 @@ class World:
         return loaded
 
     def rows(self) -> dict[tuple[str, datetime], dict[str, object]]:
-        found = load_table(self.settings, BRONZE_KLINES).scan().to_arrow().to_pylist()
+        found = load_table(self.settings, FUTURES.klines).scan().to_arrow().to_pylist()
         return {(row["symbol"], row["open_time"]): row for row in found}
 
     def klines(self, symbol: str = "BTCUSDT") -> list[Kline]:
@@ -114,7 +113,7 @@ class World:
         return [kline for (name, _), kline in sorted(found.items(), key=lambda item: item[0]) if name == symbol]
 
     def snapshot(self) -> int | None:
-        return load_table(self.settings, BRONZE_KLINES).metadata.current_snapshot_id
+        return load_table(self.settings, FUTURES.klines).metadata.current_snapshot_id
 
 
 @pytest.fixture
@@ -294,7 +293,7 @@ def test_spot_day_is_loaded_from_the_spot_file_layout(tmp_path: Path) -> None:
             client.checksum(ArchiveFile("BTCUSDT", DAY))
     assert loaded.klines is not None
     assert (loaded.trades.outcome, loaded.klines.outcome) == (Outcome.LOADED, Outcome.LOADED)
-    rows = load_table(settings, BRONZE_TRADES).scan().to_arrow().to_pylist()
+    rows = load_table(settings, FUTURES.trades).scan().to_arrow().to_pylist()
     assert {row["exchange"] for row in rows} == {"binance_spot"}
     assert len(rows) == len(trades)
     end = MIDNIGHT + timedelta(hours=1)

@@ -13,7 +13,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import change_archive_rows
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY, HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
@@ -64,7 +64,7 @@ def test_engines_agree_on_archive_rows_and_a_reload_after_compaction_replaces_on
         # Followers of Bronze in other tests must not see a loaded day.
         change_archive_rows(settings, FILE.venue.exchange, FILE.symbol, lambda _: [])
     remaining = (
-        load_table(settings, BRONZE_TRADES).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
+        load_table(settings, FUTURES.trades).scan(row_filter=between("event_time", START, START + DAY)).to_arrow()
     )
     of_archive = [row for row in remaining.to_pylist() if row["kafka_offset"] is None]
     assert (remaining.num_rows, len(of_archive)) == (1_300, 1_000)

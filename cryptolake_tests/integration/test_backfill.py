@@ -10,7 +10,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
@@ -41,7 +41,7 @@ def test_run_of_many_hours_publishes_every_hour_that_passes(settings: Settings) 
     ]
     invalid = [trade(BAD + timedelta(minutes=40), 900 + number, price="-1") for number in range(5)]
     append(settings, [*good, *invalid])
-    before = len(load_table(settings, SILVER_OHLCV).snapshots())
+    before = len(load_table(settings, FUTURES.bars).snapshots())
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(instance, HOURS[0], HOURS[-1])
         materialized = instance.get_materialized_partitions(asset_keys.SILVER)
@@ -58,7 +58,7 @@ def test_run_of_many_hours_publishes_every_hour_that_passes(settings: Settings) 
 
     expected = reference_bars([item for item in good if not BAD <= item["event_time"] < BAD + timedelta(hours=1)])
     assert set(bars(settings, FIRST, hours=len(HOURS))) == set(expected)
-    assert len(load_table(settings, SILVER_OHLCV).snapshots()) - before == 2, "one commit for each of the two days"
+    assert len(load_table(settings, FUTURES.bars).snapshots()) - before == 2, "one commit for each of the two days"
     (failure,) = result.get_step_failure_events()
     assert hour_key(BAD) in str(failure.step_failure_data.user_failure_data)
 

@@ -21,7 +21,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
@@ -70,7 +70,7 @@ def append_in_batches(settings: Settings, trades: list[dict[str, Any]], batches:
 
 
 def files(settings: Settings, hour: datetime) -> list[BronzeFile]:
-    table = load_table(settings, BRONZE_TRADES)
+    table = load_table(settings, FUTURES.trades)
     snapshot = table.current_snapshot()
     assert snapshot is not None
     return files_between(table, snapshot.snapshot_id, hour, hour + HOUR)
@@ -114,12 +114,12 @@ def test_follower_sees_a_compacted_hour_only_if_it_had_not_read_it(
 ) -> None:
     cursor = append_in_batches(platform, arrivals(hour, 2))
     compact(platform, spark, hour, hour + HOUR)
-    table = load_table(platform, BRONZE_TRADES)
+    table = load_table(platform, FUTURES.trades)
     assert current_sequence(table) > cursor
     assert added_files(table, cursor) == []
     assert {file.hour for file in added_files(table, cursor - 1)} == {hour}
     late = append(platform, [trade(hour, 900)])
-    table = load_table(platform, BRONZE_TRADES)
+    table = load_table(platform, FUTURES.trades)
     assert [(file.hour, file.rows, file.sequence) for file in added_files(table, cursor)] == [(hour, 1, late)]
 
 
@@ -129,11 +129,11 @@ def test_second_compaction_changes_nothing_until_a_late_file_arrives(
     append_in_batches(platform, arrivals(hour, 3))
     compact(platform, spark, hour, hour + HOUR)
     (first,) = files(platform, hour)
-    head = current_sequence(load_table(platform, BRONZE_TRADES))
+    head = current_sequence(load_table(platform, FUTURES.trades))
     again = compact(platform, spark, hour, hour + HOUR)
     assert (again.files_before, again.files_after) == (1, 1)
     assert files(platform, hour) == [first]
-    assert current_sequence(load_table(platform, BRONZE_TRADES)) == head
+    assert current_sequence(load_table(platform, FUTURES.trades)) == head
     append(platform, [trade(hour, 901)])
     third = compact(platform, spark, hour, hour + HOUR)
     assert (third.files_before, third.files_after, third.rows) == (2, 1, 321)
@@ -141,12 +141,12 @@ def test_second_compaction_changes_nothing_until_a_late_file_arrives(
 
 def test_old_snapshots_stay_readable(platform: Settings, spark: SparkSession, hour: datetime) -> None:
     append_in_batches(platform, arrivals(hour, 4))
-    table = load_table(platform, BRONZE_TRADES)
+    table = load_table(platform, FUTURES.trades)
     snapshot = table.current_snapshot()
     assert snapshot is not None
     compact(platform, spark, hour, hour + HOUR)
     old = spark.sql(
-        f"SELECT count(*) AS number FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot.snapshot_id} "
+        f"SELECT count(*) AS number FROM {FUTURES.trades.full_name} VERSION AS OF {snapshot.snapshot_id} "
         f"WHERE event_time >= '{hour.isoformat()}' AND event_time < '{(hour + HOUR).isoformat()}'"
     ).collect()
     assert old[0]["number"] == 320
@@ -164,11 +164,11 @@ def test_large_hour_has_several_row_groups_that_every_reader_reads(
     prices = pa.array(digits).cast(pa.decimal128(18, 8))
     times = pa.array([start + index * 16_000 for index in range(number)]).cast(pa.timestamp("us", "UTC"))
     constant = trade(hour, 1)
-    columns = {name: pa.repeat(pa.scalar(constant[name]), number) for name in BRONZE_TRADES.column_names}
+    columns = {name: pa.repeat(pa.scalar(constant[name]), number) for name in FUTURES.trades.column_names}
     columns |= {"event_time": times, "price": prices, "trade_id": ids, "first_trade_id": ids, "last_trade_id": ids}
     columns |= {"qty": prices}
-    table = pa.table(columns).cast(BRONZE_TRADES.arrow_schema())
-    bronze = load_table(platform, BRONZE_TRADES)
+    table = pa.table(columns).cast(FUTURES.trades.arrow_schema())
+    bronze = load_table(platform, FUTURES.trades)
     for part in (table.slice(0, number // 2), table.slice(number // 2)):
         bronze.append(part)
     compact(platform, spark, hour, hour + HOUR)
@@ -203,7 +203,7 @@ def test_manifests_are_merged_without_new_files_for_the_follower(
     cursor = max(append(platform, [trade(hour - number * HOUR, number)]) for number in range(8))
     before = rows(platform, hour)
     compact(platform, spark, hour, hour + HOUR)
-    table = load_table(platform, BRONZE_TRADES)
+    table = load_table(platform, FUTURES.trades)
     snapshot = table.current_snapshot()
     assert snapshot is not None
     assert len(snapshot.manifests(table.io)) <= 3

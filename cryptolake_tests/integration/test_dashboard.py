@@ -18,8 +18,8 @@ from playwright.sync_api import Browser
 from cryptolake_assets.api.api_keys import Scope, create_key
 from cryptolake_assets.dashboard.lake import MAX_ROWS
 from cryptolake_assets.lake.bootstrap import bootstrap
-from cryptolake_assets.model.bar_tables import GOLD_DAILY, SILVER_KLINE_DIFFERENCES
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import Settings, load_settings
@@ -342,7 +342,7 @@ def test_fear_and_greed_is_drawn_once_available(browser: Browser, tmp_path: Path
     publish(lake, "BTCUSDT", minutes(3))
     prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
     day = {"symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices, "trades": 3, "updated_at": FIRST}
-    append(lake, GOLD_DAILY, [day])
+    append(lake, FUTURES.daily, [day])
     index = {"classification": "Greed", "updated_at": FIRST}
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         charts = shown.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
@@ -365,7 +365,7 @@ def test_funding_is_drawn_once_available(browser: Browser, tmp_path: Path) -> No
     publish(lake, "BTCUSDT", minutes(3))
     prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
     day = {"symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices, "trades": 3, "updated_at": FIRST}
-    append(lake, GOLD_DAILY, [day])
+    append(lake, FUTURES.daily, [day])
     rates = [
         {"symbol": "BTCUSDT", "funding_time": FIRST + timedelta(hours=8 * number), "funding_rate": Decimal("0.0001")}
         for number in range(-3, 6)
@@ -383,7 +383,7 @@ def test_quality_lists_every_difference_from_official_klines(browser: Browser, t
     lake = load_settings(home=tmp_path / "differing home", dagster_port=9)
     bootstrap(lake)
     row = {"symbol": "BTCUSDT", "window_start": FIRST, "field": "volume", "tolerated": False, "updated_at": FIRST}
-    append(lake, SILVER_KLINE_DIFFERENCES, [{**row, "ours": Decimal("1.5"), "official": Decimal("1.50000001")}])
+    append(lake, FUTURES.kline_differences, [{**row, "ours": Decimal("1.5"), "official": Decimal("1.50000001")}])
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/quality")
         shown.shows("Check results are unavailable")

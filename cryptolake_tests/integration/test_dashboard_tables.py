@@ -13,7 +13,7 @@ from playwright.sync_api import Browser
 
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.model.bar_tables import GOLD_DAILY
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
 from cryptolake_tests.support.browser import chromium
@@ -47,7 +47,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     of_days = days(len(LOG_RETURNS))
     last = FIRST + timedelta(days=len(LOG_RETURNS) - 1)
     put(settings, [bar("BTCUSDT", last + timedelta(minutes=number)) for number in range(3)])
-    append(settings, GOLD_DAILY, [{**day, "updated_at": FIRST} for day in of_days])
+    append(settings, FUTURES.daily, [{**day, "updated_at": FIRST} for day in of_days])
     make_marts(settings)
     returns = get_catalog(settings).load_table(("marts", "daily_returns"))
     rows = [

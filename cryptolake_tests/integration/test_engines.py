@@ -19,10 +19,9 @@ from cryptolake_assets.lake.bootstrap import bootstrap, ensure_table
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.migrations import widen_decimals
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import USD_M
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
@@ -129,7 +128,7 @@ def large_numbers(hour: datetime, number: int) -> list[Trade]:
 def aggregated(
     settings: Settings, engine: AggregationEngine, hours: list[datetime]
 ) -> list[tuple[datetime, list[dict[str, Any]], RowCounts]]:
-    snapshot = load_table(settings, BRONZE_TRADES).current_snapshot()
+    snapshot = load_table(settings, FUTURES.trades).current_snapshot()
     assert snapshot is not None
     return [
         (
@@ -198,15 +197,15 @@ def test_engines_read_a_widened_table_and_its_older_snapshots(
     platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Widen a table of the earlier type; both engines and PyIceberg read its old and new snapshots."""
-    now = replace(BRONZE_TRADES, name="widened_trades")
+    now = replace(FUTURES.trades, name="widened_trades")
     before = replace(
         now,
         columns=tuple(
-            replace(column, type=PRICE) if column.name == "qty" else column for column in BRONZE_TRADES.columns
+            replace(column, type=PRICE) if column.name == "qty" else column for column in FUTURES.trades.columns
         ),
     )
     for module in ("duckdb_engine", "spark_engine"):
-        monkeypatch.setattr(f"cryptolake_assets.transform.engines.{module}.BRONZE_TRADES", now)
+        monkeypatch.setattr(f"cryptolake_assets.transform.engines.{module}.FUTURES.trades", now)
     hour = GENERATED_HOUR
     narrow = [trade(hour + timedelta(seconds=30), 1, qty="9999999999.99999999"), trade(hour, 2, qty="0.00000001")]
     ensure_table(platform, before)
@@ -247,7 +246,7 @@ def test_engines_agree_on_daily_aggregates(
         ],
     )
     rebuild(platform, engines[0], hour, hour + HOUR)
-    snapshot = load_table(platform, SILVER_OHLCV).current_snapshot()
+    snapshot = load_table(platform, FUTURES.bars).current_snapshot()
     assert snapshot is not None
     duckdb, spark = (engine.daily_aggregates(snapshot.snapshot_id, hour.date()).to_pylist() for engine in engines)
     assert duckdb == spark

@@ -17,7 +17,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.rules import RuleContext
@@ -63,10 +63,10 @@ def spark(platform: Settings) -> Iterator[SparkSession]:
 
 def read(settings: Settings, spark: SparkSession) -> Reading:
     """Return the table's snapshot, and the hour's bars as read by PyIceberg and by Spark."""
-    table = load_table(settings, SILVER_OHLCV)
+    table = load_table(settings, FUTURES.bars)
     by_pyiceberg = table.scan(row_filter=between("window_start", START, START + HOUR)).to_arrow()
     by_spark = spark.sql(
-        f"SELECT * FROM {SILVER_OHLCV.full_name} WHERE window_start >= TIMESTAMP '{START.isoformat()}' "
+        f"SELECT * FROM {FUTURES.bars.full_name} WHERE window_start >= TIMESTAMP '{START.isoformat()}' "
         f"AND window_start < TIMESTAMP '{(START + HOUR).isoformat()}'"
     ).toArrow()
     order = [("symbol", "ascending"), ("window_start", "ascending")]

@@ -22,7 +22,7 @@ from cryptolake_assets.lake.bronze_files import current_sequence
 from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
@@ -58,7 +58,7 @@ def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | Non
 def cursor_at_head(settings: Settings) -> str:
     """Return the cursor of a follower that has read everything, including archive days."""
     seen = datetime.now(UTC).isoformat()
-    return FollowerState(sequence=current_sequence(load_table(settings, BRONZE_TRADES)), archive=seen).to_cursor()
+    return FollowerState(sequence=current_sequence(load_table(settings, FUTURES.trades)), archive=seen).to_cursor()
 
 
 def test_follower_requests_only_changed_hours_despite_trades_out_of_range(

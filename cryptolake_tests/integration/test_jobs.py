@@ -20,7 +20,7 @@ from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.published_count import check_published
@@ -77,13 +77,13 @@ def test_published_bars_that_differ_from_bronze_are_detected(settings: Settings,
     hour = HOUR + timedelta(days=1)
     append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(10)])
     assert run_silver(instance, hour).success
-    table = load_table(settings, SILVER_OHLCV)
+    table = load_table(settings, FUTURES.bars)
     present = read_window(table, silver_day(hour))
     (position,) = [n for n, start in enumerate(present["window_start"].to_pylist()) if start.minute == 3]
     changed = present.slice(position, 1)
     column = changed.schema.get_field_index("trades")
     changed = changed.set_column(column, changed.schema.field(column), pa.array([5], pa.int64()))
-    publish(table, SILVER_OHLCV, silver_day(hour), changed, keys_of(SILVER_OHLCV, changed), {})
+    publish(table, FUTURES.bars, silver_day(hour), changed, keys_of(FUTURES.bars, changed), {})
 
     outcome = check_published(settings, hour)
     assert not outcome.passed

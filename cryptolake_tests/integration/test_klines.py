@@ -20,8 +20,8 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.model.bar_tables import BRONZE_KLINES
 from cryptolake_assets.model.coverage_rows import CoverageRow
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
@@ -108,9 +108,9 @@ def test_bars_equal_official_klines_and_a_difference_is_flagged_until_resolved(
         assert event.partition == hour_key(HOUR)
         assert run_sql(settings, DIFFERENCES).num_rows == 0
         # A second time nothing is new, and nothing is written.
-        snapshot = load_table(settings, BRONZE_KLINES).metadata.current_snapshot_id
+        snapshot = load_table(settings, FUTURES.klines).metadata.current_snapshot_id
         materialize(instance, asset_keys.KLINES, url, monkeypatch)
-        assert load_table(settings, BRONZE_KLINES).metadata.current_snapshot_id == snapshot
+        assert load_table(settings, FUTURES.klines).metadata.current_snapshot_id == snapshot
 
     drifted = tmp_path / "drifted"
     shutil.copytree(DEMO_CAPTURE_DIR, drifted)
@@ -146,7 +146,7 @@ def test_check_fails_without_official_klines(
     assert not last_evaluation(instance).passed
     assert last_evaluation(instance).description is not None
     assert "no reference" in (last_evaluation(instance).description or "")
-    assert load_table(settings, BRONZE_KLINES).scan().to_arrow().num_rows == 0
+    assert load_table(settings, FUTURES.klines).scan().to_arrow().num_rows == 0
 
 
 def test_delisted_symbol_does_not_block_klines_of_others(
@@ -161,5 +161,5 @@ def test_delisted_symbol_does_not_block_klines_of_others(
     assert result.success
     (made,) = result.asset_materializations_for_node(asset_keys.KLINES.to_python_identifier())
     assert made.metadata["not_listed"].value == "GONEUSDT"
-    stored = load_table(settings, BRONZE_KLINES).scan().to_arrow()["symbol"].to_pylist()
+    stored = load_table(settings, FUTURES.klines).scan().to_arrow()["symbol"].to_pylist()
     assert set(stored) == set(SYMBOLS)

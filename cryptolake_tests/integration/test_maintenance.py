@@ -24,8 +24,8 @@ from cryptolake_assets.lake.maintenance.expiry import history_of
 from cryptolake_assets.lake.maintenance.layout import live_files, manifests
 from cryptolake_assets.lake.maintenance.tasks import Report, StreamPosition, Task, maintain
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.quality.reconciliation import Verdict
@@ -97,7 +97,7 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
         row = metrics.RunMetrics(f"run {number}", "silver/futures_ohlcv_1m", "p", "duckdb", 1, 1, 1, 1, 1, 1)
         metrics.record(home, [row])
     before = rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)
-    bronze = load_table(home, BRONZE_TRADES)
+    bronze = load_table(home, FUTURES.trades)
     cursor = current_sequence(bronze)
     newest_snapshot_id = bronze.metadata.current_snapshot_id
     assert len(live_files(bronze)) == 23
@@ -105,13 +105,13 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     position = AFTER_EVERY_HOUR
     settings = home.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 3})
     assert changes(maintain(settings, Task.MANIFESTS, position)) == {"bronze.futures_trades": "20 small manifests"}
-    assert len(manifests(load_table(home, BRONZE_TRADES))) <= 2
-    assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
-    cursor = current_sequence(load_table(home, BRONZE_TRADES))
+    assert len(manifests(load_table(home, FUTURES.trades))) <= 2
+    assert added_files(load_table(home, FUTURES.trades), cursor) == []
+    cursor = current_sequence(load_table(home, FUTURES.trades))
     compacted = maintain(settings, Task.COMPACTION, position)
     # The late hour has only three files, too few for compaction.
     assert changes(compacted) == {"bronze.futures_trades": "1 hours", "ops.run_metrics": "1 partitions"}
-    assert len(live_files(load_table(home, BRONZE_TRADES))) == 4
+    assert len(live_files(load_table(home, FUTURES.trades))) == 4
     assert len(live_files(load_table(home, OPS_RUN_METRICS))) == 1
     (change,) = [
         change
@@ -131,7 +131,7 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     for path in warehouse.rglob("*"):
         age(path)
     young.write_bytes(b"about to be committed")
-    bronze = load_table(home, BRONZE_TRADES)
+    bronze = load_table(home, FUTURES.trades)
     spellings = {task.file.file_path.partition("/own")[0][:7] for task in bronze.scan().plan_files()}
     assert len(spellings) == 2, "the test needs both `file:/` and `file:///`"
     files = {path for path in warehouse.rglob("*") if path.is_file()}
@@ -147,10 +147,10 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     commit_file.parent.parent.rmdir()
 
     assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
-    assert next(version.snapshot_id for version in history_of(load_table(home, BRONZE_TRADES))) == newest_snapshot_id
-    at_snapshot = load_table(home, BRONZE_TRADES).scan(snapshot_id=newest_snapshot_id).to_arrow()
+    assert next(version.snapshot_id for version in history_of(load_table(home, FUTURES.trades))) == newest_snapshot_id
+    at_snapshot = load_table(home, FUTURES.trades).scan(snapshot_id=newest_snapshot_id).to_arrow()
     assert sorted(at_snapshot["trade_id"].to_pylist()) == sorted(row["trade_id"] for row in before[0])
-    assert added_files(load_table(home, BRONZE_TRADES), cursor) == []
+    assert added_files(load_table(home, FUTURES.trades), cursor) == []
     # The snapshots that added the late hour's files are expired, so it counts as old now.
     assert changes(maintain(settings, Task.COMPACTION, position)) == {"bronze.futures_trades": "1 hours"}
     maintain(settings, Task.SNAPSHOTS, position)
@@ -182,7 +182,7 @@ def test_maintenance_during_the_stream_and_kills_loses_and_duplicates_no_row(
     # Delete the checkpoint's commit of the last batch, after expiring as many snapshots as possible.
     lifecycle.stop(home, BRONZE)
     maintain_all(home, Task)
-    assert len(history_of(load_table(home, BRONZE_TRADES))) < 10
+    assert len(history_of(load_table(home, FUTURES.trades))) < 10
     commits = Path(local_path(checkpoint(home, query_of(TRADES)))) / "commits"
     last = max(int(path.name) for path in commits.iterdir() if path.name.isdigit())
     for path in (commits / str(last), commits / f".{last}.crc"):

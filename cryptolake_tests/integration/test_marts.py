@@ -18,7 +18,7 @@ from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.filters import between, silver_day
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.marts_definitions import build_definitions
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
@@ -59,11 +59,11 @@ def trades_of(day: datetime, seed: int) -> list[Trade]:
 def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
     """Replace the day's bars of the test symbols."""
     rows = [{**bar, "symbol": key[0], "window_start": key[1], "updated_at": None} for key, bar in bars.items()]
-    candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
-    table = load_table(settings, SILVER_OHLCV)
+    candidate = pa.Table.from_pylist(rows, schema=FUTURES.bars.arrow_schema())
+    table = load_table(settings, FUTURES.bars)
     present = read_window(table, silver_day(day))
     present = present.filter(pa.compute.is_in(present["symbol"], pa.array(list(SYMBOLS))))
-    publish(table, SILVER_OHLCV, silver_day(day), candidate, keys_of(SILVER_OHLCV, present, candidate), {})
+    publish(table, FUTURES.bars, silver_day(day), candidate, keys_of(FUTURES.bars, present, candidate), {})
 
 
 def rows_of(settings: Settings, mart: str) -> list[dict[str, Any]]:

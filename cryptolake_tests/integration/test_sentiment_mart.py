@@ -117,7 +117,7 @@ def test_mart_that_differs_from_its_sources_fails_its_test(settings: Settings) -
 
 def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, Any]], start: datetime) -> None:
     from cryptolake_assets.lake.filters import gold_month
-    from cryptolake_assets.model.bar_tables import GOLD_DAILY
+    from cryptolake_assets.model.family_tables import FUTURES
     from cryptolake_tests.support.reference import reference_daily
 
     rows = [
@@ -125,6 +125,13 @@ def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, A
         | {"realised_volatility": float(stats["realised_volatility"])}
         for (symbol, of), stats in reference_daily(bars).items()
     ]
-    table = pa.Table.from_pylist(rows, schema=GOLD_DAILY.arrow_schema())
+    table = pa.Table.from_pylist(rows, schema=FUTURES.daily.arrow_schema())
     month = gold_month(start.date())
-    publish(load_table(settings, GOLD_DAILY), GOLD_DAILY, month, table, keys_of(GOLD_DAILY, table), {})
+    publish(
+        load_table(settings, FUTURES.daily),
+        FUTURES.daily,
+        month,
+        table,
+        keys_of(FUTURES.daily, table),
+        {},
+    )

@@ -21,7 +21,7 @@ from cryptolake_assets.lake.bronze_files import (
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.model.columns import PRICE
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, append_narrow, trade
@@ -39,14 +39,14 @@ def snapshot_ids(lake: Settings) -> list[int]:
         [trade(START + HOUR, 5), trade(START + 3 * HOUR, 6)],
     ):
         append(lake, trades)
-        snapshot_id = load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id
+        snapshot_id = load_table(lake, FUTURES.trades).metadata.current_snapshot_id
         assert snapshot_id is not None
         ids.append(snapshot_id)
     return ids
 
 
 def between(lake: Settings, snapshot_id: int, first: datetime, last: datetime) -> list[tuple[datetime, datetime]]:
-    files = files_between(load_table(lake, BRONZE_TRADES), snapshot_id, first, last)
+    files = files_between(load_table(lake, FUTURES.trades), snapshot_id, first, last)
     return sorted((file.earliest, file.latest) for file in files)
 
 
@@ -62,7 +62,7 @@ def test_interval_selects_the_files_that_overlap_it(lake: Settings, snapshot_ids
 
 
 def test_manifests_show_columns_with_a_single_value(lake: Settings, snapshot_ids: list[int]) -> None:
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     early, late = sorted(files_between(table, snapshot_ids[-1], START, START + HOUR), key=lambda file: file.earliest)
     assert early.constants["trade_type"] == "MARKET"
     assert early.constants["stream"] == late.constants["stream"] == "trade"
@@ -73,7 +73,7 @@ def test_manifests_show_columns_with_a_single_value(lake: Settings, snapshot_ids
 
 def test_possibly_truncated_bound_is_not_a_constant(lake: Settings) -> None:
     append(lake, [trade(START, 1, exchange="binance_futures_a"), trade(START, 2, exchange="binance_futures_b")])
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     (file,) = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
     assert "exchange" not in file.constants
 
@@ -82,7 +82,7 @@ def test_files_of_narrow_and_wide_quantities_are_read_together_in_any_order(lake
     wide, narrow = "12345678901.00000001", "9999999999.99999999"
     append(lake, [trade(START, 1, qty=wide), trade(START, 2, qty="-1")])
     append_narrow(lake, [trade(START, 3, qty=narrow)])
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     files = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
     assert {pq.read_schema(local_path(file.path)).field("qty").type for file in files} == {
         pa.decimal128(18, 8),
@@ -102,7 +102,7 @@ def test_files_of_narrow_and_wide_quantities_are_read_together_in_any_order(lake
 
 
 def test_only_files_above_the_cursor_are_new(lake: Settings, snapshot_ids: list[int]) -> None:
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     assert current_sequence(table) == 3
     assert {file.hour for file in added_files(table, 2)} == {START + HOUR, START + 3 * HOUR}
     assert sum(file.rows for file in added_files(table, 0)) == 6
@@ -111,4 +111,4 @@ def test_only_files_above_the_cursor_are_new(lake: Settings, snapshot_ids: list[
 
 def test_expired_snapshot_raises_an_error_with_the_next_step(lake: Settings) -> None:
     with pytest.raises(SnapshotExpiredError, match="Run the refresh again"):
-        files_between(load_table(lake, BRONZE_TRADES), 12345, START, START + timedelta(hours=1))
+        files_between(load_table(lake, FUTURES.trades), 12345, START, START + timedelta(hours=1))

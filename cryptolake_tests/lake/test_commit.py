@@ -26,7 +26,7 @@ from cryptolake_assets.lake.commit import (
     replace_files,
 )
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.zones import machine_zone
 
@@ -44,13 +44,13 @@ def bar(symbol: str, minute: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def put(lake: Settings, rows: list[dict[str, Any]], replaced: list[dict[str, Any]] | None = None) -> Publication:
-    candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
-    keys = pa.Table.from_pylist(replaced or rows, schema=SILVER_OHLCV.arrow_schema()).select(list(SILVER_OHLCV.key))
-    return publish(load_table(lake, SILVER_OHLCV), SILVER_OHLCV, silver_day(MINUTE), candidate, keys, {"run": "1"})
+    candidate = pa.Table.from_pylist(rows, schema=FUTURES.bars.arrow_schema())
+    keys = pa.Table.from_pylist(replaced or rows, schema=FUTURES.bars.arrow_schema()).select(list(FUTURES.bars.key))
+    return publish(load_table(lake, FUTURES.bars), FUTURES.bars, silver_day(MINUTE), candidate, keys, {"run": "1"})
 
 
 def stored(lake: Settings) -> dict[tuple[str, datetime], dict[str, Any]]:
-    rows = load_table(lake, SILVER_OHLCV).scan().to_arrow().to_pylist()
+    rows = load_table(lake, FUTURES.bars).scan().to_arrow().to_pylist()
     by_key = {(row["symbol"], row["window_start"]): row for row in rows}
     assert len(by_key) == len(rows)
     return by_key
@@ -114,20 +114,20 @@ def test_version_changes_exactly_when_rows_of_its_interval_change(lake: Settings
 
 def test_files_of_another_day_are_not_rewritten(lake: Settings) -> None:
     next_day = bar("A", 5)
-    candidate = pa.Table.from_pylist([next_day], schema=SILVER_OHLCV.arrow_schema())
-    keys = candidate.select(list(SILVER_OHLCV.key))
+    candidate = pa.Table.from_pylist([next_day], schema=FUTURES.bars.arrow_schema())
+    keys = candidate.select(list(FUTURES.bars.key))
     window = silver_day(next_day["window_start"])
-    publish(load_table(lake, SILVER_OHLCV), SILVER_OHLCV, window, candidate, keys, {})
-    files = {task.file.file_path for task in load_table(lake, SILVER_OHLCV).scan().plan_files()}
+    publish(load_table(lake, FUTURES.bars), FUTURES.bars, window, candidate, keys, {})
+    files = {task.file.file_path for task in load_table(lake, FUTURES.bars).scan().plan_files()}
     put(lake, [bar("A")])
-    assert files < {task.file.file_path for task in load_table(lake, SILVER_OHLCV).scan().plan_files()}
+    assert files < {task.file.file_path for task in load_table(lake, FUTURES.bars).scan().plan_files()}
     assert len(stored(lake)) == 2
 
 
 def test_change_is_one_snapshot_so_time_travel_always_finds_the_row(lake: Settings) -> None:
     for number in range(1, 4):
         put(lake, [bar("A", trades=number)])
-    table = load_table(lake, SILVER_OHLCV)
+    table = load_table(lake, FUTURES.bars)
     operations = [snapshot.summary.operation for snapshot in table.metadata.snapshots if snapshot.summary]
     assert operations == [Operation.APPEND, Operation.OVERWRITE, Operation.OVERWRITE]
     for snapshot in table.metadata.snapshots:
@@ -138,12 +138,12 @@ def test_change_is_one_snapshot_so_time_travel_always_finds_the_row(lake: Settin
 def test_number_of_snapshots_is_bounded(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(6):
         put(lake, [bar("A", trades=number + 1)])
-    table = load_table(lake, SILVER_OHLCV)
+    table = load_table(lake, FUTURES.bars)
     assert expire_snapshots(table) == 0
     assert SNAPSHOTS_KEPT > 6
     assert expire_snapshots(table, keep=2) == 0, "replaced snapshots stay readable for some minutes"
     assert expire_snapshots(table, keep=2, readable_s=0) == 4
-    assert len(load_table(lake, SILVER_OHLCV).metadata.snapshots) == 2
+    assert len(load_table(lake, FUTURES.bars).metadata.snapshots) == 2
     assert stored(lake)["A", MINUTE]["trades"] == 6
 
 
@@ -165,11 +165,11 @@ def test_writer_that_lost_the_race_merges_with_the_other_writers_rows(
 
 
 def bars_table(*rows: dict[str, Any]) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=SILVER_OHLCV.arrow_schema())
+    return pa.Table.from_pylist(list(rows), schema=FUTURES.bars.arrow_schema())
 
 
 def test_keys_of_concatenates_the_keys_of_all_tables_in_order() -> None:
-    keys = keys_of(SILVER_OHLCV, bars_table(bar("A"), bar("B", 1)), bars_table(bar("C", 2)))
+    keys = keys_of(FUTURES.bars, bars_table(bar("A"), bar("B", 1)), bars_table(bar("C", 2)))
     assert keys.column_names == ["symbol", "window_start"]
     assert [(row["symbol"], row["window_start"] - MINUTE) for row in keys.to_pylist()] == [
         ("A", timedelta(0)),
@@ -182,7 +182,7 @@ def test_publication_has_the_snapshot_id_of_its_commit(lake: Settings) -> None:
     empty = put(lake, [])
     assert (empty.snapshot_id, empty.committed) == (None, False)
     changed = put(lake, [bar("A")])
-    snapshot = load_table(lake, SILVER_OHLCV).current_snapshot()
+    snapshot = load_table(lake, FUTURES.bars).current_snapshot()
     assert snapshot is not None
     assert (changed.snapshot_id, changed.committed) == (snapshot.snapshot_id, True)
 
@@ -190,7 +190,7 @@ def test_publication_has_the_snapshot_id_of_its_commit(lake: Settings) -> None:
 def test_snapshot_has_the_properties_of_its_publication(lake: Settings) -> None:
     for number in (1, 2):
         put(lake, [bar("A", trades=number)])
-        snapshot = load_table(lake, SILVER_OHLCV).current_snapshot()
+        snapshot = load_table(lake, FUTURES.bars).current_snapshot()
         assert snapshot is not None
         assert snapshot.summary is not None
         assert snapshot.summary["run"] == "1"
@@ -222,7 +222,7 @@ def test_lost_race_is_logged_and_the_commit_retried(
         {
             "event": "publish_retried",
             "log_level": "info",
-            "table": SILVER_OHLCV.full_name,
+            "table": FUTURES.bars.full_name,
             "attempt": 2,
         }
     ]
@@ -242,10 +242,10 @@ def test_snapshots_are_expired_after_every_commit_and_only_then(
 
 def test_snapshots_expire_once_as_many_are_due_as_are_kept(lake: Settings) -> None:
     for number in range(4):
-        table = load_table(lake, SILVER_OHLCV)
+        table = load_table(lake, FUTURES.bars)
         assert expire_snapshots(table, keep=2, readable_s=0) == 0, "fewer than two are due"
         put(lake, [bar("A", trades=number + 1)])
-    assert expire_snapshots(load_table(lake, SILVER_OHLCV), keep=2, readable_s=0) == 2
+    assert expire_snapshots(load_table(lake, FUTURES.bars), keep=2, readable_s=0) == 2
 
 
 def test_expiry_that_loses_the_race_does_nothing(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,7 +254,7 @@ def test_expiry_that_loses_the_race_does_nothing(lake: Settings, monkeypatch: py
 
     monkeypatch.setattr(commit, "expire", lose)
     with capture_logs() as logs:
-        assert expire_snapshots(load_table(lake, SILVER_OHLCV)) == 0
+        assert expire_snapshots(load_table(lake, FUTURES.bars)) == 0
     assert logs == [
         {
             "event": "snapshot_expiry_failed",
@@ -266,7 +266,7 @@ def test_expiry_that_loses_the_race_does_nothing(lake: Settings, monkeypatch: py
 
 
 def test_file_that_shares_a_manifest_with_a_replaced_file_stays(lake: Settings) -> None:
-    replace_files(load_table(lake, SILVER_OHLCV), AlwaysTrue(), bars_table(bar("A"), bar("A", 5)))
+    replace_files(load_table(lake, FUTURES.bars), AlwaysTrue(), bars_table(bar("A"), bar("A", 5)))
     for number in (2, 3, 4):
         put(lake, [bar("A", trades=number)])
     assert {minute - MINUTE: row["trades"] for (_, minute), row in stored(lake).items()} == {
@@ -279,8 +279,8 @@ def test_snapshot_lists_only_the_file_that_its_own_commit_deleted(lake: Settings
     files = []
     for number in range(1, 5):
         put(lake, [bar("A", trades=number)])
-        files += [task.file.file_path for task in load_table(lake, SILVER_OHLCV).scan().plan_files()]
-    table = load_table(lake, SILVER_OHLCV)
+        files += [task.file.file_path for task in load_table(lake, FUTURES.bars).scan().plan_files()]
+    table = load_table(lake, FUTURES.bars)
     snapshot = table.current_snapshot()
     assert snapshot is not None
     entries = [

@@ -7,14 +7,14 @@ from dataclasses import replace
 from cryptolake_assets.binance.archive_csv import BadLine
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.dead_letters import write_rejected_lines
-from cryptolake_assets.model.trade_tables import BRONZE_REJECTED
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 
 LINE = BadLine(3, "oops", "1 columns, expected 7")
 
 
 def reasons(lake: Settings) -> list[str]:
-    return sorted(load_table(lake, BRONZE_REJECTED).scan().to_arrow()["reason"].to_pylist())
+    return sorted(load_table(lake, FUTURES.rejected).scan().to_arrow()["reason"].to_pylist())
 
 
 def test_line_of_a_later_issue_or_release_is_stored_once(lake: Settings) -> None:

@@ -15,7 +15,7 @@ from cryptolake_assets.lake.gap_ledger import (
     read_gaps,
     read_missing,
 )
-from cryptolake_assets.model.trade_tables import BRONZE_GAPS
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 
 SEEN = datetime(2024, 7, 19, tzinfo=UTC)
@@ -45,11 +45,11 @@ def test_gap_is_read_back_as_written_and_as_closed(lake: Settings) -> None:
 def test_closed_gap_is_not_reopened_and_unchanged_gaps_commit_nothing(lake: Settings) -> None:
     sink = IcebergGapSink(lake)
     sink.write([CLOSED])
-    before = load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id
+    before = load_table(lake, FUTURES.gaps).metadata.current_snapshot_id
     sink.write([GAP])
     sink.write([CLOSED])
     assert read_gaps(lake) == [CLOSED]
-    assert load_table(lake, BRONZE_GAPS).metadata.current_snapshot_id == before
+    assert load_table(lake, FUTURES.gaps).metadata.current_snapshot_id == before
 
 
 def test_gap_wider_than_the_closed_one_is_stored_as_open(lake: Settings) -> None:

@@ -19,10 +19,9 @@ from cryptolake_assets.lake.migrations import (
     migrate,
     require_known_schema,
 )
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform.status import problems
 from cryptolake_assets.settings import Settings, load_settings
 
@@ -43,7 +42,7 @@ def schema_hash() -> str:
 
 
 def set_number(settings: Settings, number: int | None) -> None:
-    with load_table(settings, BRONZE_TRADES).transaction() as transaction:
+    with load_table(settings, FUTURES.trades).transaction() as transaction:
         if number is None:
             transaction.remove_properties(SCHEMA_PROPERTY)
         else:
@@ -69,7 +68,10 @@ def test_home_without_a_lake_has_no_schema_and_no_catalog_is_created(tmp_path: P
 
 
 def test_lake_without_a_schema_number_gets_the_current_columns(lake: Settings) -> None:
-    for spec, columns in ((SILVER_OHLCV, ("trades_dropped",)), (OPS_COVERAGE, ("evidence", "first_id", "last_id"))):
+    for spec, columns in (
+        (FUTURES.bars, ("trades_dropped",)),
+        (OPS_COVERAGE, ("evidence", "first_id", "last_id")),
+    ):
         with load_table(lake, spec).update_schema() as update:
             for column in columns:
                 update.delete_column(column)
@@ -118,7 +120,7 @@ def test_schema_number_of_another_process_is_not_lowered(lake: Settings) -> None
         set_number(settings, LATEST + 5)
 
     migrate(lake, [*MIGRATIONS, Migration(LATEST + 1, "overtaken", overtaken)])
-    assert load_table(lake, BRONZE_TRADES).properties[SCHEMA_PROPERTY] == str(LATEST + 5)
+    assert load_table(lake, FUTURES.trades).properties[SCHEMA_PROPERTY] == str(LATEST + 5)
 
 
 def test_lake_of_a_later_release_is_not_changed(lake: Settings) -> None:

@@ -12,7 +12,7 @@ from cryptolake_assets.lake import newest_trades as module
 from cryptolake_assets.lake.bronze_files import newest_hour
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.newest_trades import LOOK_BACK, newest_trades
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
@@ -30,7 +30,7 @@ def us(when: datetime) -> int:
 
 
 def test_empty_table_has_no_newest_trade(lake: Settings) -> None:
-    assert newest_hour(load_table(lake, BRONZE_TRADES)) is None
+    assert newest_hour(load_table(lake, FUTURES.trades)) is None
     assert found(lake) == {}
 
 
@@ -60,7 +60,7 @@ def test_only_the_newest_files_are_read(lake: Settings, monkeypatch: pytest.Monk
         append(lake, [trade(START + hour * HOUR, hour), trade(START + hour * HOUR, hour, symbol="ETHUSDT")])
     assert found(lake) == {"BTCUSDT": (7, us(START + 7 * HOUR)), "ETHUSDT": (7, us(START + 7 * HOUR))}
     assert len(paths) == 1
-    assert newest_hour(load_table(lake, BRONZE_TRADES)) == START + 7 * HOUR
+    assert newest_hour(load_table(lake, FUTURES.trades)) == START + 7 * HOUR
 
 
 def test_search_is_bounded_in_time_and_rows(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.relocation import relocate
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.lakes import open_old
@@ -32,14 +32,14 @@ def moved(source: Settings, home: Path) -> Settings:
 def test_moved_lake_keeps_its_rows_and_accepts_new_ones(lake: Settings, tmp_path: Path, home: str) -> None:
     append(lake, [trade(AT, 1)])
     append(lake, [trade(AT, 2)])
-    first = load_table(lake, BRONZE_TRADES).metadata.snapshots[0].snapshot_id
+    first = load_table(lake, FUTURES.trades).metadata.snapshots[0].snapshot_id
     (tmp_path / home).parent.mkdir(parents=True, exist_ok=True)
     settings = moved(lake, tmp_path / home)
-    table = load_table(settings, BRONZE_TRADES)
+    table = load_table(settings, FUTURES.trades)
     assert table.scan().to_arrow().column("trade_id").sort().to_pylist() == [1, 2]
     assert table.scan(snapshot_id=first).to_arrow().num_rows == 1
     append(settings, [trade(AT, 3)])
-    assert load_table(settings, BRONZE_TRADES).scan().to_arrow().num_rows == 3
+    assert load_table(settings, FUTURES.trades).scan().to_arrow().num_rows == 3
 
 
 @pytest.mark.parametrize("market", ["usdm", "spot"])
@@ -56,7 +56,7 @@ def test_manifests_of_spark_and_pyiceberg_change_only_their_paths(tmp_path: Path
 
 def described(settings: Settings) -> list[tuple[str, str]]:
     """Return the path and the other values of every manifest and data file of the trades table, all snapshots."""
-    table = load_table(settings, BRONZE_TRADES)
+    table = load_table(settings, FUTURES.trades)
     found = []
     for snapshot in table.metadata.snapshots:
         for manifest in snapshot.manifests(table.io):
@@ -77,4 +77,4 @@ def test_path_with_a_longer_directory_name_is_not_replaced(lake: Settings, tmp_p
     """The location `x` is not a prefix of the location `xy`."""
     append(lake, [trade(AT, 1)])
     relocate(lake.home / "warehouse", lake.catalog_db, lake.warehouse_location[:-1], "file:///elsewhere")
-    assert load_table(lake, BRONZE_TRADES).scan().to_arrow().num_rows == 1
+    assert load_table(lake, FUTURES.trades).scan().to_arrow().num_rows == 1

@@ -12,9 +12,10 @@ from cryptolake_assets.errors import LakeMarketError
 from cryptolake_assets.lake.bootstrap import FAMILY_PROPERTY, bootstrap
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.model.events import TradeEvent
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES, TRADE_COLUMNS
+from cryptolake_assets.model.trade_tables import TRADE_COLUMNS
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 
@@ -53,9 +54,9 @@ def test_lake_of_spot_rejects_the_futures_markets(tmp_path: Path) -> None:
 
 def test_lake_without_the_family_property_is_a_lake_of_futures(lake: Settings) -> None:
     append(lake, [trade(datetime(2024, 7, 19, tzinfo=UTC), 1)])
-    with load_table(lake, BRONZE_TRADES).transaction() as transaction:
+    with load_table(lake, FUTURES.trades).transaction() as transaction:
         transaction.remove_properties(FAMILY_PROPERTY)
     with pytest.raises(LakeMarketError, match="holds trades of futures"):
         bootstrap(lake.model_copy(update={"market": Market.SPOT}))
     assert bootstrap(lake) == []
-    assert load_table(lake, BRONZE_TRADES).properties[FAMILY_PROPERTY] == "futures"
+    assert load_table(lake, FUTURES.trades).properties[FAMILY_PROPERTY] == "futures"

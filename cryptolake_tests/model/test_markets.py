@@ -47,9 +47,8 @@ def test_markets_have_different_addresses_and_only_futures_share_a_lake() -> Non
     assert set(VENUES) == set(Market)
     for name in ("exchange", "ws_base_url", "rest_base_url", "rest_path", "archive_path"):
         assert len({getattr(venue, name) for venue in VENUES.values()}) == 3, name
-    assert exchanges_of(USD_M) == ("binance_futures", "binance_futures_coin")
-    assert exchanges_of(COIN_M) == ("binance_futures_coin", "binance_futures")
-    assert exchanges_of(SPOT) == ("binance_spot",)
+    assert exchanges_of(Family.FUTURES) == ("binance_futures_coin", "binance_futures")
+    assert exchanges_of(Family.SPOT) == ("binance_spot",)
 
 
 def test_weight_of_klines_depends_on_the_limit() -> None:

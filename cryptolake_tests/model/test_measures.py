@@ -11,8 +11,8 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import Column
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import (
     BAR_MEASURES,
     DAILY_MEASURES,
@@ -28,10 +28,9 @@ from cryptolake_assets.model.measures import (
     with_derived,
 )
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 
 
-@pytest.mark.parametrize(("measures", "source"), [(BAR_MEASURES, BRONZE_TRADES), (DAILY_MEASURES, SILVER_OHLCV)])
+@pytest.mark.parametrize(("measures", "source"), [(BAR_MEASURES, FUTURES.trades), (DAILY_MEASURES, FUTURES.bars)])
 def test_every_column_not_set_by_the_refresh_has_a_lineage(measures: list[Measure], source: TableSpec) -> None:
     sources = lineage(measures, source.column_names)
     published = {measure.name for measure in measures if measure.published}
@@ -40,8 +39,8 @@ def test_every_column_not_set_by_the_refresh_has_a_lineage(measures: list[Measur
 
 def test_lineage_includes_derived_and_unpublished_measures() -> None:
     bars, days = (
-        lineage(BAR_MEASURES, BRONZE_TRADES.column_names),
-        lineage(DAILY_MEASURES, SILVER_OHLCV.column_names),
+        lineage(BAR_MEASURES, FUTURES.trades.column_names),
+        lineage(DAILY_MEASURES, FUTURES.bars.column_names),
     )
     assert bars["open"] == ("event_time", "price", "trade_id")
     assert bars["vwap"] == ("price", "qty")
@@ -90,7 +89,7 @@ def test_daily_row_aggregates_the_bars_of_the_day() -> None:
         (midnight, *map(Decimal, (1, 3, 1, 2, 1, 2)), 5, Decimal(0), None, True),
         (midnight + timedelta(minutes=1), *map(Decimal, (2, 5, 2, 4, 3, 9)), 6, Decimal(1), 1, True),
     ]
-    schema = pa.schema([SILVER_OHLCV.arrow_schema().field(name) for name in names])
+    schema = pa.schema([FUTURES.bars.arrow_schema().field(name) for name in names])
     rows = [dict(zip(names, values, strict=True)) for values in bars]
     with open_duckdb() as duck:
         duck.register("bars", pa.Table.from_pylist(rows, schema))

@@ -20,8 +20,8 @@ from cryptolake_assets.errors import BackupError, HomeError, MaintenanceInUseErr
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots
 from cryptolake_assets.lake.maintenance.expiry import QUERY_ID
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.platform import backup as module
 from cryptolake_assets.platform import kafka, lifecycle
 from cryptolake_assets.platform.backup import EPOCH_ID, backup
@@ -73,7 +73,7 @@ def home(lake: Settings) -> Iterator[Settings]:
 
 
 def ids(settings: Settings) -> list[int]:
-    rows = load_table(settings, BRONZE_TRADES).scan().to_arrow()
+    rows = load_table(settings, FUTURES.trades).scan().to_arrow()
     return sorted(rows.column("trade_id").to_pylist())
 
 
@@ -88,11 +88,11 @@ def test_restored_home_has_all_parts(home: Settings, tmp_path: Path, place: str)
     target = home if place == "same home" else load_settings(home=tmp_path / "far" / "币安人生 home")
     restore(target, tmp_path / "copy")
     assert ids(target) == [1, 2]
-    first = load_table(target, BRONZE_TRADES).metadata.snapshots[0].snapshot_id
-    assert load_table(target, BRONZE_TRADES).scan(snapshot_id=first).to_arrow().num_rows == 1
+    first = load_table(target, FUTURES.trades).metadata.snapshots[0].snapshot_id
+    assert load_table(target, FUTURES.trades).scan(snapshot_id=first).to_arrow().num_rows == 1
     append(target, [trade(AT, 3)])
     assert ids(target) == [1, 2, 3]
-    assert {table.name: table.rows for table in manifest.tables}[".".join(BRONZE_TRADES.identifier)] == 2
+    assert {table.name: table.rows for table in manifest.tables}[".".join(FUTURES.trades.identifier)] == 2
     assert {table.name for table in manifest.tables} == {".".join(spec.identifier) for spec in TABLES}
     with closing(sqlite3.connect(target.dagster_home / "history" / "runs.db")) as connection:
         assert connection.execute("SELECT id FROM runs").fetchall() == [("one",)]
@@ -151,7 +151,7 @@ def test_backup_waits_for_maintenance(home: Settings, tmp_path: Path, monkeypatc
 
 def stream_commit(settings: Settings, batch: int) -> None:
     """Commit a batch as Spark's sink does."""
-    table = load_table(settings, BRONZE_TRADES)
+    table = load_table(settings, FUTURES.trades)
     rows = table.scan(limit=1).to_arrow()
     table.append(rows, snapshot_properties={QUERY_ID: QUERY, EPOCH_ID: str(batch)})
 
@@ -195,13 +195,13 @@ def test_snapshots_that_expire_during_the_copy_are_omitted(home: Settings, tmp_p
         if name.endswith(".metadata.json") and not expired:
             expired.append(0)
             append(home, [trade(AT, 3)])
-            expired.append(expire_snapshots(load_table(home, BRONZE_TRADES), keep=1, readable_s=0))
+            expired.append(expire_snapshots(load_table(home, FUTURES.trades), keep=1, readable_s=0))
 
     backup(home, tmp_path / "copy", expire_once)
     assert expired[-1] > 0
     shutil.rmtree(home.home)
     restore(home, tmp_path / "copy")
-    table = load_table(home, BRONZE_TRADES)
+    table = load_table(home, FUTURES.trades)
     for snapshot in table.metadata.snapshots:
         assert table.scan(snapshot_id=snapshot.snapshot_id).to_arrow().num_rows > 0
     listed = {file.path for file in read_manifest(tmp_path / "copy").files}

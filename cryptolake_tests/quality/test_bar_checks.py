@@ -11,7 +11,7 @@ import pytest
 
 from cryptolake_assets.ingest import archive_checks
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.quality import batch_checks, stream_minute_checks
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
@@ -58,13 +58,13 @@ def bar(minute: int = 0, **changes: Any) -> dict[str, Any]:
 
 
 def failed(*bars: dict[str, Any]) -> list[CheckOutcome]:
-    candidate = pa.Table.from_pylist(list(bars), schema=SILVER_OHLCV.arrow_schema())
+    candidate = pa.Table.from_pylist(list(bars), schema=FUTURES.bars.arrow_schema())
     return failed_of(candidate)
 
 
 def failed_of(candidate: pa.Table) -> list[CheckOutcome]:
     with open_duckdb() as duck:
-        outcomes = check_candidate(duck, SILVER_OHLCV, candidate, ROW_CHECKS["silver"])
+        outcomes = check_candidate(duck, FUTURES.bars, candidate, ROW_CHECKS["silver"])
     return [outcome for outcome in outcomes if not outcome.passed]
 
 
@@ -97,7 +97,7 @@ def test_duplicate_bars_fail_unique_key() -> None:
 
 
 def test_different_column_type_fails_schema() -> None:
-    candidate = pa.Table.from_pylist([bar()], schema=SILVER_OHLCV.arrow_schema())
+    candidate = pa.Table.from_pylist([bar()], schema=FUTURES.bars.arrow_schema())
     widened = candidate.set_column(2, "open", candidate["open"].cast(pa.decimal128(20, 8)))
     assert [outcome.name for outcome in failed_of(widened)] == ["schema"]
 

@@ -23,8 +23,8 @@ from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import publish
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import Column
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
 from cryptolake_tests.support.waiting import wait_for
@@ -57,10 +57,10 @@ def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
 
 def put(lake: Settings, rows: list[dict[str, Any]]) -> int:
     """Publish bars of one day as a Silver run does; return the snapshot id."""
-    candidate = pa.Table.from_pylist(rows, schema=SILVER_OHLCV.arrow_schema())
+    candidate = pa.Table.from_pylist(rows, schema=FUTURES.bars.arrow_schema())
     window = silver_day(rows[0]["window_start"])
-    keys = candidate.select(list(SILVER_OHLCV.key))
-    published = publish(load_table(lake, SILVER_OHLCV), SILVER_OHLCV, window, candidate, keys, {"run": "test"})
+    keys = candidate.select(list(FUTURES.bars.key))
+    published = publish(load_table(lake, FUTURES.bars), FUTURES.bars, window, candidate, keys, {"run": "test"})
     assert published.snapshot_id is not None
     return published.snapshot_id
 
@@ -73,7 +73,7 @@ def starts() -> list[datetime]:
 def put_days(lake: Settings) -> None:
     """Publish the bars of `starts()` for each symbol in one snapshot, one file per day as Silver runs write them."""
     now = datetime.now(UTC)
-    append(lake, SILVER_OHLCV, [bar(symbol, start, updated_at=now) for start in starts() for symbol in SYMBOLS])
+    append(lake, FUTURES.bars, [bar(symbol, start, updated_at=now) for start in starts() for symbol in SYMBOLS])
 
 
 def trade(symbol: str, trade_id: int, event_time: datetime) -> dict[str, Any]:

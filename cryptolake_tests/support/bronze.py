@@ -14,7 +14,7 @@ import pyarrow as pa
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.columns import PRICE
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.reference import Trade
 
@@ -43,8 +43,8 @@ def trade(when: datetime, trade_id: int, price: str = "100.5", qty: str = "0.25"
 
 def append(settings: Settings, trades: Iterable[Trade]) -> int:
     """Append trades to Bronze in one commit, as a micro-batch does; return its sequence number."""
-    table = load_table(settings, BRONZE_TRADES)
-    table.append(pa.Table.from_pylist(list(trades), schema=BRONZE_TRADES.arrow_schema()))
+    table = load_table(settings, FUTURES.trades)
+    table.append(pa.Table.from_pylist(list(trades), schema=FUTURES.trades.arrow_schema()))
     snapshot = table.current_snapshot()
     assert snapshot is not None
     assert snapshot.sequence_number is not None
@@ -55,9 +55,11 @@ def append_narrow(settings: Settings, trades: Iterable[Trade]) -> None:
     """Append trades with quantities of decimal(18,8), as releases before schema 2 wrote them."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-    table = load_table(settings, BRONZE_TRADES)
-    columns = tuple(replace(column, type=PRICE) if column.name == "qty" else column for column in BRONZE_TRADES.columns)
-    narrow = replace(BRONZE_TRADES, columns=columns)
+    table = load_table(settings, FUTURES.trades)
+    columns = tuple(
+        replace(column, type=PRICE) if column.name == "qty" else column for column in FUTURES.trades.columns
+    )
+    narrow = replace(FUTURES.trades, columns=columns)
     schema = narrow.iceberg_schema().model_copy(update={"schema_id": table.schema().schema_id})
     metadata = table.metadata.model_copy(update={"schemas": [schema]})
     rows = pa.Table.from_pylist(list(trades), schema=narrow.arrow_schema())

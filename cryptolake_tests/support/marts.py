@@ -16,7 +16,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
 from cryptolake_assets.lake.filters import gold_month
 from cryptolake_assets.marts_definitions import build_definitions
-from cryptolake_assets.model.bar_tables import GOLD_DAILY
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.platform.dbt import EXECUTABLE
 from cryptolake_assets.settings import Settings
@@ -59,13 +59,13 @@ def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> N
         }
         for (symbol, day), stats in reference_daily(bars).items()
     ]
-    candidate = pa.Table.from_pylist(rows, schema=GOLD_DAILY.arrow_schema())
+    candidate = pa.Table.from_pylist(rows, schema=FUTURES.daily.arrow_schema())
     publish(
-        load_table(settings, GOLD_DAILY),
-        GOLD_DAILY,
+        load_table(settings, FUTURES.daily),
+        FUTURES.daily,
         gold_month(FIRST.date()),
         candidate,
-        keys_of(GOLD_DAILY, candidate),
+        keys_of(FUTURES.daily, candidate),
         {},
     )
 

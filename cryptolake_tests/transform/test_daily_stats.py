@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.model.bar_tables import GOLD_DAILY
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.transform.daily_stats import daily_stats_from_aggregates
 
 DAY = date(2024, 7, 18)
-NOTHING = GOLD_DAILY.arrow_schema().empty_table()
+NOTHING = FUTURES.daily.arrow_schema().empty_table()
 
 
 def aggregate(**changes: Any) -> pa.Table:

@@ -13,7 +13,7 @@ import pytest
 
 from cryptolake_assets.lake.bronze_files import files_between
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
@@ -44,7 +44,7 @@ def aggregated(lake: Settings) -> Callable[[], tuple[list[dict[str, Any]], RowCo
     append(lake, trades + trades[:100])
 
     def aggregate() -> tuple[list[dict[str, Any]], RowCounts]:
-        table = load_table(lake, BRONZE_TRADES)
+        table = load_table(lake, FUTURES.trades)
         ((_, made),) = DuckDBEngine(lake).minute_aggregates(
             table.metadata.current_snapshot_id or 0, [START], None, CONTEXT
         )
@@ -70,7 +70,7 @@ def test_parts_are_full_minutes_without_gaps(
     lake: Settings, aggregated: object, monkeypatch: pytest.MonkeyPatch, rows_at_once: int
 ) -> None:
     monkeypatch.setattr(duckdb_engine, "ROWS_AT_ONCE", rows_at_once)
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     files = files_between(table, table.metadata.current_snapshot_id or 0, START, START + HOUR)
     parts = list(duckdb_engine._split(files, START, START + HOUR))
     assert (parts[0][0], parts[-1][1]) == (START, START + HOUR)
@@ -85,7 +85,7 @@ def test_trades_of_another_market_with_the_same_symbol_make_no_bar(lake: Setting
     of_futures = [trade(moment, number, price="10") for number in range(3)]
     of_spot = [trade(moment, number, price="99", qty="5", exchange="binance_spot") for number in range(7)]
     append(lake, [row for row in of_futures + of_spot if row["exchange"] in exchanges])
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     for context, own in ((CONTEXT, of_futures), (SPOT_CONTEXT, of_spot)):
         made = DuckDBEngine(lake).minute_aggregates(table.metadata.current_snapshot_id or 0, [START], None, context)
         ((_, aggregates),) = made

@@ -10,7 +10,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES, SILVER_QUARANTINE
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import load_inputs, quarantine
@@ -91,7 +91,7 @@ def test_quarantined_trades_are_limited_to_the_hours(covered: Settings) -> None:
 
 def advance(settings: Settings) -> int:
     rules = load_run_inputs(settings, NEVER, NEVER).rules
-    return advance_quarantine(settings, load_table(settings, BRONZE_TRADES), rules, "test")
+    return advance_quarantine(settings, load_table(settings, FUTURES.trades), rules, "test")
 
 
 @pytest.mark.parametrize("max_days", [31, 2], ids=["each day", "range of days"])
@@ -110,5 +110,5 @@ def test_broken_trade_is_quarantined_once_on_any_day(
     assert advance(covered) == 4
     append(covered, [*broken, trade(START, 5, qty="0")])
     assert advance(covered) == 1
-    rows = load_table(covered, SILVER_QUARANTINE).scan().to_arrow()
+    rows = load_table(covered, FUTURES.quarantine).scan().to_arrow()
     assert sorted(rows["trade_id"].to_pylist()) == [1, 2, 3, 4, 5]

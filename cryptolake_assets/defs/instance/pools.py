@@ -12,7 +12,7 @@ import dagster as dg
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.tables import POOLED_TABLES
 
-ARCHIVE_POOL = "bronze_futures_trades_archive"  # runs that load the archive into `BRONZE_TRADES`
+ARCHIVE_POOL = "bronze_futures_trades_archive"  # runs that load the archive into `FUTURES.trades`
 
 MARTS_POOL = MARTS_NAMESPACE  # dbt's runs: one merges at a time
 

@@ -20,8 +20,8 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -59,8 +59,8 @@ def compact_hours(settings: Settings, spark: SparkSession, hours: Sequence[datet
     writers; use it for closed hours, because an open hour would soon be due again. Manifests are not rewritten. Raises
     `SparkError` if Spark fails; the table is then unchanged.
     """
-    _set_layout(load_table(settings, BRONZE_TRADES))
-    call_procedure(spark, BRONZE_TRADES, _rewrite_files([(hour, hour + HOUR) for hour in hours]))
+    _set_layout(load_table(settings, FUTURES.trades))
+    call_procedure(spark, FUTURES.trades, _rewrite_files([(hour, hour + HOUR) for hour in hours]))
 
 
 def compact_table(spark: SparkSession, spec: TableSpec, min_files: int) -> None:
@@ -92,7 +92,7 @@ def _rewrite_files(intervals: Sequence[tuple[datetime, datetime]]) -> str:
         for first, last in intervals
     )
     return f"""CALL {CATALOG}.system.rewrite_data_files(
-      table => '{_name(BRONZE_TRADES)}',
+      table => '{_name(FUTURES.trades)}',
       strategy => 'sort',
       sort_order => '{SORT_ORDER}',
       where => "{where}",

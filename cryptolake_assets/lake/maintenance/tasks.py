@@ -26,9 +26,9 @@ from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, his
 from cryptolake_assets.lake.maintenance.layout import LiveFile, TableState, live_files, small_manifests, state_of
 from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums, remove_orphans
 from cryptolake_assets.lake.marts import marts_tables
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -216,7 +216,7 @@ class _TableMaintainer:
         if spec.rewritten:
             return ""
         files = live_files(table)
-        if spec is BRONZE_TRADES:
+        if spec is FUTURES.trades:
             hours = self._due_hours(files, table)
             if hours:
                 compaction.compact_hours(self._settings, self._spark, hours)

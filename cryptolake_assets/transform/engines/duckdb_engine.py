@@ -24,9 +24,8 @@ from cryptolake_assets.lake.bronze_files import (
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scan
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
@@ -66,7 +65,7 @@ class DuckDBEngine:
     def minute_aggregates(
         self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
-        bronze = load_table(self._settings, BRONZE_TRADES)
+        bronze = load_table(self._settings, FUTURES.trades)
 
         def of_hour(hour: datetime) -> MinuteAggregates:
             first, last = narrowed(hour, hour + HOUR, minutes)
@@ -85,10 +84,10 @@ class DuckDBEngine:
 
     def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
         start = datetime.combine(day, day_time(), UTC)
-        silver = load_table(self._settings, SILVER_OHLCV)
+        silver = load_table(self._settings, FUTURES.bars)
         tasks = silver.scan(snapshot_id=snapshot_id, row_filter=silver_day(start)).plan_files()
         with open_duckdb() as duck:
-            source = scan(duck, [local_path(task.file.file_path) for task in tasks], SILVER_OHLCV, evolving=True)
+            source = scan(duck, [local_path(task.file.file_path) for task in tasks], FUTURES.bars, evolving=True)
             return duck.sql(
                 f"SELECT symbol, {select_list(DAILY_MEASURES, DUCKDB)} FROM {source} "
                 f"WHERE window_start >= {sql_time(start)} AND window_start < {sql_time(start + DAY)} GROUP BY symbol"

@@ -17,10 +17,9 @@ import structlog
 
 from cryptolake_assets.lake.bronze_files import constants_of, files_between, quantities_fit
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.model.bar_tables import SILVER_OHLCV
 from cryptolake_assets.model.columns import PRICE
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
@@ -96,7 +95,7 @@ class SparkEngine:
         start = f"TIMESTAMP '{day.isoformat()} 00:00:00+00:00'"
         return self._spark.sql(
             f"SELECT symbol, {select_list(DAILY_MEASURES, SPARK)} "
-            f"FROM {SILVER_OHLCV.full_name} VERSION AS OF {snapshot_id} "
+            f"FROM {FUTURES.bars.full_name} VERSION AS OF {snapshot_id} "
             f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY symbol"
         ).toArrow()
 
@@ -129,7 +128,7 @@ class SparkEngine:
     def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
         """Yield a FROM clause over the trades of the hours, or of the given minutes in them."""
         first, last = narrowed(hours[0], hours[-1] + HOUR, minutes)
-        files = files_between(load_table(self._settings, BRONZE_TRADES), snapshot_id, first, last)
+        files = files_between(load_table(self._settings, FUTURES.trades), snapshot_id, first, last)
         constants = constants_of(files, OFTEN_CONSTANT)
         values = {name: f"{sql_string(value)} AS {name}" for name, value in constants.items()}
         if quantities_fit(files, PRICE):
@@ -137,7 +136,7 @@ class SparkEngine:
             values["qty"] = f"CAST(qty AS {PRICE}) AS qty"
         read = ", ".join(values.get(name, name) for name in READ)
         source = (
-            f"SELECT {read} FROM {BRONZE_TRADES.full_name} VERSION AS OF {snapshot_id} "
+            f"SELECT {read} FROM {FUTURES.trades.full_name} VERSION AS OF {snapshot_id} "
             f"WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"
         )
         if minutes is None:

@@ -19,7 +19,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import replace_files
 from cryptolake_assets.lake.maintenance import expiry
 from cryptolake_assets.lake.maintenance.expiry import QUERY_ID, SnapshotVersion, due_snapshots, expire, history_of
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 
@@ -117,11 +117,11 @@ def table(lake: Settings) -> Table:
     """Make eight snapshots: five appends, an overwrite of all their files by one, and two more appends."""
     for number in range(5):
         append(lake, [trade(HOUR, number)])
-    bronze = load_table(lake, BRONZE_TRADES)
+    bronze = load_table(lake, FUTURES.trades)
     replace_files(bronze, AlwaysTrue(), bronze.scan().to_arrow())
     for number in (5, 6):
         append(lake, [trade(HOUR, number)])
-    return load_table(lake, BRONZE_TRADES)
+    return load_table(lake, FUTURES.trades)
 
 
 def oldest(table: Table, number: int) -> list[int]:
@@ -162,7 +162,7 @@ def test_head_and_tagged_snapshots_stay(table: Table) -> None:
 
 
 def test_concurrent_expiry_deletes_no_needed_file(lake: Settings, table: Table) -> None:
-    other = load_table(lake, BRONZE_TRADES)
+    other = load_table(lake, FUTURES.trades)
 
     def choose_after_the_other(mine: Table) -> list[int]:
         if other.metadata.current_snapshot_id and len(other.metadata.snapshots) == 8:
@@ -194,7 +194,7 @@ def test_writers_concurrent_with_expiry_lose_no_rows(lake: Settings, table: Tabl
     stop = threading.Event()
 
     def keep_expiring() -> None:
-        mine = load_table(lake, BRONZE_TRADES)
+        mine = load_table(lake, FUTURES.trades)
         while not stop.is_set():
             expire(mine.refresh(), lambda table: [version.snapshot_id for version in history_of(table)[:-2]])
 
@@ -214,6 +214,6 @@ def test_writers_concurrent_with_expiry_lose_no_rows(lake: Settings, table: Tabl
 
 def test_streaming_commit_is_identified_by_its_property(lake: Settings) -> None:
     append(lake, [trade(HOUR, 1)])
-    bronze = load_table(lake, BRONZE_TRADES)
+    bronze = load_table(lake, FUTURES.trades)
     bronze.append(bronze.scan().to_arrow(), snapshot_properties={QUERY_ID: "a-query"})
     assert [version.query_id for version in history_of(bronze)] == [None, "a-query"]

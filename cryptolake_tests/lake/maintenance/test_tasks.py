@@ -28,8 +28,8 @@ from cryptolake_assets.lake.maintenance.tasks import (
     maintain,
     maintenance_lock,
 )
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.trade_tables import BRONZE_TRADES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
@@ -112,10 +112,10 @@ def test_layout_is_read_from_the_metadata(lake: Settings) -> None:
     assert small_files(lake) == {spec.full_name: 0 for spec in TABLES}
     append(lake, [trade(START, 1), trade(START + HOUR, 2)])
     append(lake, [trade(START, 3)])
-    table = load_table(lake, BRONZE_TRADES)
+    table = load_table(lake, FUTURES.trades)
     hour = int(START.timestamp()) // 3600
     assert sorted(file.partition for file in live_files(table)) == [(hour,), (hour,), (hour + 1,)]
-    assert small_files(lake)[BRONZE_TRADES.full_name] == 2
+    assert small_files(lake)[FUTURES.trades.full_name] == 2
     assert small_manifests(table) == 2
 
 
@@ -130,10 +130,10 @@ def test_compaction_without_spark_raises_an_error_and_changes_nothing(lake: Sett
     for number in range(5):
         append(lake, [trade(START, number)])
     eager = lake.model_copy(update={"compaction_grace_s": 0, "spark_connect_port": 1})
-    before = load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id
+    before = load_table(lake, FUTURES.trades).metadata.current_snapshot_id
     with pytest.raises(SparkError, match="cryptolake up"):
         maintain(eager, Task.COMPACTION, StreamPosition(LONG_CLOSED))
-    assert load_table(lake, BRONZE_TRADES).metadata.current_snapshot_id == before
+    assert load_table(lake, FUTURES.trades).metadata.current_snapshot_id == before
 
 
 def test_snapshots_expire_without_spark_and_are_reported(lake: Settings) -> None:
