@@ -23,6 +23,7 @@ from tenacity import RetryCallState, Retrying
 from cryptolake_assets.errors import ArchiveChecksumError, ArchiveMissingError, ExchangeError
 from cryptolake_assets.http.http_client import HttpClient, HttpResponse, RetryPolicy
 from cryptolake_assets.http.http_request import HttpRequest
+from cryptolake_assets.model.family_tables import FAMILY_TABLES, FamilyTables
 from cryptolake_assets.model.markets import Family, Venue, venue_of
 
 log = structlog.get_logger(__name__)
@@ -49,6 +50,11 @@ class ArchiveFile:
     @property
     def venue(self) -> Venue:
         return venue_of(self.symbol, self.family)
+
+    @property
+    def tables(self) -> FamilyTables:
+        """The tables of its family."""
+        return FAMILY_TABLES[self.family]
 
     @property
     def start_ms(self) -> int:

@@ -147,7 +147,7 @@ def _report_other_days(
     context: dg.AssetExecutionContext, spec: TableSpec, publication: "Publication", day: date
 ) -> None:
     """Report the changed rows of other days than the run's, so that assets downstream of those days run too."""
-    changed = {_day_of(value) for value in publication.changed_keys.column(spec.key[0]).to_pylist()}
+    changed = {_day_of(value) for value in publication.changed_keys.column(spec.time_column).to_pylist()}
     for other in sorted(changed - {day}):
         key = other.strftime(DAY_FORMAT)
         if context.assets_def.partitions_def.has_partition_key(key):
@@ -163,10 +163,10 @@ def _day_of(value: date) -> date:
 
 
 def _version(publication: "Publication", spec: TableSpec, day: date) -> str:
-    """Return the data version of a day's rows, by the first column of the table's key."""
+    """Return the data version of a day's rows."""
     import pyarrow as pa
 
-    column = spec.key[0]
+    column = spec.time_column
     if pa.types.is_date(publication.stamps.schema.field(column).type):
         return publication.version(column, day, day + timedelta(days=1))
     start = datetime.combine(day, time(), UTC)

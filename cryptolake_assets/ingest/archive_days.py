@@ -1,4 +1,4 @@
-"""Load history from the public archive: a day of a symbol's aggregate trades into `bronze.futures_trades`.
+"""Load history from the public archive: a day of a symbol's aggregate trades into its family's table of trades.
 
 A file is verified, parsed and written in blocks, checked, and committed at once in place of the day's earlier issue.
 Its trades have the ids of the live `aggTrade` stream, so Silver deduplicates trades that came from both.
@@ -34,7 +34,6 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.dead_letters import write_rejected_lines
 from cryptolake_assets.lake.hour_files import HourFiles
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.settings import Settings
@@ -134,10 +133,10 @@ def load_day(
         started = time.monotonic()
         sha256 = client.checksum(file)
         if not reload and _recorded(settings, file) == sha256:
-            rows = count_day(load_table(settings, FUTURES.trades), file.venue.exchange, file.symbol, file.day)
+            rows = count_day(load_table(settings, file.tables.trades), file.venue.exchange, file.symbol, file.day)
             log.info("archive_day_skipped", symbol=file.symbol, day=file.day.isoformat(), rows=rows)
             return LoadedDay(file, Outcome.UNCHANGED, sha256, rows)
-        path = client.fetch(file, sha256, settings.archive_dir, downloaded)
+        path = client.fetch(file, sha256, settings.archive_dir / file.venue.exchange, downloaded)
         loaded = _load(settings, client.url(file), file, path, sha256, run_id, started, written)
         path.unlink()
         return loaded
@@ -155,7 +154,7 @@ def _load(
 ) -> LoadedDay:
     from pyiceberg.exceptions import CommitFailedException, ValidationException
 
-    table = load_table(settings, FUTURES.trades)
+    table = load_table(settings, file.tables.trades)
     size_bytes = path.stat().st_size
     hour_files, inspection = HourFiles(table), Inspection(file)
     try:
@@ -224,7 +223,7 @@ def write_day(
     path: Path, file: ArchiveFile, hour_files: HourFiles, inspection: Inspection, written: RowsWritten | None = None
 ) -> list[DataFile]:
     """Write the zip's accepted rows as data files; one block is parsed while another is written."""
-    received, schema = datetime.now(UTC), FUTURES.trades.arrow_schema()
+    received, schema = datetime.now(UTC), file.tables.trades.arrow_schema()
     for block in prefetch(_read(path, file)):
         if (rows := inspection.add_block(block)).num_rows:
             hour_files.write(_bronze_rows(rows, file, received, schema))
@@ -238,7 +237,7 @@ def _read(path: Path, file: ArchiveFile) -> Iterator[Block]:
 
 
 def _bronze_rows(block: pa.Table, file: ArchiveFile, received: datetime, schema: pa.Schema) -> pa.Table:
-    """Return rows of `bronze.futures_trades`; constant text columns are dictionaries of one value."""
+    """Return rows of the table of trades; constant text columns are dictionaries of one value."""
     import pyarrow as pa
 
     number = block.num_rows

@@ -19,7 +19,6 @@ from cryptolake_assets.lake.coverage import change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MARKET, MINUTE_MS
@@ -137,7 +136,8 @@ def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
     """
     klines = _official_minutes(settings, file)
     aggregates = _minutes_of_bronze(settings, file) if klines else {}
-    coverage = read_coverage(settings, symbols=[file.symbol])
+    exchange = file.venue.exchange
+    coverage = (row for row in read_coverage(settings, symbols=[file.symbol]) if row.exchange == exchange)
     by_ids = CompletenessIndex((row for row in coverage if row.of_archive and row.evidence is Evidence.IDS), {}, 0)
     nothing = (0, Decimal(0))
     minutes = [
@@ -155,7 +155,7 @@ def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
         replaced = [row for row in before if row.evidence is Evidence.KLINES and is_of_day(row, file.start_ms)]
         return [row for row in before if row not in replaced] + rows
 
-    change_archive_rows(settings, file.venue.exchange, file.symbol, change)
+    change_archive_rows(settings, exchange, file.symbol, change)
     return len(minutes)
 
 
@@ -173,9 +173,10 @@ def _consecutive(minutes: Sequence[int]) -> list[tuple[int, int]]:
 def _official_minutes(settings: Settings, file: ArchiveFile) -> Mapping[int, tuple[int, Decimal]]:
     """Return trade count and volume of the day's official klines by open time (ms)."""
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
-    of_day = all_of(at_least("open_time", start), below("open_time", start + DAY), equal("symbol", file.symbol))
+    of_symbol = (equal("exchange", file.venue.exchange), equal("symbol", file.symbol))
+    of_day = all_of(at_least("open_time", start), below("open_time", start + DAY), *of_symbol)
     fields = ("open_time", "trades", "volume")
-    rows = load_table(settings, FUTURES.klines).scan(row_filter=of_day, selected_fields=fields).to_arrow()
+    rows = load_table(settings, file.tables.klines).scan(row_filter=of_day, selected_fields=fields).to_arrow()
     return {round(row["open_time"].timestamp() * 1000): (row["trades"], row["volume"]) for row in rows.to_pylist()}
 
 
@@ -187,7 +188,8 @@ def _minutes_of_bronze(settings: Settings, file: ArchiveFile) -> Mapping[int, tu
         *(equal("exchange", file.venue.exchange), equal("stream", STREAM), equal("trade_type", MARKET)),
     )
     fields = ("event_time", "trade_id", "qty", "first_trade_id", "last_trade_id")
-    rows: pa.Table = load_table(settings, FUTURES.trades).scan(row_filter=of_day, selected_fields=fields).to_arrow()
+    table = load_table(settings, file.tables.trades)
+    rows: pa.Table = table.scan(row_filter=of_day, selected_fields=fields).to_arrow()
     with open_duckdb() as duck:
         duck.register("aggregates", rows)
         minutes = duck.sql(

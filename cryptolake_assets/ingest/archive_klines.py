@@ -1,4 +1,4 @@
-"""Load a symbol's day of official one-minute klines from the archive into `bronze.futures_klines_1m`.
+"""Load a symbol's day of official one-minute klines from the archive into its family's table of klines.
 
 A day is one small file, so each load fetches and compares it. The same issue changes nothing; another issue replaces
 earlier archive klines, and REST klines of the same minutes.
@@ -23,7 +23,6 @@ from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
 from cryptolake_assets.ingest.klines import ARCHIVE, record, replace_klines
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.windows import DAY, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
@@ -88,12 +87,12 @@ def load_klines(
     with FileLock(settings.run_dir / "archive.lock"):
         started = time.monotonic()
         sha256 = client.checksum(file)
-        path = client.fetch(file, sha256, settings.archive_dir, downloaded)
+        path = client.fetch(file, sha256, settings.archive_dir / file.venue.exchange, downloaded)
         try:
             klines, rejected_lines = read_kline_zip(path, file)
         finally:
             path.unlink()
-        rows = [record(file.symbol, kline, ARCHIVE) for kline in klines]
+        rows = [record(file.venue.exchange, file.symbol, kline, ARCHIVE) for kline in klines]
         before = _archived(settings, file)
         start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
         publication = replace_klines(settings, start, rows, [*before, *rows], run_id)
@@ -140,6 +139,8 @@ def _archived(settings: Settings, file: ArchiveFile) -> list[dict[str, Any]]:
     """Return the stored archive klines of the symbol's day."""
     start = datetime.fromtimestamp(file.start_ms / 1000, UTC)
     of_day = (at_least("open_time", start), below("open_time", start + DAY))
-    condition = all_of(*of_day, equal("symbol", file.symbol), equal("source", ARCHIVE))
-    found: list[dict[str, Any]] = load_table(settings, FUTURES.klines).scan(row_filter=condition).to_arrow().to_pylist()
+    of_symbol = (equal("exchange", file.venue.exchange), equal("symbol", file.symbol))
+    table = load_table(settings, file.tables.klines)
+    rows = table.scan(row_filter=all_of(*of_day, *of_symbol, equal("source", ARCHIVE))).to_arrow()
+    found: list[dict[str, Any]] = rows.to_pylist()
     return found

@@ -99,13 +99,14 @@ def request_scope(settings: Settings, source: BatchSource, day: date, *, full_hi
     newest = {symbol: values[-1] for symbol, values in stored.items()}
     symbols: set[str] = set()
     if source.by_symbol:
-        symbols = {*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, clock - DAY)}
+        market = source.settings_of(settings)
+        symbols = {*resolve_subscriptions(market).symbols, *streamed_symbols(market, clock - DAY)}
     return RequestScope(day, clock, newest, tuple(sorted(symbols)))
 
 
 def stored_keys(settings: Settings, source: BatchSource, spec: TableSpec, clock: datetime) -> StoredKeys:
-    """Return the stored values of the table's first key column, by symbol, within the source's filter and age limit."""
-    column, by_symbol = spec.key[0], "symbol" in spec.column_names
+    """Return the stored times of the table's rows, by symbol, within the source's filter and age limit."""
+    column, by_symbol = spec.time_column, "symbol" in spec.column_names
     scan = load_table(settings, spec).scan(selected_fields=(column, "symbol") if by_symbol else (column,))
     if source.stored_within is not None:
         scan = scan.filter(f"{column} >= '{(clock - source.stored_within).isoformat()}'")

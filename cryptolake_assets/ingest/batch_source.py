@@ -68,6 +68,10 @@ class BatchSource(ABC):
     stored_where: str = ""  # filter for the Silver rows that count as stored, in PyIceberg's syntax
     stored_within: timedelta | None = None  # maximum age of rows that count as stored; None for no limit
 
+    def settings_of(self, settings: Settings) -> Settings:
+        """Return the settings of the source's market; of the platform if it has none."""
+        return settings
+
     @abstractmethod
     def base_url(self, settings: Settings) -> str:
         """Return the base URL without a trailing slash."""

@@ -91,7 +91,13 @@ def _rate(item: Fields, symbol: str, asked_at: datetime) -> Row:
     mark_price = item.quoted("markPrice", optional=True)
     if moment > asked_at + FUTURE_TOLERANCE:
         raise ResponseRejectedError(f"time {moment.isoformat()} is after the exchange's clock, {asked_at.isoformat()}")
-    row = {"funding_time": moment, "symbol": symbol, "funding_rate": rate, "mark_price": mark_price}
+    row = {
+        "exchange": FundingRates.exchange,
+        "symbol": symbol,
+        "funding_time": moment,
+        "funding_rate": rate,
+        "mark_price": mark_price,
+    }
     if rate is not None and abs(rate) > MAX_FUNDING_RATE:
         raise ResponseRejectedError(f"funding_rate {rate:f} at {moment.isoformat()} is outside ±{MAX_FUNDING_RATE}")
     if mark_price is not None and mark_price <= 0:

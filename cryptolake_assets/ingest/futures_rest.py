@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.ingest.batch_source import BatchSource, Plan, RequestScope, StoredKeys
-from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.quality.batch_checks import symbols_behind
 
 if TYPE_CHECKING:
@@ -25,16 +25,20 @@ class FuturesRest(BatchSource):
     """Base of the USD-M futures exchange's sources: public market data, without a key."""
 
     by_symbol = True
+    exchange = USD_M.exchange
     max_age: timedelta  # a check warns if a symbol's newest row is older
 
+    def settings_of(self, settings: Settings) -> Settings:
+        return settings.of_market(USD_M.market)
+
     def base_url(self, settings: Settings) -> str:
-        return settings.rest_url
+        return self.settings_of(settings).rest_url
 
     def calls_a_minute(self, settings: Settings) -> int:
         return settings.futures_calls_a_minute
 
     def is_available(self, settings: Settings) -> bool:
-        return settings.market is Market.USD_M and super().is_available(settings)
+        return USD_M.market in settings.tracked_markets and super().is_available(settings)
 
     def plan(self, _settings: Settings, scope: RequestScope) -> Plan:
         # Known symbols first, so that they do not wait for the full history of a new symbol.

@@ -1,4 +1,4 @@
-"""Fetch an hour of official bars into `bronze.futures_klines_1m`, and compare Silver with them.
+"""Fetch an hour of a family's official bars into Bronze, and compare Silver with them.
 
 Klines from the archive (`ingest.archive_klines`) are final and not requested again.
 """
@@ -17,13 +17,12 @@ import structlog
 from cryptolake_assets.binance.kline_checks import valid_klines, value_problem
 from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
-from cryptolake_assets.errors import ResponseShapeError, UnknownSymbolError
+from cryptolake_assets.errors import ExchangeError, ResponseShapeError, UnknownSymbolError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, publish, read_window
 from cryptolake_assets.lake.coverage import streamed_symbols
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import DAY, HOUR, day_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
@@ -51,39 +50,49 @@ class FetchedHour:
     klines: int
     of_archive: int
     publication: Publication
-    not_listed: tuple[str, ...] = ()  # symbols that the exchange no longer lists; they do not block others
+    not_listed: tuple[str, ...] = ()  # symbols that their exchange no longer lists; they do not block others
     rejected_rows: tuple[str, ...] = ()  # rejected klines, each with symbol, open time and reason
 
 
 @dataclass
 class _Fetched:
-    klines: list[tuple[str, Kline]] = field(default_factory=list)
+    klines: list[tuple[str, str, Kline]] = field(default_factory=list)  # with exchange and symbol
     not_listed: list[str] = field(default_factory=list)
     rejected_rows: list[str] = field(default_factory=list)
 
 
-def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, int], Kline]:
-    """Return klines of first <= open time < last, by (symbol, open time in ms)."""
-    rows = load_table(settings, FUTURES.klines).scan(row_filter=between("open_time", first, last)).to_arrow()
-    return {(row["symbol"], epoch_ms(row["open_time"])): _kline(row) for row in rows.to_pylist()}
+def read_klines(settings: Settings, first: datetime, last: datetime) -> dict[tuple[str, str, int], Kline]:
+    """Return the family's klines of first <= open time < last, by (exchange, symbol, open time in ms)."""
+    rows = load_table(settings, settings.tables.klines).scan(row_filter=between("open_time", first, last)).to_arrow()
+    return {(row["exchange"], row["symbol"], epoch_ms(row["open_time"])): _kline(row) for row in rows.to_pylist()}
 
 
 def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
-    """Fetch the hour's klines of every tracked symbol, and publish them in one commit.
+    """Fetch the hour's klines of every symbol of the family's tracked markets, and publish them in one commit.
 
     Skips minutes that have not closed by the exchange clock, klines that the archive has, and invalid klines. Sends no
-    request if the archive has all klines. Raises `ExchangeError` if the exchange does not respond.
+    request for a market if the archive has all its klines. Raises `ExchangeError` if a market does not respond; the
+    klines of the others are published.
     """
-    symbols = sorted({*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, hour, hour + HOUR)})
     archived = _archived(settings, hour)
-    archive_counts = Counter(symbol for symbol, _ in archived)
-    incomplete = [symbol for symbol in symbols if archive_counts[symbol] < MINUTES_OF_AN_HOUR]
-    fetched = _fetch(settings, hour, incomplete) if incomplete else _Fetched()
+    fetched, failure = _Fetched(), None
+    for market in settings.each_market:
+        if market.tables is not settings.tables:
+            continue
+        try:
+            _fetch_market(market, hour, archived, fetched)
+        except ExchangeError as error:
+            log.warning("klines_not_fetched", exchange=market.venue.exchange, hour=hour.isoformat(), error=str(error))
+            failure = error
     found = [
-        record(symbol, kline, REST) for symbol, kline in fetched.klines if (symbol, kline.open_time_ms) not in archived
+        record(exchange, symbol, kline, REST)
+        for exchange, symbol, kline in fetched.klines
+        if (exchange, symbol, kline.open_time_ms) not in archived
     ]
     publication = replace_klines(settings, day_of(hour), found, found, run_id)
     log.info("klines_fetched", hour=hour.isoformat(), klines=len(found), changed=publication.rows_changed)
+    if failure is not None:
+        raise failure
     return FetchedHour(
         hour,
         len(found),
@@ -98,18 +107,28 @@ def replace_klines(
     settings: Settings, day: datetime, rows: list[dict[str, Any]], replaced: list[dict[str, Any]], run_id: str
 ) -> Publication:
     """Publish `rows`, all of the UTC day, in place of the rows with the keys of `replaced`, in one commit."""
-    return _replace(settings, FUTURES.klines, between("open_time", day, day + DAY), rows, replaced, run_id)
+    return _replace(settings, settings.tables.klines, between("open_time", day, day + DAY), rows, replaced, run_id)
 
 
-def _fetch(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Fetched:
-    """Fetch the symbols' klines of the hour; return them, the unlisted symbols, and the rejected klines."""
-    fetched = _Fetched()
+def _fetch_market(settings: Settings, hour: datetime, archived: set[tuple[str, str, int]], fetched: _Fetched) -> None:
+    """Fetch the klines of the market's symbols that are not all archived."""
+    exchange = settings.venue.exchange
+    symbols = sorted({*resolve_subscriptions(settings).symbols, *streamed_symbols(settings, hour, hour + HOUR)})
+    archive_counts = Counter(symbol for of_exchange, symbol, _ in archived if of_exchange == exchange)
+    incomplete = [symbol for symbol in symbols if archive_counts[symbol] < MINUTES_OF_AN_HOUR]
+    if incomplete:
+        _fetch(settings, hour, incomplete, fetched)
+
+
+def _fetch(settings: Settings, hour: datetime, symbols: Sequence[str], fetched: _Fetched) -> None:
+    """Fetch the symbols' klines of the hour; add them, the unlisted symbols, and the rejected klines to `fetched`."""
+    venue, found, rejected_rows = settings.venue, [], []
     shape_error: ResponseShapeError | None = None
-    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
+    with ExchangeRest(settings.rest_url, venue=venue) as exchange:
         closed_ms = exchange.time_ms() // MINUTE_MS * MINUTE_MS
         last_ms = min(epoch_ms(hour + HOUR), closed_ms) - 1
         if last_ms < epoch_ms(hour):
-            return fetched
+            return
         for symbol in symbols:
             try:
                 klines = exchange.klines(symbol, INTERVAL, epoch_ms(hour), last_ms)
@@ -119,21 +138,23 @@ def _fetch(settings: Settings, hour: datetime, symbols: Sequence[str]) -> _Fetch
                 continue
             except ResponseShapeError as error:
                 shape_error = error
-                fetched.rejected_rows.append(f"{symbol}: {error}")
+                rejected_rows.append(f"{symbol}: {error}")
                 continue
             valid, rejected = _split_valid(klines, epoch_ms(hour), last_ms + 1)
-            fetched.klines += [(symbol, kline) for kline in valid]
-            fetched.rejected_rows += [f"{symbol} {reason}" for reason in rejected]
-    if shape_error is not None and not fetched.klines:
+            found += [(venue.exchange, symbol, kline) for kline in valid]
+            rejected_rows += [f"{symbol} {reason}" for reason in rejected]
+    if shape_error is not None and not found:
         raise shape_error
-    if fetched.rejected_rows:
+    fetched.klines += found
+    fetched.rejected_rows += rejected_rows
+    if rejected_rows:
         log.warning(
             "klines_rejected",
+            exchange=venue.exchange,
             hour=hour.isoformat(),
-            klines=len(fetched.rejected_rows),
-            sample=fetched.rejected_rows[:5],
+            klines=len(rejected_rows),
+            sample=rejected_rows[:5],
         )
-    return fetched
 
 
 def _split_valid(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[list[Kline], list[str]]:
@@ -143,13 +164,13 @@ def _split_valid(klines: Sequence[Kline], first_ms: int, end_ms: int) -> tuple[l
     return valid, [f"{kline.open_time_ms}: {problem}" for kline, problem in rejected]
 
 
-def _archived(settings: Settings, hour: datetime) -> set[tuple[str, int]]:
-    """Return (symbol, open time in ms) of the hour's klines from the archive."""
-    rows = load_table(settings, FUTURES.klines).scan(
+def _archived(settings: Settings, hour: datetime) -> set[tuple[str, str, int]]:
+    """Return (exchange, symbol, open time in ms) of the hour's klines from the archive."""
+    rows = load_table(settings, settings.tables.klines).scan(
         row_filter=f"{between('open_time', hour, hour + HOUR)} and source = '{ARCHIVE}'",
-        selected_fields=("symbol", "open_time"),
+        selected_fields=("exchange", "symbol", "open_time"),
     )
-    return {(row["symbol"], epoch_ms(row["open_time"])) for row in rows.to_arrow().to_pylist()}
+    return {(row["exchange"], row["symbol"], epoch_ms(row["open_time"])) for row in rows.to_arrow().to_pylist()}
 
 
 def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessIndex, run_id: str) -> Agreement:
@@ -157,18 +178,18 @@ def judge_hour(settings: Settings, hour: datetime, completeness: CompletenessInd
 
     Differences that no longer exist are removed from the table.
     """
-    silver = load_table(settings, FUTURES.bars)
+    silver = load_table(settings, settings.tables.bars)
     bars = read_window(silver, between("window_start", hour, hour + HOUR)).to_pylist()
     agreement = compare_with_official(
         hour, bars, read_klines(settings, hour, hour + HOUR), completeness, settings.kline_tolerance
     )
     of_hour = between("window_start", hour, hour + HOUR)
-    before = read_window(load_table(settings, FUTURES.kline_differences), of_hour).to_pylist()
+    before = read_window(load_table(settings, settings.tables.kline_differences), of_hour).to_pylist()
     if before or agreement.differences:
         day = day_of(hour)
         window = between("window_start", day, day + DAY)
         rows = [{**row, "updated_at": None} for row in agreement.differences]
-        _replace(settings, FUTURES.kline_differences, window, rows, [*before, *rows], run_id)
+        _replace(settings, settings.tables.kline_differences, window, rows, [*before, *rows], run_id)
     return agreement
 
 
@@ -191,9 +212,10 @@ def _table(spec: TableSpec, rows: list[dict[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=spec.arrow_schema())
 
 
-def record(symbol: str, kline: Kline, source: str) -> dict[str, Any]:
-    """Return a row of `bronze.futures_klines_1m`."""
+def record(exchange: str, symbol: str, kline: Kline, source: str) -> dict[str, Any]:
+    """Return a row of a family's table of klines."""
     return {
+        "exchange": exchange,
         "symbol": symbol,
         "open_time": _moment(kline.open_time_ms),
         "close_time": _moment(kline.close_time_ms),

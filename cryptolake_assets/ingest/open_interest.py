@@ -132,8 +132,9 @@ def _row(
     if (named := item.text("symbol")) != symbol:
         raise ResponseRejectedError(f"symbol is {named[:40]!r}, expected {symbol}")
     row = {
-        "observed_at": moment,
+        "exchange": OpenInterest.exchange,
         "symbol": symbol,
+        "observed_at": moment,
         "source": source,
         "open_interest": amount,
         "open_interest_value": value,

@@ -197,11 +197,12 @@ def read_coverage(
 
 
 def streamed_symbols(settings: Settings, start: datetime, end: datetime | None = None) -> frozenset[str]:
-    """Return the symbols that a stream received in [start, end).
+    """Return the symbols of the settings' market that a stream received in [start, end).
 
     Read from coverage, because a symbol selection by pattern or volume does not name its symbols.
     """
-    return frozenset(row.symbol for row in read_coverage(settings, start=start, end=end) if not row.of_archive)
+    rows = read_coverage(settings, start=start, end=end)
+    return frozenset(row.symbol for row in rows if row.exchange == settings.venue.exchange and not row.of_archive)
 
 
 @dataclass(frozen=True)

@@ -76,6 +76,11 @@ class TableSpec:
         return self.writers or ("/".join(self.identifier),)
 
     @property
+    def time_column(self) -> str:
+        """The column of the key that places a row in time."""
+        return next(name for name in self.key if self._type(name) in (TIME, "date"))
+
+    @property
     def column_names(self) -> tuple[str, ...]:
         return tuple(column.name for column in self.columns)
 

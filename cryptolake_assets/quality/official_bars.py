@@ -17,8 +17,8 @@ from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
 from cryptolake_assets.quality.reconciliation import EXACT, Verdict, compare
 
-Bar = Mapping[str, Any]  # a row of `silver.futures_ohlcv_1m`
-Klines = Mapping[tuple[str, int], Kline]  # by (symbol, open time in ms)
+Bar = Mapping[str, Any]  # a row of `silver.*_ohlcv_1m`
+Klines = Mapping[tuple[str, str, int], Kline]  # by (exchange, symbol, open time in ms)
 
 SINGLE_TRADES = "trade"
 NO_BAR = "bar"  # the `field` of a difference if one side has no bar; its values are trade counts
@@ -26,7 +26,7 @@ NO_BAR = "bar"  # the `field` of a difference if one side has no bar; its values
 
 @dataclass(frozen=True)
 class Agreement:
-    """Result of the comparison; `differences` are rows of `silver.futures_kline_differences`, without `updated_at`."""
+    """Result of the comparison; `differences` are rows of `silver.*_kline_differences`, without `updated_at`."""
 
     outcome: CheckOutcome
     differences: list[dict[str, Any]]
@@ -47,24 +47,25 @@ def compare_with_official(
     failing: list[dict[str, str]] = []
     by_klines = 0
     for bar in bars:
-        symbol, start_ms = bar["symbol"], epoch_ms(bar["window_start"])
+        exchange, symbol, start_ms = bar["exchange"], bar["symbol"], epoch_ms(bar["window_start"])
         exact = completeness.is_complete(symbol, SINGLE_TRADES, start_ms, start_ms + MINUTE_MS)
-        comparison = compare(bar, klines.get((symbol, start_ms)), EXACT if exact else tolerance)
+        comparison = compare(bar, klines.get((exchange, symbol, start_ms)), EXACT if exact else tolerance)
         agrees = comparison.verdict in (Verdict.EQUAL, Verdict.TOLERATED)
         if agrees and completeness.is_by_klines(symbol, start_ms, start_ms + MINUTE_MS):
             by_klines += 1
             continue
         verdicts[comparison.verdict] += 1
         differences += [
-            _row(symbol, start_ms, item.field, item.ours, item.official, item.tolerated)
+            _row(exchange, symbol, start_ms, item.field, item.ours, item.official, item.tolerated)
             for item in comparison.differences
         ]
         if comparison.verdict is Verdict.DIFFERS:
-            failing.append(_sample(symbol, start_ms, str(comparison)))
-    for symbol, kline in _without_bar(hour, bars, klines, completeness):
+            failing.append(_sample(exchange, symbol, start_ms, str(comparison)))
+    for exchange, symbol, kline in _without_bar(hour, bars, klines, completeness):
         verdicts[Verdict.DIFFERS] += 1
-        differences.append(_row(symbol, kline.open_time_ms, NO_BAR, Decimal(0), Decimal(kline.trades), tolerated=False))
-        failing.append(_sample(symbol, kline.open_time_ms, f"no bar, official {kline.trades} trades"))
+        start_ms, trades = kline.open_time_ms, Decimal(kline.trades)
+        differences.append(_row(exchange, symbol, start_ms, NO_BAR, Decimal(0), trades, tolerated=False))
+        failing.append(_sample(exchange, symbol, start_ms, f"no bar, official {kline.trades} trades"))
     judged = verdicts[Verdict.EQUAL] + verdicts[Verdict.TOLERATED] + verdicts[Verdict.DIFFERS]
     if not judged:
         description = "no reference: no complete bar has an official kline"
@@ -84,22 +85,25 @@ def compare_with_official(
 
 def _without_bar(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex
-) -> list[tuple[str, Kline]]:
+) -> list[tuple[str, str, Kline]]:
     """Return the official klines with trades whose minute is covered but has no bar in Silver."""
-    present = {(bar["symbol"], epoch_ms(bar["window_start"])) for bar in bars}
+    present = {(bar["exchange"], bar["symbol"], epoch_ms(bar["window_start"])) for bar in bars}
     first_ms, last_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
     return [
-        (symbol, kline)
-        for (symbol, start_ms), kline in sorted(klines.items(), key=lambda item: item[0])
+        (exchange, symbol, kline)
+        for (exchange, symbol, start_ms), kline in sorted(klines.items(), key=lambda item: item[0])
         if first_ms <= start_ms < last_ms
         and kline.trades > 0
-        and (symbol, start_ms) not in present
+        and (exchange, symbol, start_ms) not in present
         and completeness.is_complete_on_any_stream(symbol, start_ms, start_ms + MINUTE_MS)
     ]
 
 
-def _row(symbol: str, start_ms: int, field: str, ours: Decimal, official: Decimal, tolerated: bool) -> dict[str, Any]:
+def _row(
+    exchange: str, symbol: str, start_ms: int, field: str, ours: Decimal, official: Decimal, tolerated: bool
+) -> dict[str, Any]:
     return {
+        "exchange": exchange,
         "symbol": symbol,
         "window_start": datetime.fromtimestamp(start_ms / 1000, UTC),
         "field": field,
@@ -109,6 +113,6 @@ def _row(symbol: str, start_ms: int, field: str, ours: Decimal, official: Decima
     }
 
 
-def _sample(symbol: str, start_ms: int, difference: str) -> dict[str, str]:
+def _sample(exchange: str, symbol: str, start_ms: int, difference: str) -> dict[str, str]:
     minute = f"{datetime.fromtimestamp(start_ms / 1000, UTC):%Y-%m-%d %H:%M}"
-    return {"symbol": symbol, "window_start": minute, "difference": difference}
+    return {"exchange": exchange, "symbol": symbol, "window_start": minute, "difference": difference}

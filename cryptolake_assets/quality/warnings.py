@@ -29,7 +29,7 @@ Bar = Mapping[str, Any]  # a row of `silver.futures_ohlcv_1m`
 def observe_hour(
     hour: datetime,
     bars: Sequence[Bar],
-    klines: Mapping[tuple[str, int], Kline],
+    klines: Mapping[tuple[str, str, int], Kline],
     inputs: RunInputs,
     lag_limit_s: float,
     kline_tolerance: Decimal,

@@ -17,7 +17,6 @@ from cryptolake_assets.ingest.archive_klines import LoadedKlines, kline_file, tr
 from cryptolake_assets.ingest.klines import judge_hour
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY, hour_of
 from cryptolake_assets.quality.official_bars import Agreement
 from cryptolake_assets.settings import Settings
@@ -95,7 +94,9 @@ def load_history(
 def _judge(settings: Settings, klines: LoadedKlines, run_id: str) -> dict[datetime, Agreement]:
     """Compare the bars of the hours in which klines changed with the new klines."""
     start = datetime.fromtimestamp(klines.file.start_ms / 1000, UTC)
-    bars = load_table(settings, FUTURES.bars).scan(row_filter=silver_day(start), selected_fields=("window_start",))
+    bars = load_table(settings, settings.tables.bars).scan(
+        row_filter=silver_day(start), selected_fields=("window_start",)
+    )
     published = {hour_of(row["window_start"]) for row in bars.to_arrow().to_pylist()}
     hours = [hour for hour in klines.hours if hour in published]
     if not hours:

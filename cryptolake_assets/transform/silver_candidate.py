@@ -40,7 +40,7 @@ class SilverDay:
 
     start: datetime
     bars: pa.Table
-    klines: dict[tuple[str, int], Kline]
+    klines: dict[tuple[str, str, int], Kline]
     rejected: Counter[datetime]
 
     def bars_of(self, hour: datetime) -> pa.Table:

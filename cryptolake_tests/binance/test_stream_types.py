@@ -207,7 +207,7 @@ def test_url_contains_the_stream_of_each_symbol() -> None:
 
 
 def test_every_stream_has_a_unique_topic_table_and_queries() -> None:
-    settings = load_settings(source=Source.BINANCE, extra_streams="markPrice,forceOrder")
+    settings = load_settings(source=Source.BINANCE, markets="usdm,spot", extra_streams="markPrice,forceOrder")
     assert streams_in_use(settings) == STREAM_TYPES
     for names in (
         [stream_type.topic(settings) for stream_type in STREAM_TYPES],
@@ -215,7 +215,10 @@ def test_every_stream_has_a_unique_topic_table_and_queries() -> None:
         [query for stream_type in STREAM_TYPES for query in (query_of(stream_type), rejected_query_of(stream_type))],
     ):
         assert len(set(names)) == len(names)
-    assert [stream_type.name for stream_type in STREAM_TYPES if stream_type.capabilities.coverage] == ["trades"]
+    assert [stream_type.name for stream_type in STREAM_TYPES if stream_type.capabilities.coverage] == [
+        "trades",
+        "spot_trades",
+    ]
 
 
 def test_trades_use_the_names_of_existing_lakes() -> None:

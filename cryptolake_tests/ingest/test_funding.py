@@ -39,8 +39,9 @@ def rates_of(response: bytes, symbol: str = "BTCUSDT") -> list[Row]:
 def test_recorded_response_is_parsed() -> None:
     (row,) = rates_of(RECORDED.read_bytes(), "LTCUSDT")
     assert row == {
-        "funding_time": datetime(2020, 10, 16, 0, 0, 0, 2000, tzinfo=UTC),
+        "exchange": "binance_futures",
         "symbol": "LTCUSDT",
+        "funding_time": datetime(2020, 10, 16, 0, 0, 0, 2000, tzinfo=UTC),
         "funding_rate": Decimal("0.00018534"),
         "mark_price": None,
     }

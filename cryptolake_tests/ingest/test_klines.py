@@ -9,10 +9,11 @@ from typing import Any, Self
 import pytest
 
 from cryptolake_assets.binance.rest_responses import parse_klines
-from cryptolake_assets.errors import ResponseShapeError
+from cryptolake_assets.errors import ExchangeError, ResponseShapeError
 from cryptolake_assets.ingest import klines
 from cryptolake_assets.ingest.klines import FetchedHour, fetch_hour, read_klines
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.markets import Market, Venue
 from cryptolake_assets.model.windows import HOUR as AN_HOUR
 from cryptolake_assets.settings import Settings, Source
 
@@ -30,11 +31,21 @@ def kline(minute: int = 0, **values: object) -> list[object]:
     return row
 
 
-def fetched(lake: Settings, monkeypatch: pytest.MonkeyPatch, pages: dict[str, list[list[object]]]) -> FetchedHour:
-    """Return the result of a run with these REST responses."""
+def fetched(
+    lake: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    pages: dict[str, list[list[object]]],
+    *,
+    markets: tuple[Market, ...] = (),
+    unreachable: Market | None = None,
+) -> FetchedHour:
+    """Return the result of a run with these REST responses, by item of the symbol selection."""
 
     class Exchange:
-        def __init__(self, *_: Any, **__: Any) -> None: ...
+        def __init__(self, *_: Any, venue: Venue, **__: Any) -> None:
+            if venue.market is unreachable:
+                raise ExchangeError(f"exchange: {venue.market} does not respond")
+            self.market = venue.market
 
         def __enter__(self) -> Self:
             return self
@@ -45,10 +56,11 @@ def fetched(lake: Settings, monkeypatch: pytest.MonkeyPatch, pages: dict[str, li
             return FIRST_MS + 10 * 3_600_000
 
         def klines(self, symbol: str, *_: object) -> list[Kline]:
-            return parse_klines(json.dumps(pages[symbol]).encode())
+            page = pages.get(f"{self.market}:{symbol}") or pages[symbol]
+            return parse_klines(json.dumps(page).encode())
 
     monkeypatch.setattr(klines, "ExchangeRest", Exchange)
-    settings = lake.model_copy(update={"source": Source.BINANCE, "symbols": tuple(pages)})
+    settings = lake.model_copy(update={"source": Source.BINANCE, "symbols": tuple(pages), "markets": markets})
     return fetch_hour(settings, HOUR, "run")
 
 
@@ -79,9 +91,9 @@ def test_malformed_kline_is_rejected_and_the_others_are_stored(
     assert reason.startswith(f"BTCUSDT {malformed[0]}: ")
     assert cause in reason
     assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [
-        ("BTCUSDT", FIRST_MS),
-        ("BTCUSDT", FIRST_MS + 120_000),
-        ("ETHUSDT", FIRST_MS),
+        ("binance_futures", "BTCUSDT", FIRST_MS),
+        ("binance_futures", "BTCUSDT", FIRST_MS + 120_000),
+        ("binance_futures", "ETHUSDT", FIRST_MS),
     ]
 
 
@@ -89,7 +101,9 @@ def test_different_klines_of_the_same_minute_are_all_rejected(lake: Settings, mo
     pages = {"BTCUSDT": [kline(0), kline(0, _5="11"), kline(2), kline(2)]}
     done = fetched(lake, monkeypatch, pages)
     assert done.rejected_rows == (f"BTCUSDT {FIRST_MS}: the minute has different klines",) * 2
-    assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [("BTCUSDT", FIRST_MS + 120_000)], "a repeat is one"
+    assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [("binance_futures", "BTCUSDT", FIRST_MS + 120_000)], (
+        "a repeat is one"
+    )
 
 
 def test_answer_of_another_shape_holds_back_its_symbol_alone(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +112,27 @@ def test_answer_of_another_shape_holds_back_its_symbol_alone(lake: Settings, mon
     assert done.rejected_rows[0].startswith("BTCUSDT: exchange: the response of klines has an unknown format")
     with pytest.raises(ResponseShapeError):
         fetched(lake, monkeypatch, {"BTCUSDT": [kline(0, _1=1.5)]})
+
+
+MARKETS = (Market.USD_M, Market.COIN_M, Market.SPOT)
+PAGES = {"BTCUSDT": [kline(0)], "coinm:BTCUSD_PERP": [kline(0, _5="7")], "spot:BTCUSDT": [kline(0, _5="9")]}
+
+
+def test_klines_of_a_family_are_those_of_its_tracked_markets(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert fetched(lake, monkeypatch, PAGES, markets=MARKETS).klines == 2
+    assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [
+        ("binance_futures", "BTCUSDT", FIRST_MS),
+        ("binance_futures_coin", "BTCUSD_PERP", FIRST_MS),
+    ]
+    spot = lake.of_market(Market.SPOT)
+    assert read_klines(spot, HOUR, HOUR + AN_HOUR) == {}
+    assert fetched(spot, monkeypatch, PAGES, markets=MARKETS).klines == 1
+    assert sorted(read_klines(spot, HOUR, HOUR + AN_HOUR)) == [("binance_spot", "BTCUSDT", FIRST_MS)]
+
+
+def test_unreachable_market_does_not_hold_back_the_klines_of_another(
+    lake: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ExchangeError, match="usdm does not respond"):
+        fetched(lake, monkeypatch, PAGES, markets=MARKETS, unreachable=Market.USD_M)
+    assert sorted(read_klines(lake, HOUR, HOUR + AN_HOUR)) == [("binance_futures_coin", "BTCUSD_PERP", FIRST_MS)]

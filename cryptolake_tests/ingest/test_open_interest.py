@@ -47,8 +47,9 @@ def body(document: Any) -> bytes:
 def test_recorded_present_value_is_parsed() -> None:
     (row,) = rows_of(parse_present((RECORDED / "open_interest_present.json").read_bytes(), "BTCUSDT", CLOCK))
     assert row == {
-        "observed_at": datetime(2023, 12, 10, 21, 49, 45, 273_000, tzinfo=UTC),
+        "exchange": "binance_futures",
         "symbol": "BTCUSDT",
+        "observed_at": datetime(2023, 12, 10, 21, 49, 45, 273_000, tzinfo=UTC),
         "source": "present",
         "open_interest": Decimal("83782.317"),
         "open_interest_value": None,

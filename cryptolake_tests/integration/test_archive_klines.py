@@ -110,7 +110,7 @@ class World:
 
     def klines(self, symbol: str = "BTCUSDT") -> list[Kline]:
         found = read_klines(self.settings, MIDNIGHT, MIDNIGHT + timedelta(days=1))
-        return [kline for (name, _), kline in sorted(found.items(), key=lambda item: item[0]) if name == symbol]
+        return [kline for (_, name, _), kline in sorted(found.items(), key=lambda item: item[0]) if name == symbol]
 
     def snapshot(self) -> int | None:
         return load_table(self.settings, FUTURES.klines).metadata.current_snapshot_id

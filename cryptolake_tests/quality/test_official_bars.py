@@ -28,8 +28,8 @@ def kline(minute: int, **changes: Any) -> Kline:
     return Kline(**{**values, **changes})
 
 
-def keyed(*klines: Kline) -> dict[tuple[str, int], Kline]:
-    return {("BTCUSDT", item.open_time_ms): item for item in klines}
+def keyed(*klines: Kline) -> dict[tuple[str, str, int], Kline]:
+    return {("binance_futures", "BTCUSDT", item.open_time_ms): item for item in klines}
 
 
 def covered(stream: str, minutes: int) -> CompletenessIndex:
@@ -41,7 +41,7 @@ def covered(stream: str, minutes: int) -> CompletenessIndex:
 
 def compared(
     bars: list[dict[str, Any]],
-    klines: dict[tuple[str, int], Kline],
+    klines: dict[tuple[str, str, int], Kline],
     completeness: CompletenessIndex = NOTHING_COVERED,
     tolerance: Decimal = Decimal(0),
 ) -> Agreement:
