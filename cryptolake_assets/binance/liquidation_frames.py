@@ -84,7 +84,7 @@ STREAM = MinuteStream(
     silver=SILVER_LIQUIDATIONS,
     # DuckDB multiplies in 128 bits only if a factor's declared precision is above 18 digits.
     minutes="""
-        SELECT symbol, date_trunc('minute', event_time) AS window_start, side, count(*) AS orders,
+        SELECT exchange, symbol, date_trunc('minute', event_time) AS window_start, side, count(*) AS orders,
             CAST(sum(filled_qty) AS decimal(38, 8)) AS qty,
             CAST(sum(CAST(filled_qty AS decimal(28, 8)) * CAST(average_price AS decimal(19, 8)))
                 AS decimal(38, 16)) AS notional

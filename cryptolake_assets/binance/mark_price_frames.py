@@ -66,7 +66,7 @@ STREAM = MinuteStream(
     parse=parse,
     silver=SILVER_MARK_PRICE,
     minutes="""
-        SELECT symbol, date_trunc('minute', event_time) AS window_start,
+        SELECT exchange, symbol, date_trunc('minute', event_time) AS window_start,
             arg_min(mark_price, event_time) AS open, max(mark_price) AS high, min(mark_price) AS low,
             arg_max(mark_price, event_time) AS close, arg_max(index_price, event_time) AS index_close,
             arg_max(funding_rate, event_time) AS funding_rate,
@@ -79,7 +79,8 @@ STREAM = MinuteStream(
         "rate_range": "funding_rate NOT BETWEEN -0.1 AND 0.1",
         "updates_at_least_one": "updates < 1",
         "no_nulls": " OR ".join(
-            f"{name} IS NULL" for name in ("symbol", "window_start", "open", "high", "low", "close", "index_close")
+            f"{name} IS NULL"
+            for name in ("exchange", "symbol", "window_start", "open", "high", "low", "close", "index_close")
         ),
     },
     meanings={

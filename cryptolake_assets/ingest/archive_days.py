@@ -302,8 +302,8 @@ def _rows_of(settings: Settings, file: ArchiveFile) -> list[CoverageRow]:
     """Return the archive's coverage rows of the file's day."""
     return [
         row
-        for row in read_coverage(settings, symbols=[file.symbol])
-        if row.exchange == file.venue.exchange and is_of_day(row, file.start_ms)
+        for row in read_coverage(settings, exchange=file.venue.exchange, symbols=[file.symbol])
+        if is_of_day(row, file.start_ms)
     ]
 
 

@@ -137,14 +137,14 @@ def prove_by_klines(settings: Settings, file: ArchiveFile) -> int:
     klines = _official_minutes(settings, file)
     aggregates = _minutes_of_bronze(settings, file) if klines else {}
     exchange = file.venue.exchange
-    coverage = (row for row in read_coverage(settings, symbols=[file.symbol]) if row.exchange == exchange)
+    coverage = read_coverage(settings, exchange=exchange, symbols=[file.symbol])
     by_ids = CompletenessIndex((row for row in coverage if row.of_archive and row.evidence is Evidence.IDS), {}, 0)
     nothing = (0, Decimal(0))
     minutes = [
         start_ms
         for start_ms, counted in sorted(klines.items())
         if counted == aggregates.get(start_ms, nothing)
-        and not by_ids.is_complete(file.symbol, STREAM, start_ms, start_ms + MINUTE_MS)
+        and not by_ids.is_complete(exchange, file.symbol, STREAM, start_ms, start_ms + MINUTE_MS)
     ]
     source = f"archive: klines of {file.day.isoformat()}"
     rows = [

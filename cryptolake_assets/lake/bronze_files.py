@@ -115,7 +115,7 @@ def constants_of(files: Iterable[BronzeFile], columns: Iterable[str]) -> dict[st
 
 
 def scan_trades(connection: duckdb.DuckDBPyConnection, files: Sequence[BronzeFile]) -> str:
-    """Return a FROM clause that reads these files of `bronze.futures_trades` in DuckDB.
+    """Return a FROM clause that reads these files of `bronze.*_trades` in DuckDB.
 
     DuckDB takes the types from the first file, and files written before a column was widened have the narrower type.
     The file with the largest quantity comes first, because its type holds all others.

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Final
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import data_files, expire_snapshots, swap_files
 from cryptolake_assets.lake.coverage_union import fold
-from cryptolake_assets.lake.filters import above, all_of, at_least, below, is_null, one_of
+from cryptolake_assets.lake.filters import above, all_of, at_least, below, equal, is_null, one_of
 from cryptolake_assets.lake.pages import read_files
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
+from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
@@ -181,15 +182,17 @@ def _utc(epoch_ms: int) -> datetime:
 def read_coverage(
     settings: Settings,
     *,
+    exchange: str | None = None,
     symbols: Collection[str] | None = None,
     start: datetime | None = None,
     end: datetime | None = None,
 ) -> list[CoverageRow]:
-    """Return the coverage rows of the symbols (None: all) that overlap [start, end).
+    """Return the coverage rows of the exchange and symbols (None: all) that overlap [start, end).
 
     None means no bound.
     """
-    conditions = [] if symbols is None else [one_of("symbol", symbols)]
+    conditions = [] if exchange is None else [equal("exchange", exchange)]
+    conditions += [] if symbols is None else [one_of("symbol", symbols)]
     conditions += [] if start is None else [above("connected_to", start)]
     conditions += [] if end is None else [below("connected_from", end)]
     scan = load_table(settings, OPS_COVERAGE).scan(row_filter=all_of(*conditions))
@@ -201,15 +204,15 @@ def streamed_symbols(settings: Settings, start: datetime, end: datetime | None =
 
     Read from coverage, because a symbol selection by pattern or volume does not name its symbols.
     """
-    rows = read_coverage(settings, start=start, end=end)
-    return frozenset(row.symbol for row in rows if row.exchange == settings.venue.exchange and not row.of_archive)
+    rows = read_coverage(settings, exchange=settings.venue.exchange, start=start, end=end)
+    return frozenset(row.symbol for row in rows if not row.of_archive)
 
 
 @dataclass(frozen=True)
 class CoverageExtent:
-    """The extent of all coverage: its symbols, and the ends of streams and archive (ms since 1970)."""
+    """The extent of coverage: its (exchange, symbol), and the ends of streams and archive (ms since 1970)."""
 
-    symbols: frozenset[str]
+    symbols: frozenset[tuple[str, str]]
     streamed_to_ms: int | None
     archived_to_ms: int | None
 
@@ -217,15 +220,17 @@ class CoverageExtent:
 def read_coverage_of(
     settings: Settings, exchanges: Collection[str], start: datetime | None, end: datetime | None
 ) -> tuple[list[CoverageRow], CoverageExtent]:
-    """Return the exchanges' rows that overlap [start, end) (all rows without bounds), and the extent of all rows."""
+    """Return the exchanges' rows that overlap [start, end) (all rows without bounds), and the extent of all."""
     import pyarrow.compute as pc
 
     table, of_exchanges = load_table(settings, OPS_COVERAGE), one_of("exchange", sorted(exchanges))
-    fields = ("symbol", "connected_to", "kafka_partition")
+    fields = ("exchange", "symbol", "connected_to", "kafka_partition")
     every = table.scan(row_filter=of_exchanges, selected_fields=fields).to_arrow()
     archived = pc.or_kleene(pc.is_null(every["kafka_partition"]), pc.equal(every["kafka_partition"], LOADING))
     extent = CoverageExtent(
-        symbols=frozenset(pc.unique(every["symbol"]).to_pylist()),
+        symbols=frozenset(
+            (row["exchange"], row["symbol"]) for row in every.group_by(["exchange", "symbol"]).aggregate([]).to_pylist()
+        ),
         streamed_to_ms=_latest_ms(every.filter(pc.invert(archived))),
         archived_to_ms=_latest_ms(every.filter(archived)),
     )
@@ -244,9 +249,11 @@ def _latest_ms(rows: pa.Table) -> int | None:
 
 
 def archive_rows_since(settings: Settings, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:
-    """Return the archive rows written after `since` whose trades are in Bronze, with their write times."""
-    rows = load_table(settings, OPS_COVERAGE).scan(row_filter=is_null("kafka_partition")).to_arrow().to_pylist()
-    return [(_row(item), item["updated_at"]) for item in rows if since is None or item["updated_at"] > since]
+    """Return the family's archive rows written after `since` whose trades are in Bronze, with their write times."""
+    of_family = one_of("exchange", exchanges_of(settings.venue.family))
+    conditions = [is_null("kafka_partition")] + ([] if since is None else [above("updated_at", since)])
+    rows = load_table(settings, OPS_COVERAGE).scan(row_filter=all_of(of_family, *conditions)).to_arrow().to_pylist()
+    return [(_row(item), item["updated_at"]) for item in rows]
 
 
 def _row(item: Mapping[str, Any]) -> CoverageRow:
@@ -268,8 +275,9 @@ def _row(item: Mapping[str, Any]) -> CoverageRow:
 
 @dataclass(frozen=True)
 class CoverageGap:
-    """A span of exchange time, ms since 1970, between two covered spans of one (symbol, stream)."""
+    """A span of exchange time, ms since 1970, between two covered spans of one (exchange, symbol, stream)."""
 
+    exchange: str
     symbol: str
     stream: str
     from_ms: int
@@ -279,15 +287,15 @@ class CoverageGap:
 def gaps_of(table: Table, snapshot_id: int | None = None) -> list[CoverageGap]:
     """Return the coverage gaps of a snapshot (None: the current one), in order.
 
-    A gap lies between the first and last covered moment of a (symbol, stream) and in none of its coverage rows.
+    A gap lies between the first and last covered moment of an (exchange, symbol, stream), and in none of its rows.
     """
-    fields = ("symbol", "stream", "connected_from", "connected_to")
+    fields = ("exchange", "symbol", "stream", "connected_from", "connected_to")
     rows = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
-    columns = [(name, "ascending") for name in ("symbol", "stream", "connected_from")]
+    columns = [(name, "ascending") for name in ("exchange", "symbol", "stream", "connected_from")]
     gaps: list[CoverageGap] = []
-    ends: dict[tuple[str, str], int] = {}
+    ends: dict[Key, int] = {}
     for row in rows.sort_by(columns).to_pylist():
-        key = (row["symbol"], row["stream"])
+        key = (row["exchange"], row["symbol"], row["stream"])
         begin_ms, end_ms = _epoch_ms(row["connected_from"]), _epoch_ms(row["connected_to"])
         if key in ends and begin_ms > ends[key]:
             gaps.append(CoverageGap(*key, ends[key], begin_ms))

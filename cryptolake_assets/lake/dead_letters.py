@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from cryptolake_assets.binance.archive_csv import BadLine
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import equal
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 
 
@@ -23,14 +22,14 @@ def write_rejected_lines(settings: Settings, source: str, lines: Sequence[BadLin
 
     if not lines:
         return 0
-    table = load_table(settings, FUTURES.rejected)
+    table = load_table(settings, settings.tables.rejected)
     scan = table.scan(row_filter=equal("stream", source), selected_fields=("raw",))
     stored = set(scan.to_arrow()["raw"].to_pylist())
     new: dict[bytes, BadLine] = {}
     for line in lines:
         new.setdefault(line.text.encode(), line)
     received = datetime.now(UTC)
-    schema = FUTURES.rejected.arrow_schema()
+    schema = settings.tables.rejected.arrow_schema()
     rows = [
         {**dict.fromkeys(schema.names), "raw": raw, "reason": _reason(line), "stream": source, "ingest_ts": received}
         for raw, line in new.items()

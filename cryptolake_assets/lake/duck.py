@@ -6,6 +6,7 @@ import atexit
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.model.table_spec import TableSpec
@@ -13,6 +14,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 if TYPE_CHECKING:
     import duckdb
     from pyarrow.fs import FileSystem
+    from pyiceberg.schema import Schema
 
 
 def open_duckdb() -> duckdb.DuckDBPyConnection:
@@ -92,22 +94,27 @@ def scalar(connection: duckdb.DuckDBPyConnection, sql: str) -> int:
     return int(connection.sql(sql).fetchall()[0][0])
 
 
-def scan(connection: duckdb.DuckDBPyConnection, paths: Sequence[str], spec: TableSpec, evolving: bool = False) -> str:
+def scan(
+    connection: duckdb.DuckDBPyConnection, paths: Sequence[str], spec: TableSpec, schema: Schema | None = None
+) -> str:
     """Return a FROM clause that reads these data files as rows of the table.
 
-    An alias and conditions may follow. With `evolving`, columns are matched by Iceberg's field ids, and a column that a
-    file lacks is NULL. DuckDB then has no row estimate and orders joins badly, so use it only for files of different
-    schemas.
+    An alias and conditions may follow. With the table's `schema`, columns are matched by its field ids, and a column
+    that a file lacks is NULL. DuckDB then has no row estimate and orders joins badly, so use it only for files of
+    different schemas.
     """
     if not paths:
         name = f"no_files_of_{spec.name}"
         connection.register(name, spec.arrow_schema().empty_table())
         return name
     files = ", ".join("'" + path.replace("'", "''") + "'" for path in paths)
-    if not evolving:
+    if schema is None:
         return f"read_parquet([{files}])"
+    ids = {field.name: field.field_id for field in schema.fields}
+    unused = count(schema.highest_field_id + 1)  # of columns that the table of an earlier release lacks
     fields = ", ".join(
-        f"{number}: {{name: '{column.name}', type: '{spec.duckdb_type(column.name)}', default_value: NULL}}"
-        for number, column in enumerate(spec.columns, start=1)
+        f"{ids.get(column.name) or next(unused)}: "
+        f"{{name: '{column.name}', type: '{spec.duckdb_type(column.name)}', default_value: NULL}}"
+        for column in spec.columns
     )
     return f"read_parquet([{files}], schema = MAP {{{fields}}})"

@@ -1,4 +1,4 @@
-"""Read and write the gap ledger, `bronze.futures_trade_gaps`: detected gaps and their outcomes."""
+"""Read and write the gap ledgers, `bronze.*_trade_gaps`: detected gaps and their outcomes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ import structlog
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
-from cryptolake_assets.lake.filters import all_of, at_least, at_most, below, is_null
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.lake.filters import all_of, at_least, at_most, below, equal, is_null
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyiceberg.table import Table
 
 log = structlog.get_logger(__name__)
 
@@ -103,7 +102,7 @@ class TradeGap:
 
 
 class IcebergGapSink:
-    """Writer of the producer's gaps.
+    """Writer of the gaps of the settings' market to the ledger of its family.
 
     A closed gap does not change, because a repeated replay, or a producer that reads the end of the topic, detects it
     again.
@@ -111,6 +110,7 @@ class IcebergGapSink:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self._spec: TableSpec = settings.tables.gaps
 
     def write(self, gaps: Sequence[TradeGap]) -> None:
         """Upsert the gaps; without a change, commit nothing. Blocks; raises the catalog's errors."""
@@ -118,16 +118,19 @@ class IcebergGapSink:
         for gap in gaps:
             by_month[_month(_time(gap.after_us))].append(gap)
         for month, of_month in sorted(by_month.items()):
-            self._write_month(load_table(self._settings, FUTURES.gaps), month, of_month)
+            self._write_month(month, of_month)
 
     def open_gaps(self) -> list[TradeGap]:
-        """Return the open gaps. Blocks; raises the catalog's errors."""
-        rows = load_table(self._settings, FUTURES.gaps).scan(row_filter=is_null("closed_at")).to_arrow()
+        """Return the market's open gaps. Blocks; raises the catalog's errors."""
+        table = load_table(self._settings, self._spec)
+        of_market = equal("exchange", self._settings.venue.exchange)
+        rows = table.scan(row_filter=all_of(of_market, is_null("closed_at"))).to_arrow()
         return [_gap(row) for row in rows.to_pylist()]
 
-    def _write_month(self, table: Table, month: datetime, gaps: Sequence[TradeGap]) -> None:
+    def _write_month(self, month: datetime, gaps: Sequence[TradeGap]) -> None:
         import pyarrow as pa
 
+        spec, table = self._spec, load_table(self._settings, self._spec)
         window = all_of(at_least("missing_after", month), below("missing_after", _month(month + timedelta(days=32))))
         closed = {
             (row["exchange"], row["symbol"], row["stream"], row["first_missing_id"]): row["last_missing_id"]
@@ -137,22 +140,22 @@ class IcebergGapSink:
         records = [_record(gap) for gap in gaps if gap.last_missing_id > closed.get(gap.key, -1)]
         if not records:
             return
-        candidate = pa.Table.from_pylist(records, FUTURES.gaps.arrow_schema())
-        publish(table, FUTURES.gaps, window, candidate, keys_of(FUTURES.gaps, candidate), {})
+        candidate = pa.Table.from_pylist(records, spec.arrow_schema())
+        publish(table, spec, window, candidate, keys_of(spec, candidate), {})
 
 
 def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
-    """Return the gaps that overlap [start, end]; the full ledger without bounds."""
+    """Return the family's gaps that overlap [start, end]; the full ledger without bounds."""
     return [_gap(row) for row in _rows(settings, start, end).to_pylist()]
 
 
 def read_missing(
     settings: Settings, bronze_offsets: Mapping[int, int], start: datetime | None = None, end: datetime | None = None
 ) -> list[TradeGap]:
-    """Return the gaps of [start, end] whose trades are missing in Bronze: open ones, and those at higher offsets.
+    """Return the family's gaps of [start, end] whose trades are missing in Bronze: open, or closed at higher offsets.
 
-    `bronze_offsets` are the offsets below which Bronze has every record, by Kafka partition. The cost is that of these
-    gaps, not of the ledger.
+    `bronze_offsets` are the offsets below which Bronze has every record, by partition of the family's topic. The cost
+    is that of these gaps, not of the ledger.
     """
     import pyarrow.compute as pc
 
@@ -167,7 +170,7 @@ def read_missing(
 
 def _rows(settings: Settings, start: datetime | None, end: datetime | None) -> pa.Table:
     bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
-    return load_table(settings, FUTURES.gaps).scan(row_filter=all_of(*bounds)).to_arrow()
+    return load_table(settings, settings.tables.gaps).scan(row_filter=all_of(*bounds)).to_arrow()
 
 
 def _record(gap: TradeGap) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from cryptolake_assets.lake.bronze_files import EPOCH, files_between, newest_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -30,7 +29,7 @@ def newest_trades(
 
     Reads files from the newest trade backwards until every symbol is found. Blocks; raises the catalog's errors.
     """
-    table = load_table(settings, FUTURES.trades)
+    table = load_table(settings, settings.tables.trades)
     newest = newest_hour(table)
     snapshot = table.current_snapshot()
     if newest is None or snapshot is None:
@@ -45,9 +44,8 @@ def newest_trades(
         found_all = len(found) == len(symbols) and file.latest < earliest
         if found_all or rows >= MAX_ROWS:
             break
-        if not _may_hold(file.constants.get("symbol"), symbols) or not _may_hold(
-            file.constants.get("stream"), (stream,)
-        ):
+        wanted = {"exchange": (exchange,), "symbol": symbols, "stream": (stream,)}
+        if not all(_may_hold(file.constants.get(name), values) for name, values in wanted.items()):
             continue
         rows += file.rows
         earliest = min(earliest, file.earliest)

@@ -22,6 +22,8 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     import duckdb
     import pyarrow as pa
+    from pyiceberg.schema import Schema
+    from pyiceberg.table import Table
     from pyspark.errors.exceptions.base import PySparkException
 
 _DUCKDB_UNKNOWN_TABLE = re.compile(r'Table with name "?(?P<name>.+?)"? does not exist')
@@ -43,13 +45,14 @@ def _run_duckdb(settings: Settings, sql: str) -> pa.Table:
     import duckdb
 
     # Load the catalog first: it registers the S3 store that the database is created with.
-    files = [(spec, _data_files(settings, spec)) for spec in _all_tables(settings) if _is_named(spec, sql)]
+    tables = [(spec, load_table(settings, spec)) for spec in _all_tables(settings) if _is_named(spec, sql)]
+    files = [(spec, table.schema(), _data_files(table)) for spec, table in tables]
     with open_private_duckdb() as connection:
         connection.execute(f"ATTACH ':memory:' AS {CATALOG}")
         for namespace in namespaces():
             connection.execute(f"CREATE SCHEMA {CATALOG}.{namespace}")
-        for spec, paths in files:
-            _add_view(connection, spec, paths)
+        for spec, schema, paths in files:
+            _add_view(connection, spec, schema, paths)
         connection.execute(f"USE {CATALOG}")
         try:
             relation = connection.sql(sql)
@@ -103,14 +106,14 @@ def _is_named(spec: TableSpec, sql: str) -> bool:
     return re.search(rf'\b{spec.namespace}"?\s*\.\s*"?{spec.name}\b', sql, re.IGNORECASE) is not None
 
 
-def _data_files(settings: Settings, spec: TableSpec) -> list[str]:
+def _data_files(table: Table) -> list[str]:
     """Return the files of the table's current snapshot."""
-    return [local_path(task.file.file_path) for task in load_table(settings, spec).scan().plan_files()]
+    return [local_path(task.file.file_path) for task in table.scan().plan_files()]
 
 
-def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, paths: list[str]) -> None:
+def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, schema: Schema, paths: list[str]) -> None:
     """Create a view with the table's full name over its files."""
-    source = scan(connection, paths, spec, evolving=True)
+    source = scan(connection, paths, spec, schema)
     # Registered tables live as long as the connection, so a view on them works like one on files.
     connection.execute(f"CREATE VIEW {spec.full_name} AS SELECT * FROM {source}")
 

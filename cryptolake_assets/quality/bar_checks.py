@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.measures import BAR_MEASURES, columns
 from cryptolake_assets.quality import batch_checks, stream_minute_checks
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
@@ -21,7 +21,9 @@ ROW_CHECKS: Mapping[str, Mapping[str, str]] = {
         "volumes_not_negative": "volume < 0 OR quote_volume < 0 OR taker_buy_volume < 0 OR taker_buy_quote_volume < 0",
         "taker_buy_within_volume": "taker_buy_volume > volume OR taker_buy_quote_volume > quote_volume",
         "trades_at_least_one": "trades < 1",
-        "no_nulls": " OR ".join(f"{name} IS NULL" for name in FUTURES.bars.column_names if name not in MAY_BE_NULL),
+        "no_nulls": " OR ".join(
+            f"{column.name} IS NULL" for column in columns(BAR_MEASURES) if column.name not in MAY_BE_NULL
+        ),
     },
     "gold": {
         "ohlc_order": "NOT (low <= open AND low <= close AND open <= high AND close <= high)",

@@ -12,11 +12,12 @@ from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 MICROSECONDS = 1_000
 
 
-Spans = defaultdict[tuple[str, str], list[tuple[int, int]]]  # by symbol and stream: [start, end) in ms
+Key = tuple[str, str, str]  # exchange, symbol, stream
+Spans = defaultdict[Key, list[tuple[int, int]]]  # [start, end) in ms
 
 
 class CompletenessIndex:
-    """Index of covered time, for deciding whether a symbol's window is complete.
+    """Index of covered time by (exchange, symbol, stream), for deciding whether a window is complete.
 
     A coverage row counts once Bronze holds every Kafka record below its offset. Its end is moved back by the grace,
     because trades in flight when the connection's coverage ended may be missing. An archive row is written once its
@@ -41,11 +42,11 @@ class CompletenessIndex:
                 # Rows of earlier releases have no evidence: archive rows were proven by ids, stream rows by barriers.
                 evidence = row.evidence or (Evidence.IDS if row.of_archive else Evidence.BARRIER)
                 spans = (archived if row.of_archive else streamed)[evidence]
-                spans[row.symbol, row.stream].append((row.connected_from_ms, end_ms))
+                spans[row.exchange, row.symbol, row.stream].append((row.connected_from_ms, end_ms))
         for gap in gaps:
             if gap.closed_at is None or not _is_reached(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
                 span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
-                missing[gap.symbol, gap.stream].append(span)
+                missing[gap.exchange, gap.symbol, gap.stream].append(span)
         self._by_evidence = {
             evidence: {
                 key: _union(
@@ -58,17 +59,20 @@ class CompletenessIndex:
         # Excludes time proven only by klines.
         self._independent = _merged(self._by_evidence[Evidence.IDS], self._by_evidence[Evidence.BARRIER])
         self._spans = _merged(self._independent, self._by_evidence[Evidence.KLINES])
+        self._streams: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+        for exchange, symbol, stream in self._spans:
+            self._streams[exchange, symbol].append(stream)
 
-    def is_complete(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
+    def is_complete(self, exchange: str, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
         """Return whether every trade of [start_ms, end_ms) was received and is in Bronze."""
-        return _contains(self._spans.get((symbol, stream), []), start_ms, end_ms)
+        return _contains(self._spans.get((exchange, symbol, stream), []), start_ms, end_ms)
 
-    def evidence(self, symbol: str, stream: str, start_ms: int, end_ms: int) -> Evidence | None:
+    def evidence(self, exchange: str, symbol: str, stream: str, start_ms: int, end_ms: int) -> Evidence | None:
         """Return the evidence that the window is complete; None if there is none.
 
         If its parts have different evidence, return the weakest one needed: ids, then barriers, then klines.
         """
-        key = symbol, stream
+        key = exchange, symbol, stream
         for evidence, spans in (
             (Evidence.IDS, self._by_evidence[Evidence.IDS]),
             (Evidence.BARRIER, self._independent),
@@ -78,9 +82,10 @@ class CompletenessIndex:
                 return evidence
         return None
 
-    def is_by_klines(self, symbol: str, start_ms: int, end_ms: int) -> bool:
+    def is_by_klines(self, exchange: str, symbol: str, start_ms: int, end_ms: int) -> bool:
         """Return whether only the exchange's klines prove that the window is complete, on any stream."""
-        found = {self.evidence(*key, start_ms, end_ms) for key in self._spans if key[0] == symbol}
+        streams = self._streams.get((exchange, symbol), ())
+        found = {self.evidence(exchange, symbol, stream, start_ms, end_ms) for stream in streams}
         return found - {None} == {Evidence.KLINES}
 
     def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
@@ -88,9 +93,10 @@ class CompletenessIndex:
         fresh = [span for key, spans in self._spans.items() for span in _difference(spans, earlier._spans.get(key, []))]
         return (min(start for start, _ in fresh), max(end for _, end in fresh)) if fresh else None
 
-    def is_complete_on_any_stream(self, symbol: str, start_ms: int, end_ms: int) -> bool:
+    def is_complete_on_any_stream(self, exchange: str, symbol: str, start_ms: int, end_ms: int) -> bool:
         """Return whether any one stream of the symbol covers the window."""
-        return any(self.is_complete(key[0], key[1], start_ms, end_ms) for key in self._spans if key[0] == symbol)
+        streams = self._streams.get((exchange, symbol), ())
+        return any(self.is_complete(exchange, symbol, stream, start_ms, end_ms) for stream in streams)
 
 
 def _is_in_bronze(row: CoverageRow, bronze_offsets: Mapping[int, int]) -> bool:
@@ -109,9 +115,9 @@ def _contains(spans: Sequence[tuple[int, int]], start_ms: int, end_ms: int) -> b
 
 
 def _merged(
-    some: Mapping[tuple[str, str], list[tuple[int, int]]], others: Mapping[tuple[str, str], list[tuple[int, int]]]
-) -> dict[tuple[str, str], list[tuple[int, int]]]:
-    """Return the union of both by symbol and stream."""
+    some: Mapping[Key, list[tuple[int, int]]], others: Mapping[Key, list[tuple[int, int]]]
+) -> dict[Key, list[tuple[int, int]]]:
+    """Return the union of both by key."""
     return {key: _union([*some.get(key, []), *others.get(key, [])]) for key in some.keys() | others.keys()}
 
 

@@ -1,7 +1,7 @@
 """Build one-minute bars from an engine's aggregates, and account for the rows read. Pure.
 
 Duplicates of a trade fall in the same minute and are deduplicated there; a valid copy wins over an invalid one. Single
-trades and aggregate trades have ids of different sequences and are never mixed: a bar is made from one stream.
+trades and aggregate trades have ids of different sequences and are never mixed: one stream feeds a bar, its `stream`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.model.coverage_rows import Evidence
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
 from cryptolake_assets.quality.rules import RULES
 
@@ -58,41 +57,41 @@ class RowCounts:
 class MinuteAggregates:
     """An engine's aggregates of trades, and the account of the rows read.
 
-    `rows` holds `symbol`, `stream`, `window_start`, the aggregates of `BAR_MEASURES` and `trades_dropped`, one row per
-    (symbol, stream, minute) with a valid MARKET trade.
+    `rows` holds `exchange`, `symbol`, `stream`, `window_start`, the aggregates of `BAR_MEASURES` and `trades_dropped`,
+    one row per (exchange, symbol, stream, minute) with a valid MARKET trade.
     """
 
     rows: pa.Table
     counts: RowCounts
 
 
-# (symbol, stream, open time in ms) → evidence that the minute is complete; None without any.
-EvidenceOf = Callable[[str, str, int], Evidence | None]
+# (exchange, symbol, stream, open time in ms) → evidence that the minute is complete; None without any.
+EvidenceOf = Callable[[str, str, str, int], Evidence | None]
 
 
-def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf) -> pa.Table:
-    """Convert `MinuteAggregates.rows` to rows of `silver.futures_ohlcv_1m`, with `updated_at` empty.
+def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf, schema: pa.Schema) -> pa.Table:
+    """Convert `MinuteAggregates.rows` to bars of the schema of their Silver table, with `updated_at` empty.
 
     If both streams have the minute, prefer the complete one, then the order of `STREAM_PREFERENCE`.
     """
     import pyarrow as pa
 
-    chosen: dict[tuple[str, datetime], tuple[tuple[bool, int], dict[str, Any]]] = {}
+    chosen: dict[tuple[str, str, datetime], tuple[tuple[bool, int], dict[str, Any]]] = {}
     for aggregate in aggregates.to_pylist():
-        minute = aggregate["symbol"], aggregate["stream"], epoch_ms(aggregate["window_start"])
-        evidence = None if aggregate["trades_dropped"] else evidence_of(*minute)
+        exchange, symbol, stream = aggregate["exchange"], aggregate["symbol"], aggregate["stream"]
+        start_ms = epoch_ms(aggregate["window_start"])
+        evidence = None if aggregate["trades_dropped"] else evidence_of(exchange, symbol, stream, start_ms)
         row = {
             **with_derived(BAR_MEASURES, aggregate),
             "is_complete": evidence is not None,
             "evidence": evidence,
             "updated_at": None,
         }
-        preference = STREAM_PREFERENCE.index(row["stream"]) if row["stream"] in STREAM_PREFERENCE else 9
+        preference = STREAM_PREFERENCE.index(stream) if stream in STREAM_PREFERENCE else len(STREAM_PREFERENCE)
         rank = (evidence is None, preference)
-        key = (row["symbol"], row["window_start"])
+        key = (exchange, symbol, row["window_start"])
         if key not in chosen or rank < chosen[key][0]:
             chosen[key] = (rank, row)
-    schema = FUTURES.bars.arrow_schema()
     return pa.table({name: [row[name] for _, row in chosen.values()] for name in schema.names}, schema=schema)
 
 

@@ -17,8 +17,9 @@ from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
 from cryptolake_assets.quality.reconciliation import EXACT, Verdict, compare
 
-Bar = Mapping[str, Any]  # a row of `silver.*_ohlcv_1m`
-Klines = Mapping[tuple[str, str, int], Kline]  # by (exchange, symbol, open time in ms)
+Bar = Mapping[str, Any]  # a row of a table of bars
+_Key = tuple[str, str, int]  # exchange, symbol, open time in ms
+Klines = Mapping[_Key, Kline]
 
 SINGLE_TRADES = "trade"
 NO_BAR = "bar"  # the `field` of a difference if one side has no bar; its values are trade counts
@@ -26,7 +27,7 @@ NO_BAR = "bar"  # the `field` of a difference if one side has no bar; its values
 
 @dataclass(frozen=True)
 class Agreement:
-    """Result of the comparison; `differences` are rows of `silver.*_kline_differences`, without `updated_at`."""
+    """Result of the comparison; `differences` are rows of their Silver table, without `updated_at`."""
 
     outcome: CheckOutcome
     differences: list[dict[str, Any]]
@@ -47,25 +48,28 @@ def compare_with_official(
     failing: list[dict[str, str]] = []
     by_klines = 0
     for bar in bars:
-        exchange, symbol, start_ms = bar["exchange"], bar["symbol"], epoch_ms(bar["window_start"])
-        exact = completeness.is_complete(symbol, SINGLE_TRADES, start_ms, start_ms + MINUTE_MS)
-        comparison = compare(bar, klines.get((exchange, symbol, start_ms)), EXACT if exact else tolerance)
+        key = exchange, symbol, start_ms = bar["exchange"], bar["symbol"], epoch_ms(bar["window_start"])
+        window = start_ms, start_ms + MINUTE_MS
+        stream = bar["stream"]
+        if stream is None:  # a bar of earlier releases: single trades win where they are complete
+            exact = completeness.is_complete(exchange, symbol, SINGLE_TRADES, *window)
+        else:
+            exact = stream == SINGLE_TRADES
+        comparison = compare(bar, klines.get(key), EXACT if exact else tolerance)
         agrees = comparison.verdict in (Verdict.EQUAL, Verdict.TOLERATED)
-        if agrees and completeness.is_by_klines(symbol, start_ms, start_ms + MINUTE_MS):
+        if agrees and completeness.is_by_klines(exchange, symbol, *window):
             by_klines += 1
             continue
         verdicts[comparison.verdict] += 1
         differences += [
-            _row(exchange, symbol, start_ms, item.field, item.ours, item.official, item.tolerated)
-            for item in comparison.differences
+            _row(key, item.field, item.ours, item.official, item.tolerated) for item in comparison.differences
         ]
         if comparison.verdict is Verdict.DIFFERS:
-            failing.append(_sample(exchange, symbol, start_ms, str(comparison)))
-    for exchange, symbol, kline in _without_bar(hour, bars, klines, completeness):
+            failing.append(_sample(key, str(comparison)))
+    for key, kline in _without_bar(hour, bars, klines, completeness):
         verdicts[Verdict.DIFFERS] += 1
-        start_ms, trades = kline.open_time_ms, Decimal(kline.trades)
-        differences.append(_row(exchange, symbol, start_ms, NO_BAR, Decimal(0), trades, tolerated=False))
-        failing.append(_sample(exchange, symbol, start_ms, f"no bar, official {kline.trades} trades"))
+        differences.append(_row(key, NO_BAR, Decimal(0), Decimal(kline.trades), tolerated=False))
+        failing.append(_sample(key, f"no bar, official {kline.trades} trades"))
     judged = verdicts[Verdict.EQUAL] + verdicts[Verdict.TOLERATED] + verdicts[Verdict.DIFFERS]
     if not judged:
         description = "no reference: no complete bar has an official kline"
@@ -85,23 +89,22 @@ def compare_with_official(
 
 def _without_bar(
     hour: datetime, bars: Sequence[Bar], klines: Klines, completeness: CompletenessIndex
-) -> list[tuple[str, str, Kline]]:
+) -> list[tuple[_Key, Kline]]:
     """Return the official klines with trades whose minute is covered but has no bar in Silver."""
     present = {(bar["exchange"], bar["symbol"], epoch_ms(bar["window_start"])) for bar in bars}
     first_ms, last_ms = epoch_ms(hour), epoch_ms(hour + HOUR)
     return [
-        (exchange, symbol, kline)
-        for (exchange, symbol, start_ms), kline in sorted(klines.items(), key=lambda item: item[0])
-        if first_ms <= start_ms < last_ms
+        (key, kline)
+        for key, kline in sorted(klines.items(), key=lambda item: item[0])
+        if first_ms <= kline.open_time_ms < last_ms
         and kline.trades > 0
-        and (exchange, symbol, start_ms) not in present
-        and completeness.is_complete_on_any_stream(symbol, start_ms, start_ms + MINUTE_MS)
+        and key not in present
+        and completeness.is_complete_on_any_stream(*key, kline.open_time_ms + MINUTE_MS)
     ]
 
 
-def _row(
-    exchange: str, symbol: str, start_ms: int, field: str, ours: Decimal, official: Decimal, tolerated: bool
-) -> dict[str, Any]:
+def _row(key: _Key, field: str, ours: Decimal, official: Decimal, tolerated: bool) -> dict[str, Any]:
+    exchange, symbol, start_ms = key
     return {
         "exchange": exchange,
         "symbol": symbol,
@@ -113,6 +116,7 @@ def _row(
     }
 
 
-def _sample(exchange: str, symbol: str, start_ms: int, difference: str) -> dict[str, str]:
+def _sample(key: _Key, difference: str) -> dict[str, str]:
+    exchange, symbol, start_ms = key
     minute = f"{datetime.fromtimestamp(start_ms / 1000, UTC):%Y-%m-%d %H:%M}"
     return {"exchange": exchange, "symbol": symbol, "window_start": minute, "difference": difference}

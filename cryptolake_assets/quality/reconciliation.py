@@ -9,9 +9,9 @@ from enum import StrEnum
 from typing import Any
 
 from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.model.markets import venue_of
+from cryptolake_assets.model.markets import EXCHANGES
 
-# Names in `silver.futures_ohlcv_1m`, and the attributes of `Kline`.
+# Names in the tables of bars, and the attributes of `Kline`.
 FIELDS = (
     "open",
     "high",
@@ -75,8 +75,7 @@ def compare(bar: Mapping[str, Any], kline: Kline | None, tolerance: Decimal = EX
     `tolerance` is the share of the official value by which `TOLERANT_FIELDS` may differ; prices must be equal.
     """
     symbol = str(bar["symbol"])
-    # Spot symbols and klines have the format of USD-M ones.
-    fields = FIELDS if venue_of(symbol).klines_count_quote else COIN_M_FIELDS
+    fields = FIELDS if EXCHANGES[bar["exchange"]].klines_count_quote else COIN_M_FIELDS
     if kline is None:
         return Comparison(symbol, Verdict.NO_REFERENCE)
     if not bar["is_complete"]:

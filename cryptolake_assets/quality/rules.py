@@ -1,18 +1,18 @@
 """Quality rules of stage 2, applied to trades in Silver. Pure SQL text, the same for every engine.
 
-A trade that breaks a rule stays in Bronze, is stored in `silver.futures_trades_quarantine` with the rule's name, and
-never reaches a bar. The first matching rule gives the name.
+A trade that breaks a rule stays in Bronze, is stored in its family's quarantine with the rule's name, and never reaches
+a bar. The first matching rule gives the name.
 """
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.model.events import UNKNOWN_TRADE_TYPE
-from cryptolake_assets.model.markets import Family, exchanges_of
 from cryptolake_assets.model.symbols import is_symbol
 
 if TYPE_CHECKING:
@@ -21,20 +21,22 @@ if TYPE_CHECKING:
 FUTURE_TOLERANCE_MS = 60_000  # maximum time of a trade ahead of the exchange clock
 
 
+Instrument = tuple[str, str]  # exchange, symbol
+
+
 @dataclass(frozen=True)
 class RuleContext:
-    """Inputs of the rules: listed symbols, the valid time range, and the exchanges whose trades make bars.
+    """Inputs of the rules: the family's exchanges, the known symbols of each, and the valid time range.
 
-    The tracked exchange is the first. Bars have no exchange column, so symbols must be unique among the exchanges.
-    `quarantined` are the trades (symbol, stream, trade_id) of the evaluated hours that were out of range on arrival:
-    they stay quarantined, because otherwise a bar would change once the clock has passed them.
+    `quarantined` are the trades (exchange, symbol, stream, trade_id) of the evaluated hours that were out of range on
+    arrival: they stay quarantined, because otherwise a bar would change once the clock has passed them.
     """
 
-    symbols: tuple[str, ...]
+    exchanges: tuple[str, ...]
+    symbols: tuple[Instrument, ...]
     earliest: datetime
     latest: datetime
-    quarantined: tuple[tuple[str, str, int], ...] = ()
-    exchanges: tuple[str, ...] = exchanges_of(Family.FUTURES)
+    quarantined: tuple[tuple[str, str, str, int], ...] = ()
 
 
 RULES = (
@@ -66,7 +68,7 @@ def quarantined_table(context: RuleContext) -> pa.Table:
     """Return the distinct quarantined trades, for an engine to join with."""
     import pyarrow as pa
 
-    schema = pa.schema({"symbol": pa.string(), "stream": pa.string(), "trade_id": pa.int64()})
+    schema = pa.schema({"exchange": pa.string(), "symbol": pa.string(), "stream": pa.string(), "trade_id": pa.int64()})
     rows = [dict(zip(schema.names, trade, strict=True)) for trade in sorted(set(context.quarantined))]
     return pa.Table.from_pylist(rows, schema)
 
@@ -76,8 +78,8 @@ def judgeable(context: RuleContext, trades: str) -> str:
     if not context.quarantined:
         return trades
     return f"""(SELECT trades.*, known.trade_id IS NOT NULL AS was_quarantined FROM {trades} AS trades
-      LEFT JOIN {QUARANTINED_TRADES} AS known ON trades.symbol = known.symbol AND trades.stream = known.stream
-        AND trades.trade_id = known.trade_id)"""
+      LEFT JOIN {QUARANTINED_TRADES} AS known ON trades.exchange = known.exchange AND trades.symbol = known.symbol
+        AND trades.stream = known.stream AND trades.trade_id = known.trade_id)"""
 
 
 def predicates(context: RuleContext) -> dict[str, str]:
@@ -85,9 +87,7 @@ def predicates(context: RuleContext) -> dict[str, str]:
     quarantined = " OR was_quarantined" if context.quarantined else ""
     return {
         "other_exchange": f"exchange NOT IN ({', '.join(map(sql_string, context.exchanges))})",
-        "unknown_symbol": (
-            f"symbol NOT IN ({', '.join(map(sql_string, context.symbols))})" if context.symbols else "true"
-        ),
+        "unknown_symbol": f"NOT ({_is_known(context.symbols)})",
         "price_not_positive": f"price <= 0 AND NOT {_NO_TRADE}",
         "qty_negative": "qty < 0",
         "qty_zero": f"qty = 0 AND NOT {_NO_TRADE}",
@@ -99,6 +99,20 @@ def predicates(context: RuleContext) -> dict[str, str]:
             f"event_time < {sql_time(context.earliest)} OR event_time > {sql_time(context.latest)}{quarantined}"
         ),
     }
+
+
+def _is_known(symbols: Iterable[Instrument]) -> str:
+    """Return a SQL predicate that is true for trades of the symbols."""
+    by_exchange: defaultdict[str, list[str]] = defaultdict(list)
+    for exchange, symbol in symbols:
+        by_exchange[exchange].append(sql_string(symbol))
+    return (
+        " OR ".join(
+            f"exchange = {sql_string(exchange)} AND symbol IN ({', '.join(names)})"
+            for exchange, names in by_exchange.items()
+        )
+        or "false"
+    )
 
 
 def broken_rule(context: RuleContext) -> str:
@@ -139,6 +153,6 @@ def sql_time(value: datetime) -> str:
     return f"TIMESTAMP '{value.astimezone(UTC).strftime('%Y-%m-%d %H:%M:%S.%f')}+00:00'"
 
 
-def known_symbols(*sources: Iterable[str]) -> tuple[str, ...]:
+def known_symbols(*sources: Iterable[Instrument]) -> tuple[Instrument, ...]:
     """Return the sorted union of the sources' symbols, without invalid symbols."""
-    return tuple(sorted({symbol for source in sources for symbol in source if is_symbol(symbol)}))
+    return tuple(sorted({item for source in sources for item in source if is_symbol(item[1])}))

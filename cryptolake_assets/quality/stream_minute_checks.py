@@ -45,9 +45,15 @@ def events_accounted(stream_type: MinuteStream, rows: pa.Table, distinct: int) -
 def minutes_without_row(rows: Sequence[Mapping[str, Any]]) -> CheckOutcome:
     """Check for minutes without a row between a symbol's first and last one."""
     found = [
-        {"symbol": earlier["symbol"], "after": _text(earlier["window_start"]), "before": _text(later["window_start"])}
+        {
+            "exchange": earlier["exchange"],
+            "symbol": earlier["symbol"],
+            "after": _text(earlier["window_start"]),
+            "before": _text(later["window_start"]),
+        }
         for earlier, later in pairwise(rows)
-        if earlier["symbol"] == later["symbol"] and later["window_start"] - earlier["window_start"] > MINUTE
+        if (earlier["exchange"], earlier["symbol"]) == (later["exchange"], later["symbol"])
+        and later["window_start"] - earlier["window_start"] > MINUTE
     ]
     description = f"{len(found)} gaps in the minutes"
     return CheckOutcome(MINUTES_WITHOUT_ROW, not found, description, len(found), found[:SAMPLE_ROWS])

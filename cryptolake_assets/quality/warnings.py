@@ -12,24 +12,24 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
-from cryptolake_assets.quality.official_bars import compare_with_official
+from cryptolake_assets.quality.official_bars import Klines, compare_with_official
+from cryptolake_assets.quality.rules import Instrument
 from cryptolake_assets.quality.run_inputs import RunInputs
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-Bar = Mapping[str, Any]  # a row of `silver.futures_ohlcv_1m`
+Bar = Mapping[str, Any]  # a row of a table of bars
 
 
 def observe_hour(
     hour: datetime,
     bars: Sequence[Bar],
-    klines: Mapping[tuple[str, str, int], Kline],
+    klines: Klines,
     inputs: RunInputs,
     lag_limit_s: float,
     kline_tolerance: Decimal,
@@ -44,10 +44,9 @@ def observe_hour(
 
 
 def bars_after(present: pa.Table, bars: pa.Table, replaced_keys: pa.Table) -> list[Bar]:
-    """Return the hour's bars once `bars` replace `replaced_keys`, ordered by (symbol, open time)."""
-    replaced = {(row["symbol"], row["window_start"]) for row in replaced_keys.to_pylist()}
-    remaining = [row for row in present.to_pylist() if (row["symbol"], row["window_start"]) not in replaced]
-    return sorted(remaining + bars.to_pylist(), key=lambda row: (row["symbol"], row["window_start"]))
+    """Return the hour's bars once `bars` replace `replaced_keys`, ordered by (exchange, symbol, open time)."""
+    replaced = set(map(_key, replaced_keys.to_pylist()))
+    return sorted([row for row in present.to_pylist() if _key(row) not in replaced] + bars.to_pylist(), key=_key)
 
 
 def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> CheckOutcome:
@@ -56,10 +55,12 @@ def minutes_missing(bars: Sequence[Bar], completeness: CompletenessIndex) -> Che
     Without coverage it is unknown whether a trade happened in them.
     """
     missing = [
-        {"symbol": earlier["symbol"], "window_start": _text(start)}
+        {"exchange": earlier["exchange"], "symbol": earlier["symbol"], "window_start": _text(start)}
         for earlier, later in _neighbours(bars)
         for start in _minutes(earlier["window_start"] + MINUTE, later["window_start"])
-        if not completeness.is_complete_on_any_stream(earlier["symbol"], epoch_ms(start), epoch_ms(start) + MINUTE_MS)
+        if not completeness.is_complete_on_any_stream(
+            earlier["exchange"], earlier["symbol"], epoch_ms(start), epoch_ms(start) + MINUTE_MS
+        )
     ]
     return _outcome("minutes_missing", missing, f"{len(missing)} minutes without a bar and without coverage")
 
@@ -76,7 +77,12 @@ def id_continuity(bars: Sequence[Bar]) -> CheckOutcome:
         nonlocal total
         total += number
         found.append(
-            {"symbol": bar["symbol"], "window_start": _text(bar["window_start"]), "problem": f"{number} ids {kind}"}
+            {
+                "exchange": bar["exchange"],
+                "symbol": bar["symbol"],
+                "window_start": _text(bar["window_start"]),
+                "problem": f"{number} ids {kind}",
+            }
         )
 
     for bar in bars:
@@ -92,7 +98,7 @@ def id_continuity(bars: Sequence[Bar]) -> CheckOutcome:
 
 
 def event_time_lag(
-    bars: Sequence[Bar], hour: datetime, symbols: Sequence[str], exchange_time_ms: int | None, limit_s: float
+    bars: Sequence[Bar], hour: datetime, symbols: Sequence[Instrument], exchange_time_ms: int | None, limit_s: float
 ) -> CheckOutcome:
     """Check how far each symbol's newest bar lags the exchange clock, or the hour's end once that has passed.
 
@@ -101,13 +107,14 @@ def event_time_lag(
     if exchange_time_ms is None:
         return CheckOutcome("event_time_lag", False, "the exchange clock is unknown")
     now = min(datetime.fromtimestamp(exchange_time_ms / 1000, UTC), hour + HOUR)
-    newest: dict[str, datetime] = defaultdict(lambda: hour)
+    newest: dict[Instrument, datetime] = defaultdict(lambda: hour)
     for bar in bars:
-        newest[bar["symbol"]] = max(newest[bar["symbol"]], bar["window_start"] + MINUTE)
+        symbol = bar["exchange"], bar["symbol"]
+        newest[symbol] = max(newest[symbol], bar["window_start"] + MINUTE)
     lags = {symbol: max(timedelta(0), now - newest[symbol]) for symbol in symbols}
     lagging = [
-        {"symbol": symbol, "lag_s": f"{lag.total_seconds():.0f}"}
-        for symbol, lag in sorted(lags.items())
+        {"exchange": exchange, "symbol": symbol, "lag_s": f"{lag.total_seconds():.0f}"}
+        for (exchange, symbol), lag in sorted(lags.items())
         if lag.total_seconds() > limit_s
     ]
     worst = max((lag.total_seconds() for lag in lags.values()), default=0.0)
@@ -117,8 +124,12 @@ def event_time_lag(
 
 
 def _neighbours(bars: Sequence[Bar]) -> list[tuple[Bar, Bar]]:
-    """Return the pairs of consecutive bars of one symbol."""
-    return [(earlier, later) for earlier, later in pairwise(bars) if earlier["symbol"] == later["symbol"]]
+    """Return the pairs of consecutive bars of one (exchange, symbol)."""
+    return [(earlier, later) for earlier, later in pairwise(bars) if _key(earlier)[:2] == _key(later)[:2]]
+
+
+def _key(row: Bar) -> tuple[str, str, datetime]:
+    return row["exchange"], row["symbol"], row["window_start"]
 
 
 def _minutes(start: datetime, end: datetime) -> list[datetime]:

@@ -258,7 +258,9 @@ class Settings(
 
         Code of one market or family takes such settings; those of the platform are of the default market.
         """
-        return self if market is self.market else self.model_copy(update={"market": market})
+        if market is self.market:
+            return self
+        return self.model_copy(update={"market": market, "markets": self.tracked_markets})
 
     def of_family(self, family: Family) -> Settings:
         """Return the settings of a family's first tracked market, or of its first market if none is tracked."""

@@ -12,13 +12,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.captures.tracked_symbols import default_start_date
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, oldest_sequence_by_hour
 from cryptolake_assets.lake.bronze_follower import FULL_HOUR, FollowerState, rows_by_hour, split_hours
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import archive_rows_since
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.windows import HOUR, day_of, hour_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
@@ -84,10 +85,11 @@ def _mark_hours_of_files(
 
 
 def _coverage_version(settings: Settings) -> str:
-    """Return a version text that changes with coverage, gaps and Bronze's committed offsets."""
+    """Return a version text that changes with coverage, the family's gaps and Bronze's committed offsets."""
     coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
-    gaps = load_table(settings, FUTURES.gaps).metadata.current_snapshot_id
-    offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed_offsets(settings).items()))
+    gaps = load_table(settings, settings.tables.gaps).metadata.current_snapshot_id
+    committed = committed_offsets(settings, TRADES_OF_FAMILY[settings.venue.family])
+    offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed.items()))
     return f"{coverage}/{gaps}/{offsets}"
 
 
@@ -136,8 +138,9 @@ class _CheckedCoverage:
     searched_at_s: float
 
 
-# Cache by home, used only if it matches the cursor's coverage version; otherwise one tick searches all of Silver.
-_checked_coverage: dict[Path, _CheckedCoverage] = {}
+# Cache by home and family, used only if it matches the cursor's coverage version; otherwise one tick searches all of
+# Silver.
+_checked_coverage: dict[tuple[Path, Family], _CheckedCoverage] = {}
 
 
 def _completed(settings: Settings, known: RunInputs, before: str, coverage_version: str) -> set[datetime]:
@@ -145,16 +148,15 @@ def _completed(settings: Settings, known: RunInputs, before: str, coverage_versi
 
     `before` is the version of the coverage checked last.
     """
-    checked = _checked_coverage.get(settings.home)
+    key = settings.home, settings.venue.family
+    checked = _checked_coverage.get(key)
     if (
         checked is None
         or checked.coverage_version != before
         or time.monotonic() - checked.searched_at_s > FULL_SEARCH_S
     ):
-        _checked_coverage[settings.home] = _CheckedCoverage(coverage_version, known.completeness, time.monotonic())
+        _checked_coverage[key] = _CheckedCoverage(coverage_version, known.completeness, time.monotonic())
         return hours_to_complete(settings, known)
-    _checked_coverage[settings.home] = replace(
-        checked, coverage_version=coverage_version, completeness=known.completeness
-    )
+    _checked_coverage[key] = replace(checked, coverage_version=coverage_version, completeness=known.completeness)
     gained = known.completeness.gained(checked.completeness)
     return hours_to_complete(settings, known, *gained) if gained else set()

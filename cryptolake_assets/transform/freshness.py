@@ -11,11 +11,11 @@ from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of
 from cryptolake_assets.quality.bar_checks import UP_TO_DATE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.minute_bars import epoch_ms
+from cryptolake_assets.quality.rules import Instrument
 from cryptolake_assets.settings import Settings, Source
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ FAILS_AT = 3  # a lag above this multiple of the limit is an error, a smaller on
 class SymbolLag:
     """A symbol's lag: exchange clock minus the end of its newest bar. `is_idle`: no trades since that bar."""
 
+    exchange: str
     symbol: str
     lag: timedelta
     is_idle: bool = False
@@ -68,7 +69,7 @@ def check_up_to_date(settings: Settings, clock_before_ms: int | None = None) -> 
 
 
 def symbol_lags(settings: Settings, inputs: RunInputs, clock: datetime, limit_s: float) -> list[SymbolLag]:
-    """Return the lag of every tracked symbol, in order."""
+    """Return the lag of every tracked symbol of the family, in order."""
     limit = timedelta(seconds=min(limit_s, MAX_LIMIT_S))
     ends = _newest_ends(settings, clock)
     gaps = {symbol: max(timedelta(0), clock - ends.get(symbol, clock - LOOK_BACK)) for symbol in inputs.rules.symbols}
@@ -78,7 +79,7 @@ def symbol_lags(settings: Settings, inputs: RunInputs, clock: datetime, limit_s:
         if gap > limit and _is_covered(inputs, symbol, clock - limit)
     }
     idle = maybe_idle.keys() - _traded_since(settings, maybe_idle, clock)
-    return [SymbolLag(symbol, gap, symbol in idle) for symbol, gap in sorted(gaps.items())]
+    return [SymbolLag(*symbol, gap, symbol in idle) for symbol, gap in sorted(gaps.items())]
 
 
 def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, replay_finished: bool) -> CheckOutcome:
@@ -98,21 +99,25 @@ def judge(lags: Sequence[SymbolLag], clock: datetime, limit_s: float, replay_fin
         not lagging,
         f"largest lag {worst:.0f} s of {len(lags)} symbols, {idle} without trades; limit {limit_s:.0f} s",
         len(lagging),
-        [{"symbol": item.symbol, "lag_s": f"{item.lag.total_seconds():.0f}"} for item in lagging[:SAMPLE_ROWS]],
+        [
+            {"exchange": item.exchange, "symbol": item.symbol, "lag_s": f"{item.lag.total_seconds():.0f}"}
+            for item in lagging[:SAMPLE_ROWS]
+        ],
     )
 
 
-def _newest_ends(settings: Settings, clock: datetime) -> dict[str, datetime]:
-    """Return the end of the newest bar by symbol."""
+def _newest_ends(settings: Settings, clock: datetime) -> dict[Instrument, datetime]:
+    """Return the end of the newest bar by (exchange, symbol)."""
     recent = between("window_start", day_of(clock - LOOK_BACK), day_of(clock) + DAY)
-    bars = load_table(settings, FUTURES.bars).scan(recent, selected_fields=("symbol", "window_start")).to_arrow()
-    newest = bars.group_by("symbol").aggregate([("window_start", "max")]).to_pylist()
-    return {row["symbol"]: row["window_start_max"].astimezone(UTC) + MINUTE for row in newest}
+    fields = ("exchange", "symbol", "window_start")
+    bars = load_table(settings, settings.tables.bars).scan(recent, selected_fields=fields).to_arrow()
+    newest = bars.group_by(["exchange", "symbol"]).aggregate([("window_start", "max")]).to_pylist()
+    return {(row["exchange"], row["symbol"]): row["window_start_max"].astimezone(UTC) + MINUTE for row in newest}
 
 
-def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime) -> set[str]:
+def _traded_since(settings: Settings, ends: dict[Instrument, datetime], clock: datetime) -> set[Instrument]:
     """Return the symbols with trades in Bronze newer than `ends`, at most `TRADES_LOOK_BACK` old."""
-    bronze = load_table(settings, FUTURES.trades)
+    bronze = load_table(settings, settings.tables.trades)
     snapshot = bronze.metadata.current_snapshot_id
     if snapshot is None or not ends:
         return set()
@@ -122,12 +127,13 @@ def _traded_since(settings: Settings, ends: dict[str, datetime], clock: datetime
         return set()
     with open_duckdb() as duck:
         newest = duck.sql(
-            f"SELECT symbol, max(epoch_ms(event_time)) FROM {scan_trades(duck, files)} GROUP BY symbol"
+            f"SELECT exchange, symbol, max(epoch_ms(event_time)) FROM {scan_trades(duck, files)} GROUP BY ALL"
         ).fetchall()
-    return {symbol for symbol, newest_ms in newest if symbol in ends and newest_ms >= epoch_ms(ends[symbol])}
+    latest_ms = {(exchange, symbol): newest_ms for exchange, symbol, newest_ms in newest}
+    return {symbol for symbol, end in ends.items() if latest_ms.get(symbol, 0) >= epoch_ms(end)}
 
 
-def _is_covered(inputs: RunInputs, symbol: str, moment: datetime) -> bool:
+def _is_covered(inputs: RunInputs, symbol: Instrument, moment: datetime) -> bool:
     """Return whether coverage contains that moment for the symbol."""
     at_ms = epoch_ms(moment)
-    return inputs.completeness.is_complete_on_any_stream(symbol, at_ms, at_ms + 1)
+    return inputs.completeness.is_complete_on_any_stream(*symbol, at_ms, at_ms + 1)

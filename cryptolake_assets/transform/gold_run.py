@@ -17,11 +17,12 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, keys_of, read_window
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between, gold_month
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.minute_bars import epoch_ms
+from cryptolake_assets.quality.rules import Instrument
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
@@ -33,21 +34,19 @@ from cryptolake_assets.transform.quarantine import dropped_trades
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ASSET = "gold/futures_daily_stats"
-
 
 @dataclass(frozen=True)
 class GoldInputs:
     """Inputs known when the run began, Silver's snapshot right after that, and the day's published rows.
 
-    `dropped` maps symbols to the number of trades that rules excluded from their bars.
+    `dropped` maps (exchange, symbol) to the number of trades that rules excluded from their bars.
     """
 
     day: date
     known: RunInputs
     silver_snapshot: int | None
     present: pa.Table
-    dropped: dict[str, int]
+    dropped: dict[Instrument, int]
 
 
 @dataclass(frozen=True)
@@ -70,11 +69,13 @@ class GoldCandidate:
 def run_gold(
     settings: Settings, engine: AggregationEngine, day: date, run_id: str
 ) -> tuple[GoldCandidate, Publication | None]:
-    """Refresh the day from Silver's current snapshot; the publication is None if a check failed."""
+    """Refresh the family's day from Silver's current snapshot; the publication is None if a check failed."""
     started = time.monotonic()
     inputs = load_inputs(settings, day)
-    aggregates = None if inputs.silver_snapshot is None else engine.daily_aggregates(inputs.silver_snapshot, day)
-    candidate = check(build_candidate(inputs, aggregates))
+    aggregates = None
+    if inputs.silver_snapshot is not None:
+        aggregates = engine.daily_aggregates(settings.tables, inputs.silver_snapshot, day)
+    candidate = check(settings.tables.daily, build_candidate(settings.tables.daily, inputs, aggregates))
     candidate = replace(candidate, duration_ms=round((time.monotonic() - started) * 1000))
     publication = publish(settings, candidate, run_id) if candidate.passed else None
     record(settings, engine.name, candidate, publication, run_id)
@@ -85,47 +86,49 @@ def load_inputs(settings: Settings, day: date) -> GoldInputs:
     """Return the inputs of the day's run."""
     start = datetime.combine(day, day_time(), UTC)
     known = load_run_inputs(settings, start, start + DAY)
-    snapshot = load_table(settings, FUTURES.bars).metadata.current_snapshot_id
+    snapshot = load_table(settings, settings.tables.bars).metadata.current_snapshot_id
     return GoldInputs(
         day=day,
         known=known,
         silver_snapshot=snapshot,
-        present=read_window(load_table(settings, FUTURES.daily), between("trade_date", day, day + DAY)),
+        present=read_window(load_table(settings, settings.tables.daily), between("trade_date", day, day + DAY)),
         dropped={} if snapshot is None else dropped_trades(settings, start, known.rules, snapshot),
     )
 
 
-def build_candidate(inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCandidate:
-    """Build the day's rows from an engine's aggregates, which are None while Silver is empty."""
+def build_candidate(spec: TableSpec, inputs: GoldInputs, aggregates: pa.Table | None) -> GoldCandidate:
+    """Build the day's rows of the table `spec` from an engine's aggregates, which are None while Silver is empty."""
     start_ms = epoch_ms(datetime.combine(inputs.day, day_time(), UTC))
     end_ms = start_ms + round(DAY.total_seconds() * 1000)
 
-    def is_covered(symbol: str) -> bool:
-        return inputs.known.completeness.is_complete_on_any_stream(symbol, start_ms, end_ms)
+    def is_covered(symbol: Instrument) -> bool:
+        return inputs.known.completeness.is_complete_on_any_stream(*symbol, start_ms, end_ms)
 
-    rows = FUTURES.daily.arrow_schema().empty_table()
+    rows = spec.arrow_schema().empty_table()
     if aggregates is not None:
-        rows = daily_stats_from_aggregates(aggregates, inputs.day, inputs.dropped, is_covered, inputs.present)
+        rows = daily_stats_from_aggregates(
+            aggregates, inputs.day, inputs.dropped, is_covered, inputs.present, rows.schema
+        )
     return GoldCandidate(
         day=inputs.day,
         rows=rows,
-        replaced_keys=keys_of(FUTURES.daily, inputs.present, rows),
+        replaced_keys=keys_of(spec, inputs.present, rows),
         bars_read=sum(rows["minutes_with_trades"].to_pylist()),
         silver_snapshot=inputs.silver_snapshot or 0,
     )
 
 
-def check(candidate: GoldCandidate) -> GoldCandidate:
+def check(spec: TableSpec, candidate: GoldCandidate) -> GoldCandidate:
     """Return the candidate with the outcomes of its checks."""
     with open_duckdb() as duck:
-        return replace(candidate, outcomes=check_candidate(duck, FUTURES.daily, candidate.rows, ROW_CHECKS["gold"]))
+        return replace(candidate, outcomes=check_candidate(duck, spec, candidate.rows, ROW_CHECKS["gold"]))
 
 
 def publish(settings: Settings, candidate: GoldCandidate, run_id: str) -> Publication:
     """Publish a candidate that passed, in one commit."""
     return commit.publish(
-        load_table(settings, FUTURES.daily),
-        FUTURES.daily,
+        load_table(settings, settings.tables.daily),
+        settings.tables.daily,
         gold_month(candidate.day),
         candidate.rows,
         candidate.replaced_keys,
@@ -139,7 +142,7 @@ def record(
     """Append the run's metrics; `rows_written` is 0 if a check failed."""
     row = metrics.RunMetrics(
         run_id=run_id,
-        asset=ASSET,
+        asset="/".join(settings.tables.daily.identifier),
         partition=candidate.day.isoformat(),
         engine=engine_name,
         rows_in=candidate.bars_read,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, time, timedelta
 
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.lake.coverage import CoverageExtent, read_coverage_of
 from cryptolake_assets.lake.gap_ledger import read_missing
@@ -21,24 +22,30 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # an empty window, for callers that ne
 
 
 def load_run_inputs(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
-    """Return the inputs known now for trades and minutes of [start, end), or of all time.
+    """Return the family's inputs known now for trades and minutes of [start, end), or of all time.
 
     If the exchange does not respond, its clock is the end of the coverage.
     """
     from cryptolake_assets.captures.tracked_symbols import default_start_date, resolve_subscriptions
 
-    offsets = committed_offsets(settings)
-    exchanges = exchanges_of(settings.venue.family)
+    family = settings.venue.family
+    offsets, exchanges = committed_offsets(settings, TRADES_OF_FAMILY[family]), exchanges_of(family)
     coverage, extent = read_coverage_of(settings, exchanges, start, end)
     # Read after the coverage: a gap is written before the coverage that contains its time.
-    gaps = [gap for gap in read_missing(settings, offsets, start, end) if gap.exchange in exchanges]
+    gaps = read_missing(settings, offsets, start, end)
     exchange_time_ms = _exchange_time_ms(settings, extent)
+    tracked = [
+        (market.venue.exchange, symbol)
+        for market in settings.each_market
+        if market.venue.family is family
+        for symbol in resolve_subscriptions(market).symbols
+    ]
     rules = RuleContext(
-        symbols=known_symbols(resolve_subscriptions(settings).symbols, extent.symbols),
+        exchanges=exchanges,
+        symbols=known_symbols(tracked, extent.symbols),
         earliest=datetime.combine(default_start_date(settings), time(), UTC),
         latest=_latest(exchange_time_ms, extent.archived_to_ms),
         quarantined=quarantined_out_of_range(settings, start, end),
-        exchanges=exchanges,
     )
     completeness = CompletenessIndex(coverage, offsets, settings.watermark_grace_ms, gaps)
     return RunInputs(exchange_time_ms, rules, completeness)

@@ -10,7 +10,6 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import read_window
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.windows import HOUR
@@ -21,7 +20,7 @@ from cryptolake_assets.quality.rules import RuleContext, judgeable, sound, sql_t
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_run_inputs
 from cryptolake_assets.transform.quarantine import register_quarantined
-from cryptolake_assets.transform.silver_run import ASSET, partition_of
+from cryptolake_assets.transform.silver_run import partition_of
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -34,30 +33,31 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
     not count as differences. `rules` defaults to the current ones.
     """
     rules = rules or load_run_inputs(settings, hour, hour + HOUR).rules
-    bronze = load_table(settings, FUTURES.trades)
+    bronze = load_table(settings, settings.tables.trades)
     snapshot = _snapshot_read(settings, bronze, hour)
     files = files_between(bronze, snapshot, hour, hour + HOUR) if snapshot is not None else []
     with open_duckdb() as duck:
         register_quarantined(duck, rules)
         duck.register(
-            "bars", read_window(load_table(settings, FUTURES.bars), between("window_start", hour, hour + HOUR))
+            "bars", read_window(load_table(settings, settings.tables.bars), between("window_start", hour, hour + HOUR))
         )
         counted = duck.sql(
             f"""WITH found AS (
-              SELECT symbol, stream, {DUCKDB.minute} AS window_start, trade_id,
+              SELECT exchange, symbol, stream, {DUCKDB.minute} AS window_start, trade_id,
                 min({{'first': first_trade_id, 'last': last_trade_id}}) AS ids
               FROM {judgeable(rules, scan_trades(duck, files))}
               WHERE event_time >= {sql_time(hour)} AND event_time < {sql_time(hour + HOUR)}
                 AND trade_type = '{MARKET}' AND {sound(rules)}
-              GROUP BY symbol, stream, window_start, trade_id
+              GROUP BY exchange, symbol, stream, window_start, trade_id
             ), by_stream AS (
-              SELECT symbol, window_start, CAST(sum(ids.last - ids.first + 1) AS BIGINT) AS trades
-              FROM found GROUP BY symbol, stream, window_start
+              SELECT exchange, symbol, window_start, CAST(sum(ids.last - ids.first + 1) AS BIGINT) AS trades
+              FROM found GROUP BY exchange, symbol, stream, window_start
             ), by_minute AS (
-              SELECT symbol, window_start, list(trades) AS trades FROM by_stream GROUP BY symbol, window_start
+              SELECT exchange, symbol, window_start, list(trades) AS trades FROM by_stream
+              GROUP BY exchange, symbol, window_start
             )
-            SELECT symbol, window_start, bars.trades AS in_silver, by_minute.trades AS in_bronze
-            FROM bars FULL JOIN by_minute USING (symbol, window_start)"""
+            SELECT exchange, symbol, window_start, bars.trades AS in_silver, by_minute.trades AS in_bronze
+            FROM bars FULL JOIN by_minute USING (exchange, symbol, window_start)"""
         ).to_arrow_table()
     differing = [row for row in counted.to_pylist() if row["in_silver"] not in (row["in_bronze"] or ())]
     total = sum(row["in_silver"] or 0 for row in counted.to_pylist())
@@ -68,6 +68,7 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
         len(differing),
         [
             {
+                "exchange": row["exchange"],
                 "symbol": row["symbol"],
                 "window_start": f"{row['window_start']:%Y-%m-%d %H:%M}",
                 "trades in Silver": str(row["in_silver"]),
@@ -80,8 +81,9 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
 
 def _snapshot_read(settings: Settings, bronze: Table, hour: datetime) -> int | None:
     """Return the Bronze snapshot of the hour's last publication; the current one if that is unknown or expired."""
+    asset = "/".join(settings.tables.bars.identifier)
     runs = load_table(settings, OPS_RUN_METRICS).scan(
-        row_filter=f"asset = '{ASSET}' and partition = '{partition_of(hour)}' and passed = true",
+        row_filter=f"asset = '{asset}' and partition = '{partition_of(hour)}' and passed = true",
         selected_fields=("source_snapshot", "finished_at"),
     )
     rows = runs.to_arrow().sort_by([("finished_at", "descending")]).to_pylist()

@@ -14,7 +14,6 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import between, silver_day
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.trade_tables import TRADE_COLUMNS
 from cryptolake_assets.model.windows import DAY, HOUR, day_of, hour_of
@@ -22,6 +21,7 @@ from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import (
     MISSING_TRADE_RULES,
     QUARANTINED_TRADES,
+    Instrument,
     RuleContext,
     broken_rule,
     judgeable,
@@ -44,13 +44,14 @@ IDENTITY = "exchange, symbol, stream, trade_id, rule"
 
 def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, run_id: str) -> int:
     """Quarantine the broken trades in the files of `bronze` above the cursor; return the number of rows."""
-    quarantine = load_table(settings, FUTURES.quarantine)
+    quarantine = load_table(settings, settings.tables.quarantine)
     cursor = int(quarantine.properties.get(CURSOR_PROPERTY, "0"))
     head = current_sequence(bronze)
     if head <= cursor:
         return 0
     files = added_files(bronze, cursor)
-    rows = _broken(files, context, run_id, bronze.metadata.current_snapshot_id or 0, quarantine) if files else None
+    schema, snapshot_id = settings.tables.quarantine.arrow_schema(), bronze.metadata.current_snapshot_id or 0
+    rows = _broken(files, context, run_id, snapshot_id, quarantine, schema) if files else None
     with quarantine.transaction() as transaction:
         transaction.set_properties({CURSOR_PROPERTY: str(head)})
         if rows is not None and rows.num_rows:
@@ -59,7 +60,12 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
 
 
 def _broken(
-    files: list[BronzeFile], context: RuleContext, run_id: str, snapshot_id: int, quarantine: Table
+    files: list[BronzeFile],
+    context: RuleContext,
+    run_id: str,
+    snapshot_id: int,
+    quarantine: Table,
+    schema: pa.Schema,
 ) -> pa.Table:
     contract = ", ".join(column.name for column in TRADE_COLUMNS)
     with open_duckdb() as duck:
@@ -70,14 +76,14 @@ def _broken(
         )
         times = duck.sql("SELECT DISTINCT date_trunc('day', event_time) FROM broken ORDER BY 1").fetchall()
         if not times:
-            return FUTURES.quarantine.arrow_schema().empty_table()
+            return schema.empty_table()
         duck.register("held", _identities(quarantine, [day_of(time) for (time,) in times]))
         found = duck.sql(
             f"""SELECT DISTINCT ON ({IDENTITY}) {contract}, rule, $run_id AS run_id, $snapshot AS source_snapshot
             FROM broken ANTI JOIN held USING ({IDENTITY}) ORDER BY {IDENTITY}, ingest_ts""",
             params={"run_id": run_id, "snapshot": snapshot_id},
         ).to_arrow_table()
-    return found.select(list(FUTURES.quarantine.column_names)).cast(FUTURES.quarantine.arrow_schema())
+    return found.select(schema.names).cast(schema)
 
 
 def _identities(quarantine: Table, days: Sequence[datetime]) -> pa.Table:
@@ -103,26 +109,27 @@ def register_quarantined(duck: duckdb.DuckDBPyConnection, context: RuleContext) 
 
 def quarantined_out_of_range(
     settings: Settings, start: datetime | None, end: datetime | None
-) -> tuple[tuple[str, str, int], ...]:
-    """Return the trades (symbol, stream, trade_id) of start <= event_time < end quarantined as out of range.
+) -> tuple[tuple[str, str, str, int], ...]:
+    """Return the trades (exchange, symbol, stream, trade_id) of start <= event_time < end quarantined as out of range.
 
     Without bounds, return those of all time.
     """
     row_filter = "rule = 'event_time_out_of_range'"
     if start is not None and end is not None:
         row_filter += f" and {between('event_time', start, end)}"
-    table = load_table(settings, FUTURES.quarantine)
-    rows = table.scan(row_filter=row_filter, selected_fields=("symbol", "stream", "trade_id")).to_arrow()
-    return tuple((row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
+    table = load_table(settings, settings.tables.quarantine)
+    fields = ("exchange", "symbol", "stream", "trade_id")
+    rows = table.scan(row_filter=row_filter, selected_fields=fields).to_arrow()
+    return tuple((row["exchange"], row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
 
 
 def quarantined_between(settings: Settings, first: datetime, last: datetime, limit: int) -> list[dict[str, str]]:
     """Return up to `limit` trades of first <= event_time < last that broke a rule, formatted as text."""
     rows = (
-        load_table(settings, FUTURES.quarantine)
+        load_table(settings, settings.tables.quarantine)
         .scan(
             row_filter=between("event_time", first, last),
-            selected_fields=("rule", "symbol", "event_time", "trade_id", "price", "qty"),
+            selected_fields=("rule", "exchange", "symbol", "event_time", "trade_id", "price", "qty"),
             limit=limit,
         )
         .to_arrow()
@@ -130,27 +137,29 @@ def quarantined_between(settings: Settings, first: datetime, last: datetime, lim
     return [{name: str(value) for name, value in row.items()} for row in rows.to_pylist()]
 
 
-def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silver_snapshot: int) -> dict[str, int]:
-    """Return the number of the UTC day's order-book trades that rules excluded from bars, by symbol, without zeros.
+def dropped_trades(
+    settings: Settings, day: datetime, context: RuleContext, silver_snapshot: int
+) -> dict[Instrument, int]:
+    """Count the UTC day's order-book trades that rules excluded from bars, by (exchange, symbol), without zeros.
 
     The quarantine lists the trades, and Bronze decides which are still dropped: a reissued archive file may have valid
     copies, or none. Minutes with a complete bar are excluded. If several streams dropped trades of the same minute, the
     largest number counts.
     """
     missing = " or ".join(f"rule = '{rule}'" for rule in MISSING_TRADE_RULES)
-    stored = load_table(settings, FUTURES.quarantine).scan(
+    stored = load_table(settings, settings.tables.quarantine).scan(
         row_filter=f"{between('event_time', day, day + DAY)} and ({missing})",
         selected_fields=("exchange", "symbol", "stream", "trade_id", "event_time"),
     )
     suspects = stored.to_arrow()
-    bronze = load_table(settings, FUTURES.trades)
+    bronze = load_table(settings, settings.tables.trades)
     snapshot_id = bronze.metadata.current_snapshot_id
     if not suspects.num_rows or snapshot_id is None:
         return {}
-    complete = load_table(settings, FUTURES.bars).scan(
+    complete = load_table(settings, settings.tables.bars).scan(
         snapshot_id=silver_snapshot,
         row_filter=f"{silver_day(day)} and is_complete = true",
-        selected_fields=("symbol", "window_start"),
+        selected_fields=("exchange", "symbol", "window_start"),
     )
     hours = {hour_of(moment) for moment in suspects["event_time"].to_pylist()}
     files = files_between(bronze, snapshot_id, min(hours), max(hours) + HOUR)
@@ -160,9 +169,9 @@ def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silv
         duck.register("suspects", suspects)
         duck.register("complete", complete.to_arrow())
         found = duck.sql(
-            f"""SELECT symbol, sum(dropped)::BIGINT FROM (
-              SELECT symbol, window_start, max(dropped) AS dropped FROM (
-                SELECT symbol, stream, window_start, count(*) AS dropped FROM (
+            f"""SELECT exchange, symbol, sum(dropped)::BIGINT FROM (
+              SELECT exchange, symbol, window_start, max(dropped) AS dropped FROM (
+                SELECT exchange, symbol, stream, window_start, count(*) AS dropped FROM (
                   SELECT {identity}, {DUCKDB.minute} AS window_start,
                     min({{'is_broken': rule IS NOT NULL, 'event_time': event_time, 'trade_type': trade_type,
                           'rule': rule}}) AS trade
@@ -174,7 +183,7 @@ def dropped_trades(settings: Settings, day: datetime, context: RuleContext, silv
                 ) WHERE trade.rule IN ({", ".join(map(sql_string, MISSING_TRADE_RULES))})
                   AND trade.trade_type = '{MARKET}'
                 GROUP BY ALL
-              ) ANTI JOIN complete USING (symbol, window_start) GROUP BY ALL
-            ) GROUP BY symbol"""
+              ) ANTI JOIN complete USING (exchange, symbol, window_start) GROUP BY ALL
+            ) GROUP BY ALL"""
         ).fetchall()
-    return dict(found)
+    return {(exchange, symbol): dropped for exchange, symbol, dropped in found}

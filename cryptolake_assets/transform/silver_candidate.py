@@ -15,14 +15,14 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, scan_trades
 from cryptolake_assets.lake.commit import keys_of
 from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.model.coverage_rows import Evidence
-from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import DUCKDB
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import HOUR, MINUTE
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS, check_counts
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, MinuteAggregates, RowCounts, bars_from_aggregates, epoch_ms
+from cryptolake_assets.quality.official_bars import Klines
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.quality.warnings import Bar, bars_after, observe_hour
 from cryptolake_assets.settings import Settings
@@ -30,8 +30,8 @@ from cryptolake_assets.settings import Settings
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# Columns that may differ between two bars of the same trades; bars of earlier releases have no count of dropped trades.
-NOT_FROM_TRADES = ("is_complete", "evidence", "updated_at", "trades_dropped")
+# Columns that may differ between two bars of the same trades; bars of earlier releases lack the last two.
+NOT_FROM_TRADES = ("is_complete", "evidence", "updated_at", "trades_dropped", "stream")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class SilverDay:
 
     start: datetime
     bars: pa.Table
-    klines: dict[tuple[str, str, int], Kline]
+    klines: Klines
     rejected: Counter[datetime]
 
     def bars_of(self, hour: datetime) -> pa.Table:
@@ -52,23 +52,25 @@ class SilverDay:
 
 @dataclass(frozen=True)
 class RunScope:
-    """A subset of the bars: of the given symbols (all if empty), with minutes that begin in [start, end)."""
+    """A subset of the bars: of the given exchanges and symbols (all if empty), with minutes in [start, end)."""
 
     symbols: tuple[str, ...] = ()
     start: datetime | None = None
     end: datetime | None = None
+    exchanges: tuple[str, ...] = ()
 
     @property
     def is_all(self) -> bool:
-        return not self.symbols and self.start is None and self.end is None
+        return self == EVERYTHING
 
     def of(self, keys: pa.Table) -> pa.Table:
-        """Return the rows of `keys` (symbol, window_start) in this scope."""
+        """Return the rows of `keys` (exchange, symbol, window_start) in this scope."""
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        if self.symbols:
-            keys = keys.filter(pc.is_in(keys["symbol"], value_set=pa.array(self.symbols, pa.string())))
+        for column, values in (("exchange", self.exchanges), ("symbol", self.symbols)):
+            if values:
+                keys = keys.filter(pc.is_in(keys[column], value_set=pa.array(values, pa.string())))
         if self.start is not None:
             keys = keys.filter(pc.greater_equal(keys["window_start"], self.start))
         if self.end is not None:
@@ -81,7 +83,7 @@ EVERYTHING = RunScope()
 
 @dataclass(frozen=True)
 class HourPlan:
-    """The minutes (symbol, window_start) of an hour to recompute; None: every minute."""
+    """The minutes (exchange, symbol, window_start) of an hour to recompute; None: every minute."""
 
     hour: datetime
     minutes: pa.Table | None = None
@@ -120,6 +122,7 @@ class SilverCandidate:
 
 
 def plan_hour(
+    bars: TableSpec,
     known: RunInputs,
     files: Sequence[BronzeFile],
     present: pa.Table,
@@ -129,8 +132,8 @@ def plan_hour(
 ) -> HourPlan:
     """Return the minutes that Bronze files of `from_sequence` and later touch; all minutes if it is None.
 
-    Includes the minutes of incomplete bars that coverage has completed. `present` are the hour's published bars;
-    `scope` restricts the minutes.
+    Includes the minutes of incomplete bars that coverage has completed. `present` are the hour's rows of the table
+    `bars`; `scope` restricts the minutes.
     """
     if from_sequence is None and scope.is_all:
         return HourPlan(hour)
@@ -140,37 +143,37 @@ def plan_hour(
         for row in present.to_pylist()
         if from_sequence is None or (not row["is_complete"] and may_be_complete(row, known.completeness))
     ]
-    return HourPlan(hour, scope.of(_minutes_of(touching, recomputed)))
+    return HourPlan(hour, scope.of(_minutes_of(bars, touching, recomputed)))
 
 
-def _minutes_of(files: Sequence[BronzeFile], bars: Sequence[Bar]) -> pa.Table:
-    """Return the distinct (symbol, window_start) of the files' trades and of the bars, in order."""
+def _minutes_of(spec: TableSpec, files: Sequence[BronzeFile], bars: Sequence[Bar]) -> pa.Table:
+    """Return the distinct keys of the files' trades and of the bars (rows of the table `spec`), in order."""
     import pyarrow as pa
 
-    schema = pa.schema([FUTURES.bars.arrow_schema().field(name) for name in FUTURES.bars.key])
+    schema = pa.schema([spec.arrow_schema().field(name) for name in spec.key])
     with open_duckdb() as duck:
-        keys = {name: [row[name] for row in bars] for name in FUTURES.bars.key}
-        duck.register("bars", pa.table(keys, schema=schema))
-        union = "SELECT symbol, window_start FROM bars"
+        duck.register("bars", pa.table({name: [row[name] for row in bars] for name in spec.key}, schema=schema))
+        union = "SELECT exchange, symbol, window_start FROM bars"
         if files:
-            union += f" UNION SELECT symbol, {DUCKDB.minute} FROM {scan_trades(duck, files)}"
+            union += f" UNION SELECT exchange, symbol, {DUCKDB.minute} FROM {scan_trades(duck, files)}"
         found = duck.sql(f"SELECT DISTINCT * FROM ({union}) ORDER BY ALL").to_arrow_table()
     return found.cast(schema)
 
 
 def build_candidate(
-    known: RunInputs, day: SilverDay, plan: HourPlan, aggregates: MinuteAggregates | None
+    spec: TableSpec, known: RunInputs, day: SilverDay, plan: HourPlan, aggregates: MinuteAggregates | None
 ) -> SilverCandidate:
-    """Build the hour's bars from an engine's aggregates, which are None if no minute is touched."""
-    present = day.bars_of(plan.hour)
-    bars, counts = FUTURES.bars.arrow_schema().empty_table(), RowCounts()
+    """Build the hour's bars, rows of the table `spec`, from an engine's aggregates; None if no minute is touched."""
+    present, schema = day.bars_of(plan.hour), spec.arrow_schema()
+    bars, counts = schema.empty_table(), RowCounts()
     if aggregates is not None:
 
-        def evidence_of(symbol: str, stream: str, start_ms: int) -> Evidence | None:
-            return known.completeness.evidence(symbol, stream, start_ms, start_ms + MINUTE_MS)
+        def evidence_of(exchange: str, symbol: str, stream: str, start_ms: int) -> Evidence | None:
+            return known.completeness.evidence(exchange, symbol, stream, start_ms, start_ms + MINUTE_MS)
 
-        bars, counts = _keep_proven(bars_from_aggregates(aggregates.rows, evidence_of), present), aggregates.counts
-    replaced_keys = keys_of(FUTURES.bars, present, bars) if plan.minutes is None else plan.minutes
+        bars = _keep_proven(bars_from_aggregates(aggregates.rows, evidence_of, schema), present)
+        counts = aggregates.counts
+    replaced_keys = keys_of(spec, present, bars) if plan.minutes is None else plan.minutes
     return SilverCandidate(
         hour=plan.hour,
         bars=bars,
@@ -189,7 +192,7 @@ def check(
     `expected_rows` is Bronze's own count of the rows that the engine read; None if it read nothing.
     """
     with open_duckdb() as duck:
-        outcomes = check_candidate(duck, FUTURES.bars, candidate.bars, ROW_CHECKS["silver"])
+        outcomes = check_candidate(duck, settings.tables.bars, candidate.bars, ROW_CHECKS["silver"])
     if expected_rows is not None:
         outcomes += check_counts(candidate.counts, expected_rows, settings.drop_ratio_limit)
     lag_limit_s, tolerance = settings.event_time_lag_limit_in_use_s, settings.kline_tolerance
@@ -210,7 +213,8 @@ def bronze_rows(files: Sequence[BronzeFile], minutes: pa.Table | None) -> int:
         return scalar(
             duck,
             f"""SELECT count(*) FROM {scan_trades(duck, files)} AS trades
-            SEMI JOIN minutes ON trades.symbol = minutes.symbol AND {DUCKDB.minute} = minutes.window_start""",
+            SEMI JOIN minutes ON trades.exchange = minutes.exchange AND trades.symbol = minutes.symbol
+              AND {DUCKDB.minute} = minutes.window_start""",
         )
 
 
@@ -219,7 +223,7 @@ def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
     if row["trades_dropped"]:
         return False
     start_ms = epoch_ms(row["window_start"])
-    return completeness.is_complete_on_any_stream(row["symbol"], start_ms, start_ms + MINUTE_MS)
+    return completeness.is_complete_on_any_stream(row["exchange"], row["symbol"], start_ms, start_ms + MINUTE_MS)
 
 
 def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
@@ -229,7 +233,7 @@ def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
     """
     import pyarrow as pa
 
-    names = [name for name in FUTURES.bars.column_names if name not in NOT_FROM_TRADES]
+    names = [name for name in bars.column_names if name not in NOT_FROM_TRADES]
     proven = {tuple(row[name] for name in names): row for row in present.to_pylist() if _is_proven(row)}
     if not proven:
         return bars

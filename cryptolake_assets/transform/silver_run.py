@@ -22,7 +22,7 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, fi
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, read_window
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
@@ -48,8 +48,6 @@ from cryptolake_assets.transform.silver_candidate import (
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
-
-ASSET = "silver/futures_ohlcv_1m"
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ def run_silver(
     from_sequence: int | None = None,
     scope: RunScope = EVERYTHING,
 ) -> Iterator[DayOutcome]:
-    """Refresh consecutive hours; yield each UTC day once its passed hours are published, in one commit.
+    """Refresh consecutive hours of the settings' family; yield each UTC day after the commit of its passed hours.
 
     Recomputes the minutes in scope that Bronze files of `from_sequence` and later touch; all minutes if it is None.
     """
@@ -92,7 +90,15 @@ def run_silver(
     for start, of_day in groupby(hours, day_of):
         day = load_day(settings, start)
         plans = [
-            plan_hour(inputs.known, inputs.files.get(hour, ()), day.bars_of(hour), hour, from_sequence, scope)
+            plan_hour(
+                settings.tables.bars,
+                inputs.known,
+                inputs.files.get(hour, ()),
+                day.bars_of(hour),
+                hour,
+                from_sequence,
+                scope,
+            )
             for hour in of_day
         ]
         candidates = list(_candidates(settings, engine, inputs, day, plans))
@@ -104,7 +110,7 @@ def run_silver(
 def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
     """Return the inputs of the run of these hours."""
     known = load_run_inputs(settings, hours[0], hours[-1] + HOUR)
-    bronze = load_table(settings, FUTURES.trades)
+    bronze = load_table(settings, settings.tables.trades)
     snapshot = bronze.metadata.current_snapshot_id
     files: defaultdict[datetime, list[BronzeFile]] = defaultdict(list)
     if snapshot is not None:
@@ -117,7 +123,7 @@ def load_day(settings: Settings, start: datetime) -> SilverDay:
     """Return the stored data of the UTC day."""
     return SilverDay(
         start=start,
-        bars=read_window(load_table(settings, FUTURES.bars), silver_day(start)),
+        bars=read_window(load_table(settings, settings.tables.bars), silver_day(start)),
         klines=read_klines(settings, start, start + DAY),
         rejected=count_rejected(settings, start, start + DAY),
     )
@@ -128,8 +134,8 @@ def _candidates(
 ) -> Iterator[SilverCandidate]:
     """Build and check the hours' candidates as their aggregates arrive."""
     started = time.monotonic()
-    for plan, aggregates in aggregate(engine, inputs, plans):
-        candidate = build_candidate(inputs.known, day, plan, aggregates)
+    for plan, aggregates in aggregate(engine, settings.tables, inputs, plans):
+        candidate = build_candidate(settings.tables.bars, inputs.known, day, plan, aggregates)
         expected = None if aggregates is None else bronze_rows(inputs.files.get(plan.hour, ()), plan.minutes)
         candidate = check(settings, inputs.known, day, candidate, expected)
         candidate = _with_samples(settings, candidate)
@@ -138,21 +144,21 @@ def _candidates(
 
 
 def aggregate(
-    engine: AggregationEngine, inputs: SilverInputs, plans: Sequence[HourPlan]
+    engine: AggregationEngine, tables: FamilyTables, inputs: SilverInputs, plans: Sequence[HourPlan]
 ) -> Iterator[tuple[HourPlan, MinuteAggregates | None]]:
     """Aggregate the planned minutes, hour by hour; None if no minute is touched. Full hours share one query."""
     snapshot, rules = inputs.bronze_snapshot, inputs.known.rules
     if snapshot is None:
         yield from ((plan, None) for plan in plans)
     elif all(plan.minutes is None for plan in plans):
-        found = engine.minute_aggregates(snapshot, [plan.hour for plan in plans], None, rules)
+        found = engine.minute_aggregates(tables, snapshot, [plan.hour for plan in plans], None, rules)
         yield from ((plan, aggregates) for plan, (_, aggregates) in zip(plans, found, strict=True))
     else:
         for plan in plans:
             if plan.is_empty:
                 yield plan, None
             else:
-                ((_, aggregates),) = engine.minute_aggregates(snapshot, [plan.hour], plan.minutes, rules)
+                ((_, aggregates),) = engine.minute_aggregates(tables, snapshot, [plan.hour], plan.minutes, rules)
                 yield plan, aggregates
 
 
@@ -182,8 +188,8 @@ def publish(
     if not passed:
         return None
     return commit.publish(
-        load_table(settings, FUTURES.bars),
-        FUTURES.bars,
+        load_table(settings, settings.tables.bars),
+        settings.tables.bars,
         silver_day(passed[0].hour),
         pa.concat_tables(candidate.bars for candidate in passed),
         pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
@@ -206,7 +212,7 @@ def record(
         [
             metrics.RunMetrics(
                 run_id=run_id,
-                asset=ASSET,
+                asset="/".join(settings.tables.bars.identifier),
                 partition=partition_of(candidate.hour),
                 engine=engine_name,
                 rows_in=candidate.counts.rows_in,
@@ -249,8 +255,10 @@ def hours_to_complete(
         row_filter += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
     if end_ms is not None:
         row_filter += f" and window_start < '{_moment(end_ms).isoformat()}'"
-    fields = ("symbol", "window_start", "trades_dropped")
-    incomplete = load_table(settings, FUTURES.bars).scan(row_filter=row_filter, selected_fields=fields).to_arrow()
+    fields = ("exchange", "symbol", "window_start", "trades_dropped")
+    incomplete = (
+        load_table(settings, settings.tables.bars).scan(row_filter=row_filter, selected_fields=fields).to_arrow()
+    )
     return {hour_of(row["window_start"]) for row in incomplete.to_pylist() if may_be_complete(row, known.completeness)}
 
 

@@ -137,9 +137,9 @@ class World:
         assert found.keys() == expected.keys()
         for key, bar in expected.items():
             assert {name: found[key][name] for name in bar} == bar, key
-            of_symbol = [start for symbol, start in expected if symbol == key[0]]
-            is_inside = min(of_symbol) < key[1] < max(of_symbol)
-            is_complete = complete if isinstance(complete, bool) else complete[key[0]]
+            of_symbol = [start for _, symbol, start in expected if symbol == key[1]]
+            is_inside = min(of_symbol) < key[2] < max(of_symbol)
+            is_complete = complete if isinstance(complete, bool) else complete[key[1]]
             assert found[key]["is_complete"] is (is_complete and is_inside), key
 
 
@@ -387,8 +387,8 @@ def test_minutes_around_missing_ids_stay_incomplete(world: World) -> None:
     world.follow()
     around = range(99 * 7_001 // 60_000, 110 * 7_001 // 60_000 + 1)
     found = bars(world.settings, MIDNIGHT, HOURS)
-    incomplete = {start for (_, start), bar in found.items() if not bar["is_complete"]}
-    bounds = {min(start for _, start in found), max(start for _, start in found)}
+    incomplete = {start for (_, _, start), bar in found.items() if not bar["is_complete"]}
+    bounds = {min(start for *_, start in found), max(start for *_, start in found)}
     assert incomplete - bounds <= {MIDNIGHT + timedelta(minutes=number) for number in around}
     assert incomplete - bounds
 
@@ -424,13 +424,14 @@ def test_single_trades_and_aggregates_are_never_mixed(world: World, monkeypatch:
     found = bars(world.settings, MIDNIGHT, HOURS)
     # The minute covered by the stream is made of single trades, the others of archive trades.
     of_archive, of_stream = reference_bars(archived(ROWS)), reference_bars(single)
-    first = ("BTCUSDT", MIDNIGHT)
+    first = ("binance_futures", "BTCUSDT", MIDNIGHT)
+    assert {(key == first, bar["stream"]) for key, bar in found.items()} == {(True, "trade"), (False, "aggTrade")}
     assert found[first]["volume"] == of_stream[first]["volume"]
     assert {key: bar["volume"] for key, bar in found.items() if key != first} == {
         key: bar["volume"] for key, bar in of_archive.items() if key != first
     }
-    incomplete = [start for (_, start), bar in found.items() if not bar["is_complete"]]
-    assert incomplete == [max(start for _, start in found)], "the end of a file is no evidence"
+    incomplete = [start for (_, _, start), bar in found.items() if not bar["is_complete"]]
+    assert incomplete == [max(start for *_, start in found)], "the end of a file is no evidence"
 
 
 def test_coverage_of_producer_and_archive_is_independent(world: World) -> None:
@@ -458,7 +459,7 @@ def test_recorded_coin_m_day_is_loaded_and_aggregated(world: World) -> None:
     assert [candidate.passed for candidate in candidates] == [True] * 24
     found = bars(world.settings, first, 24)
     assert len(found) == 1_437
-    incomplete = sorted(start for (_, start), bar in found.items() if not bar["is_complete"])
+    incomplete = sorted(start for (_, _, start), bar in found.items() if not bar["is_complete"])
     assert incomplete == [first, first + timedelta(minutes=1_439)], "start and end of a file are no evidence"
     assert sum(bar["trades"] for bar in found.values()) == 240_198
     assert found == {key: {**found[key], **bar} for key, bar in reference_bars(world.bronze()).items()}

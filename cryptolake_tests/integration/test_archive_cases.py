@@ -57,7 +57,7 @@ class Lake:
         start = datetime(day.year, day.month, day.day, first_hour, tzinfo=UTC)
         made = rebuild(self.settings, DuckDBEngine(self.settings), start, start + timedelta(hours=hours))
         self.passed = [candidate.passed for candidate in made]
-        return {(symbol, f"{at:%H:%M}"): bar for (symbol, at), bar in bars(self.settings, start, hours).items()}
+        return {(symbol, f"{at:%H:%M}"): bar for (_, symbol, at), bar in bars(self.settings, start, hours).items()}
 
     def day(self, day: date) -> dict[str, Bar]:
         """Refresh Gold's day; return its rows by symbol."""

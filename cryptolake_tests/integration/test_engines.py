@@ -8,6 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import pyarrow as pa
@@ -21,7 +22,7 @@ from cryptolake_assets.lake.migrations import widen_decimals
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.model.columns import PRICE
 from cryptolake_assets.model.family_tables import FUTURES
-from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.model.markets import USD_M, Family, exchanges_of
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import RowCounts
 from cryptolake_assets.quality.rules import RuleContext
@@ -36,10 +37,11 @@ from cryptolake_tests.support.silver_runs import rebuild
 CAPTURE_HOURS = [datetime(2024, 7, 18, 23, tzinfo=UTC), datetime(2024, 7, 19, 0, tzinfo=UTC)]
 GENERATED_HOUR = datetime(2024, 12, 24, 10, tzinfo=UTC)
 CONTEXT = RuleContext(
-    symbols=("BTCUSDT", "ETHUSDT"),
+    exchanges=exchanges_of(Family.FUTURES),
+    symbols=tuple((exchange, symbol) for exchange in exchanges_of(Family.FUTURES) for symbol in ("BTCUSDT", "ETHUSDT")),
     earliest=datetime(2024, 1, 1, tzinfo=UTC),
     latest=datetime(2026, 1, 1, tzinfo=UTC),
-    quarantined=(("BTCUSDT", "trade", 77),),
+    quarantined=(("binance_futures", "BTCUSDT", "trade", 77),),
 )
 
 
@@ -133,10 +135,10 @@ def aggregated(
     return [
         (
             hour,
-            sorted(made.rows.to_pylist(), key=lambda row: (row["symbol"], row["stream"], row["window_start"])),
+            sorted(made.rows.to_pylist(), key=itemgetter("exchange", "symbol", "stream", "window_start")),
             made.counts,
         )
-        for hour, made in engine.minute_aggregates(snapshot.snapshot_id, hours, None, CONTEXT)
+        for hour, made in engine.minute_aggregates(FUTURES, snapshot.snapshot_id, hours, None, CONTEXT)
     ]
 
 
@@ -194,7 +196,7 @@ def wide_trades(start: datetime) -> list[Trade]:
 
 
 def test_engines_read_a_widened_table_and_its_older_snapshots(
-    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine], monkeypatch: pytest.MonkeyPatch
+    platform: Settings, engines: tuple[AggregationEngine, AggregationEngine]
 ) -> None:
     """Widen a table of the earlier type; both engines and PyIceberg read its old and new snapshots."""
     now = replace(FUTURES.trades, name="widened_trades")
@@ -204,8 +206,7 @@ def test_engines_read_a_widened_table_and_its_older_snapshots(
             replace(column, type=PRICE) if column.name == "qty" else column for column in FUTURES.trades.columns
         ),
     )
-    for module in ("duckdb_engine", "spark_engine"):
-        monkeypatch.setattr(f"cryptolake_assets.transform.engines.{module}.FUTURES.trades", now)
+    tables = replace(FUTURES, trades=now)
     hour = GENERATED_HOUR
     narrow = [trade(hour + timedelta(seconds=30), 1, qty="9999999999.99999999"), trade(hour, 2, qty="0.00000001")]
     ensure_table(platform, before)
@@ -220,8 +221,8 @@ def test_engines_read_a_widened_table_and_its_older_snapshots(
         read = table.scan(snapshot_id=snapshot, selected_fields=("qty",)).to_arrow()["qty"].to_pylist()
         assert sorted(read) == sorted(item["qty"] for item in trades)
         for engine in engines:
-            ((_, made),) = engine.minute_aggregates(snapshot, [hour], None, CONTEXT)
-            found = {(row["symbol"], row["window_start"]): row for row in made.rows.to_pylist()}
+            ((_, made),) = engine.minute_aggregates(tables, snapshot, [hour], None, CONTEXT)
+            found = {(row["exchange"], row["symbol"], row["window_start"]): row for row in made.rows.to_pylist()}
             assert found.keys() == expected.keys()
             for key, bar in expected.items():
                 assert {name: found[key][name] for name in bar if name != "vwap"} == {
@@ -248,6 +249,8 @@ def test_engines_agree_on_daily_aggregates(
     rebuild(platform, engines[0], hour, hour + HOUR)
     snapshot = load_table(platform, FUTURES.bars).current_snapshot()
     assert snapshot is not None
-    duckdb, spark = (engine.daily_aggregates(snapshot.snapshot_id, hour.date()).to_pylist() for engine in engines)
+    duckdb, spark = (
+        engine.daily_aggregates(FUTURES, snapshot.snapshot_id, hour.date()).to_pylist() for engine in engines
+    )
     assert duckdb == spark
     assert len(duckdb[0]["closes"]) == 59

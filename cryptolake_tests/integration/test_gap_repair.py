@@ -206,7 +206,7 @@ def complete_minutes(on: Scene) -> set[tuple[str, int]]:
         (symbol, start_ms)
         for symbol in SYMBOLS
         for start_ms in minutes
-        if index.is_complete(symbol, on.stream, start_ms, start_ms + MINUTE_MS)
+        if index.is_complete("binance_futures", symbol, on.stream, start_ms, start_ms + MINUTE_MS)
     }
 
 

@@ -17,7 +17,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FUTURES, FamilyTables
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.rules import RuleContext
@@ -44,14 +44,19 @@ class WatchedEngine:
         self._watch = watch
 
     def minute_aggregates(
-        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+        self,
+        tables: FamilyTables,
+        snapshot_id: int,
+        hours: Sequence[datetime],
+        minutes: pa.Table | None,
+        context: RuleContext,
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
-        for hour, aggregates in self._engine.minute_aggregates(snapshot_id, hours, minutes, context):
+        for hour, aggregates in self._engine.minute_aggregates(tables, snapshot_id, hours, minutes, context):
             self._watch()
             yield hour, aggregates
 
-    def daily_aggregates(self, snapshot_id: int, day: Any) -> pa.Table:
-        return self._engine.daily_aggregates(snapshot_id, day)
+    def daily_aggregates(self, tables: FamilyTables, snapshot_id: int, day: Any) -> pa.Table:
+        return self._engine.daily_aggregates(tables, snapshot_id, day)
 
 
 @pytest.fixture(scope="module")

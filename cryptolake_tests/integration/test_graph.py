@@ -150,7 +150,7 @@ def test_late_trade_updates_its_minute_and_its_day(settings: Settings, instance:
     settled = dg.evaluate_automation_conditions(build_definitions(), instance, cursor=automation)
     assert settled.total_requested == 0
     silver_after, gold_after = bars(settings, hour, hours=49), daily(settings, *days)
-    minute = ("BTCUSDT", hour)
+    minute = ("binance_futures", "BTCUSDT", hour)
     assert silver_after[minute]["high"] == gold_after[days[0]]["high"] == 250
     assert silver_after[minute]["updated_at"] > silver_before[minute]["updated_at"]
     assert gold_after[days[0]]["updated_at"] > gold_before[days[0]]["updated_at"]

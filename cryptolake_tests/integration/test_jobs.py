@@ -117,7 +117,9 @@ def test_silver_job_accepts_symbols_window_and_engine(
     )
     (materialization,) = result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier())
     assert materialization.metadata["engine"].value == engine
-    assert set(bars(settings, hour)) == {("ETHUSDT", hour + timedelta(minutes=minute)) for minute in (5, 6, 7)}
+    assert set(bars(settings, hour)) == {
+        ("binance_futures", "ETHUSDT", hour + timedelta(minutes=minute)) for minute in (5, 6, 7)
+    }
     assert not check_results(result)[PUBLISHED_COUNT], "the count check reports the missing rest of the hour"
     assert not result.success
     assert run_silver(instance, hour).success

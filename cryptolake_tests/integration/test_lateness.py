@@ -69,12 +69,12 @@ def arrivals(draw: st.DrawFn) -> Arrival:
     return Arrival(base, [order[start : start + size] for start in range(0, len(order), size)])
 
 
-def gold(lake: Settings, first: date, last: date) -> dict[tuple[str, date], dict[str, Any]]:
+def gold(lake: Settings, first: date, last: date) -> dict[tuple[str, str, date], dict[str, Any]]:
     rows = run_sql(
         lake,
         f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date BETWEEN '{first}' AND '{last}'",
     ).to_pylist()
-    return {(row["symbol"], row["trade_date"]): row for row in rows}
+    return {(row["exchange"], row["symbol"], row["trade_date"]): row for row in rows}
 
 
 def follow(lake: Settings, engine: AggregationEngine, batch: list[Trade]) -> None:
@@ -158,6 +158,7 @@ def test_volatility_of_minimal_price_changes_is_exact(lake: Settings) -> None:
     prices = ("9999999999.99999998", "9999999999.99999999", "9999999999.99999998")
     trades = [trade(base + timedelta(minutes=number), number, price=price) for number, price in enumerate(prices)]
     follow(lake, DuckDBEngine(lake), trades)
-    expected = reference_daily(reference_bars(trades))["BTCUSDT", base.date()]["realised_volatility"]
-    got = gold(lake, base.date(), base.date())["BTCUSDT", base.date()]["realised_volatility"]
+    key = ("binance_futures", "BTCUSDT", base.date())
+    expected = reference_daily(reference_bars(trades))[key]["realised_volatility"]
+    got = gold(lake, base.date(), base.date())[key]["realised_volatility"]
     assert Decimal(got) == pytest.approx(expected, rel=Decimal("1e-12"))

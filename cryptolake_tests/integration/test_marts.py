@@ -58,7 +58,10 @@ def trades_of(day: datetime, seed: int) -> list[Trade]:
 
 def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
     """Replace the day's bars of the test symbols."""
-    rows = [{**bar, "symbol": key[0], "window_start": key[1], "updated_at": None} for key, bar in bars.items()]
+    rows = [
+        {**bar, "exchange": exchange, "symbol": symbol, "window_start": start, "stream": "trade", "updated_at": None}
+        for (exchange, symbol, start), bar in bars.items()
+    ]
     candidate = pa.Table.from_pylist(rows, schema=FUTURES.bars.arrow_schema())
     table = load_table(settings, FUTURES.bars)
     present = read_window(table, silver_day(day))
@@ -84,12 +87,12 @@ def by_key(rows: Iterable[Mapping[str, Any]], *key: str) -> dict[tuple[Any, ...]
 
 def expected_bars(trades: list[Trade], minute_bars: Bars, minutes: int, complete_days: Iterable[date] = ()) -> Bars:
     """Return bars of `minutes`; a complete bar has the weakest evidence of its minutes."""
-    members: dict[tuple[str, datetime], list[str | None]] = defaultdict(list)
-    for (symbol, start), bar in minute_bars.items():
-        members[symbol, open_time(start, minutes)].append(bar["evidence"])
+    members: dict[tuple[str, str, datetime], list[str | None]] = defaultdict(list)
+    for (exchange, symbol, start), bar in minute_bars.items():
+        members[exchange, symbol, open_time(start, minutes)].append(bar["evidence"])
     found = {}
     for key, bar in reference_bars(trades, minutes).items():
-        is_known = len(members[key]) == minutes or key[1].date() in set(complete_days)
+        is_known = len(members[key]) == minutes or key[2].date() in set(complete_days)
         is_complete = None not in members[key] and is_known
         weakest = max(members[key], key=EVIDENCE.index) if is_complete else None
         found[key] = {**bar, "is_complete": is_complete, "evidence": weakest}
@@ -98,9 +101,9 @@ def expected_bars(trades: list[Trade], minute_bars: Bars, minutes: int, complete
 
 def expected_profile(minute_bars: Bars) -> dict[tuple[Any, ...], dict[str, Any]]:
     found: dict[tuple[Any, ...], dict[str, Any]] = {}
-    for (symbol, start), bar in minute_bars.items():
+    for (exchange, symbol, start), bar in minute_bars.items():
         width = max(Decimal(10) ** (bar["vwap"].adjusted() - 2), Decimal("1e-8"))
-        key = symbol, open_time(start, 60), bar["vwap"] // width * width
+        key = exchange, symbol, open_time(start, 60), bar["vwap"] // width * width
         row = found.setdefault(
             key,
             {"bucket_width": width, "volume": 0, "quote_volume": 0, "trades": 0, "minutes_with_trades": 0},
@@ -115,13 +118,13 @@ def check_returns(settings: Settings) -> None:
     days: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in run_sql(settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY trade_date").to_pylist():
         days[row["symbol"]].append(row)
-    got = by_key(rows_of(settings, "daily_returns"), "symbol", "trade_date")
-    assert set(got) == {(symbol, row["trade_date"]) for symbol in SYMBOLS for row in days[symbol]}
+    got = by_key(rows_of(settings, "daily_returns"), "exchange", "symbol", "trade_date")
+    assert set(got) == {("binance_futures", symbol, row["trade_date"]) for symbol in SYMBOLS for row in days[symbol]}
     for symbol in SYMBOLS:
         highest = Decimal(0)
         previous: Decimal | None = None
         for row in days[symbol]:
-            mart = got[symbol, row["trade_date"]]
+            mart = got["binance_futures", symbol, row["trade_date"]]
             highest = max(highest, row["close"])
             with localcontext() as context:
                 context.prec = 60
@@ -164,7 +167,7 @@ def test_marts_equal_plain_python_and_a_correction_updates_only_its_rows(
 
     # A late trade on the first day, and a removed bar (for example, its only trade was of another type).
     late_at = FIRST + timedelta(minutes=50, seconds=3)
-    removed = max(start for symbol, start in silver[FIRST] if symbol == "BBBUSDT")
+    removed = max(start for _, symbol, start in silver[FIRST] if symbol == "BBBUSDT")
     late = trade(late_at, 1, "99999", "7", symbol="AAAUSDT")
     remaining = [
         item for item in trades[FIRST] if (item["symbol"], open_time(item["event_time"], 1)) != ("BBBUSDT", removed)
@@ -205,9 +208,10 @@ def snapshot_of(settings: Settings, mart: str) -> int | None:
 def compare(settings: Settings, trades: list[Trade], minute_bars: Bars, complete_days: list[date]) -> None:
     """Compare every mart of days with its reference."""
     for name, minutes in MINUTES.items():
-        got = by_key(rows_of(settings, f"ohlcv_{name}"), "symbol", "window_start")
+        got = by_key(rows_of(settings, f"ohlcv_{name}"), "exchange", "symbol", "window_start")
         assert got == expected_bars(trades, minute_bars, minutes, complete_days), name
-    got_profile = by_key(rows_of(settings, "volume_profile_hourly"), "symbol", "window_start", "bucket_low")
+    profile = rows_of(settings, "volume_profile_hourly")
+    got_profile = by_key(profile, "exchange", "symbol", "window_start", "bucket_low")
     assert got_profile == expected_profile(minute_bars)
     check_returns(settings)
 

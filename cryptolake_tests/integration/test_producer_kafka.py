@@ -221,21 +221,21 @@ async def test_every_missing_range_is_recorded_and_closed_when_its_trades_arrive
     ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
     complete = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
     for symbol, start_ms in missing_ms:
-        assert not complete.is_complete(symbol, "trade", start_ms, start_ms + MINUTE_MS)
+        assert not complete.is_complete("binance_futures", symbol, "trade", start_ms, start_ms + MINUTE_MS)
 
     await replayed(DEMO_CAPTURE_DIR, lambda settings: acknowledged(settings)() == sum(DEMO_TRADES.values()))
     assert {gap.outcome for gap in read_gaps(own)} == {GapOutcome.ARRIVED}
     assert gaps.open_gaps() == []
     index = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
-    assert not any(index.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for symbol, at_ms in missing_ms), (
-        "the late trades are in Kafka, but not below the offsets that Bronze holds"
-    )
+    assert not any(
+        index.is_complete("binance_futures", symbol, "trade", at_ms, at_ms + MINUTE_MS) for symbol, at_ms in missing_ms
+    ), "the late trades are in Kafka, but not below the offsets that Bronze holds"
     ends = await kafka.end_offsets_async(settings, settings.kafka_topic_futures)
     index = CompletenessIndex(read_coverage(own), ends, 0, read_gaps(own))
     inner = sorted({at_ms for _, at_ms in missing_ms})[1:-1]
     assert inner
     for symbol in ranges:
-        assert all(index.is_complete(symbol, "trade", at_ms, at_ms + MINUTE_MS) for at_ms in inner)
+        assert all(index.is_complete("binance_futures", symbol, "trade", at_ms, at_ms + MINUTE_MS) for at_ms in inner)
     assert distinct_per_symbol(await trades(settings)) == DEMO_TRADES
 
 

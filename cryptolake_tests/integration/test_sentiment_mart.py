@@ -19,7 +19,17 @@ from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
 from cryptolake_tests.support.checks import verdicts
-from cryptolake_tests.support.marts import FIRST, SECOND, SYMBOLS, bars_of, dbt, every_check_passed, put_gold, run_marts
+from cryptolake_tests.support.marts import (
+    FIRST,
+    SECOND,
+    SYMBOLS,
+    Bars,
+    bars_of,
+    dbt,
+    every_check_passed,
+    put_gold,
+    run_marts,
+)
 
 MART = "sentiment_vs_market"
 CAP = Decimal("2621040321355.0405123456789012")
@@ -115,15 +125,15 @@ def test_mart_that_differs_from_its_sources_fails_its_test(settings: Settings) -
     assert "FAIL 1 sentiment_is_of_its_day" in tested.stdout, tested.stdout
 
 
-def put_gold_of(settings: Settings, bars: dict[tuple[str, datetime], dict[str, Any]], start: datetime) -> None:
+def put_gold_of(settings: Settings, bars: Bars, start: datetime) -> None:
     from cryptolake_assets.lake.filters import gold_month
     from cryptolake_assets.model.family_tables import FUTURES
     from cryptolake_tests.support.reference import reference_daily
 
     rows = [
-        {**stats, "symbol": symbol, "trade_date": of, "is_complete": True, "updated_at": None}
+        {**stats, "exchange": exchange, "symbol": symbol, "trade_date": of, "is_complete": True, "updated_at": None}
         | {"realised_volatility": float(stats["realised_volatility"])}
-        for (symbol, of), stats in reference_daily(bars).items()
+        for (exchange, symbol, of), stats in reference_daily(bars).items()
     ]
     table = pa.Table.from_pylist(rows, schema=FUTURES.daily.arrow_schema())
     month = gold_month(start.date())

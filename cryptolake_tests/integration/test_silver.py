@@ -103,7 +103,7 @@ def test_late_trade_updates_only_its_own_minute(platform: Settings, engine: Aggr
     late = trade(hour + timedelta(seconds=61), 999, price="250")
     assert refresh(platform, engine, hour, append(platform, [late])) == 1
     after = bars(platform, hour)
-    minute = ("BTCUSDT", hour + timedelta(minutes=1))
+    minute = ("binance_futures", "BTCUSDT", hour + timedelta(minutes=1))
     assert after[minute]["high"] == 250
     assert after[minute]["updated_at"] > before[minute]["updated_at"]
     assert {key: row for key, row in after.items() if key != minute} == {
@@ -182,7 +182,9 @@ def test_failed_candidate_is_not_published_and_other_hours_continue(
     assert [outcome.name for outcome in rejected.outcomes if not outcome.passed] == ["drop_ratio"]
     assert bars(platform, hour, hours=2) == before
     refresh(platform, engine, hour + timedelta(hours=1), sequence)
-    assert set(bars(platform, hour, hours=2)) - set(before) == {("BTCUSDT", hour + timedelta(hours=1))}
+    assert set(bars(platform, hour, hours=2)) - set(before) == {
+        ("binance_futures", "BTCUSDT", hour + timedelta(hours=1))
+    }
 
 
 def test_gold_sums_the_days_bars_and_a_second_run_changes_nothing(
@@ -199,10 +201,10 @@ def test_gold_sums_the_days_bars_and_a_second_run_changes_nothing(
         platform, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{day}'"
     ).to_pylist()
     silver = bars(platform, hour)
-    assert sorted(row["symbol"] for row in rows) == sorted({symbol for symbol, _ in silver})
+    assert sorted(row["symbol"] for row in rows) == sorted({symbol for _, symbol, _ in silver})
     assert len(rows) == first.rows_changed
     for row in rows:
-        of_symbol = [bar for (symbol, _), bar in sorted(silver.items()) if symbol == row["symbol"]]
+        of_symbol = [bar for (_, symbol, _), bar in sorted(silver.items()) if symbol == row["symbol"]]
         assert row["trades"] == sum(bar["trades"] for bar in of_symbol)
         with localcontext() as context:
             context.prec = 80

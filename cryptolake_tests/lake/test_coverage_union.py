@@ -61,7 +61,7 @@ def test_union_claims_nothing_that_bronze_lacks(rows: Sequence[CoverageRow], off
 def test_reader_sees_the_union_as_the_claims(rows: Sequence[CoverageRow], offset: int) -> None:
     for start in range(0, 400, 7):
         index, naive = (CompletenessIndex(found, {2: offset}, GRACE_MS) for found in (folded(rows), rows))
-        window = ("BTCUSDT", "trade", start, start + 20)
+        window = ("binance_futures", "BTCUSDT", "trade", start, start + 20)
         assert naive.is_complete(*window) or not index.is_complete(*window)
 
 
@@ -87,7 +87,9 @@ def test_overlap_shorter_than_the_grace_stays_a_pause() -> None:
     earlier = replace(ROW, connected_from_ms=0, connected_to_ms=60_000)
     later = replace(ROW, connected_from_ms=59_995, connected_to_ms=99_999_999, kafka_offset=20)
     stored = folded([earlier, later, replace(later, connected_to_ms=999_999_999, kafka_offset=30)])
-    assert not CompletenessIndex(stored, {2: 1_000}, GRACE_MS).is_complete("BTCUSDT", "trade", 59_000, 60_000)
+    assert not CompletenessIndex(stored, {2: 1_000}, GRACE_MS).is_complete(
+        "binance_futures", "BTCUSDT", "trade", 59_000, 60_000
+    )
 
 
 def test_rows_of_an_earlier_topic_do_not_hold_back_those_of_the_next() -> None:
@@ -99,7 +101,7 @@ def test_rows_of_an_earlier_topic_do_not_hold_back_those_of_the_next() -> None:
         claim = replace(ROW, connected_from_ms=end_ms - 2 * minute_ms, connected_to_ms=end_ms, kafka_offset=number)
         stored = fold(stored, [claim], GRACE_MS)
     index = CompletenessIndex(stored, {2: 3_000}, GRACE_MS)
-    assert index.is_complete("BTCUSDT", "trade", 20 * minute_ms, 2_900 * minute_ms)
+    assert index.is_complete("binance_futures", "BTCUSDT", "trade", 20 * minute_ms, 2_900 * minute_ms)
 
 
 def test_long_connection_has_few_rows_and_most_of_them_count_while_bronze_lags() -> None:

@@ -35,6 +35,7 @@ SAMPLE = [{"rule": "qty_zero", "trade_id": "7"}]
 
 def bar(minute: int = 0, **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
+        "exchange": "binance_futures",
         "symbol": "BTCUSDT",
         "window_start": MINUTE + timedelta(minutes=minute),
         "open": Decimal(10),
@@ -53,6 +54,7 @@ def bar(minute: int = 0, **changes: Any) -> dict[str, Any]:
         "updated_at": None,
         "trades_dropped": 0,
         "evidence": "ids",
+        "stream": "trade",
     }
     return {**row, **changes}
 
@@ -84,6 +86,7 @@ def test_valid_bars_pass_all_checks() -> None:
         ("taker_buy_within_volume", {"taker_buy_volume": Decimal("5.00000001")}),
         ("trades_at_least_one", {"trades": 0}),
         ("no_nulls", {"vwap": None}),
+        ("no_nulls", {"stream": None}),
     ],
 )
 def test_invalid_bar_fails_its_check_and_is_sampled(check: str, changes: dict[str, Any]) -> None:
@@ -98,7 +101,7 @@ def test_duplicate_bars_fail_unique_key() -> None:
 
 def test_different_column_type_fails_schema() -> None:
     candidate = pa.Table.from_pylist([bar()], schema=FUTURES.bars.arrow_schema())
-    widened = candidate.set_column(2, "open", candidate["open"].cast(pa.decimal128(20, 8)))
+    widened = candidate.set_column(3, "open", candidate["open"].cast(pa.decimal128(20, 8)))
     assert [outcome.name for outcome in failed_of(widened)] == ["schema"]
 
 

@@ -16,8 +16,10 @@ GRACE_MS = 2_000
 MINUTE_MS = 60_000
 
 
-def covered(start_ms: int, end_ms: int, offset: int = 5, symbol: str = "BTCUSDT") -> CoverageRow:
-    return CoverageRow("binance_futures", symbol, "trade", start_ms, end_ms, 1, offset, "ws://127.0.0.1")
+def covered(
+    start_ms: int, end_ms: int, offset: int = 5, symbol: str = "BTCUSDT", exchange: str = "binance_futures"
+) -> CoverageRow:
+    return CoverageRow(exchange, symbol, "trade", start_ms, end_ms, 1, offset, "ws://127.0.0.1")
 
 
 def index(*rows: CoverageRow, bronze: int = 5) -> CompletenessIndex:
@@ -26,8 +28,10 @@ def index(*rows: CoverageRow, bronze: int = 5) -> CompletenessIndex:
 
 def test_covered_minute_is_complete_once_the_watermark_is_past_its_end() -> None:
     complete = index(covered(0, MINUTE_MS + GRACE_MS))
-    assert complete.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
-    assert not index(covered(0, MINUTE_MS + GRACE_MS - 1)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert complete.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not index(covered(0, MINUTE_MS + GRACE_MS - 1)).is_complete(
+        "binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS
+    )
 
 
 def test_window_has_the_weakest_evidence_of_its_parts() -> None:
@@ -48,7 +52,7 @@ def test_window_has_the_weakest_evidence_of_its_parts() -> None:
     )
 
     def evidence(first: int, last: int) -> Evidence | None:
-        return found.evidence("BTCUSDT", "trade", first * MINUTE_MS, (last + 1) * MINUTE_MS)
+        return found.evidence("binance_futures", "BTCUSDT", "trade", first * MINUTE_MS, (last + 1) * MINUTE_MS)
 
     assert [evidence(minute, minute) for minute in range(7)] == [
         Evidence.IDS,
@@ -60,33 +64,35 @@ def test_window_has_the_weakest_evidence_of_its_parts() -> None:
         Evidence.IDS,
     ]
     assert (evidence(0, 1), evidence(0, 2), evidence(2, 4)) == (Evidence.BARRIER, Evidence.KLINES, None)
-    by_klines = [found.is_by_klines("BTCUSDT", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    by_klines = [found.is_by_klines("binance_futures", "BTCUSDT", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
     assert by_klines == [False, False, True, False]
 
 
 def test_window_proven_by_ids_of_another_stream_is_not_proven_by_klines() -> None:
     by_klines = replace(covered(0, MINUTE_MS + GRACE_MS), evidence=Evidence.KLINES)
-    assert index(by_klines).is_by_klines("BTCUSDT", 0, MINUTE_MS)
+    assert index(by_klines).is_by_klines("binance_futures", "BTCUSDT", 0, MINUTE_MS)
     other = replace(by_klines, evidence=Evidence.IDS, stream="aggTrade")
-    assert not index(by_klines, other).is_by_klines("BTCUSDT", 0, MINUTE_MS)
-    assert not index(by_klines, replace(other, symbol="ETHUSDT")).is_by_klines("ETHUSDT", 0, MINUTE_MS)
+    assert not index(by_klines, other).is_by_klines("binance_futures", "BTCUSDT", 0, MINUTE_MS)
+    assert not index(by_klines, replace(other, symbol="ETHUSDT")).is_by_klines(
+        "binance_futures", "ETHUSDT", 0, MINUTE_MS
+    )
 
 
 def test_minute_that_began_before_the_connection_is_incomplete() -> None:
-    assert not index(covered(1, 10 * MINUTE_MS)).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not index(covered(1, 10 * MINUTE_MS)).is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
 
 
 def test_coverage_counts_once_bronze_has_its_records() -> None:
     rows = covered(0, 10 * MINUTE_MS, offset=9)
-    assert not index(rows, bronze=8).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
-    assert index(rows, bronze=9).is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not index(rows, bronze=8).is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
+    assert index(rows, bronze=9).is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
 
 
 def test_time_between_two_connections_makes_only_its_minutes_incomplete() -> None:
     both = index(covered(0, 90_000), covered(95_000, 10 * MINUTE_MS))
-    assert both.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
-    assert not both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
-    assert both.is_complete("BTCUSDT", "trade", 2 * MINUTE_MS, 3 * MINUTE_MS)
+    assert both.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not both.is_complete("binance_futures", "BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
+    assert both.is_complete("binance_futures", "BTCUSDT", "trade", 2 * MINUTE_MS, 3 * MINUTE_MS)
 
 
 def gap(after_ms: int, before_ms: int) -> TradeGap:
@@ -97,10 +103,14 @@ def gap(after_ms: int, before_ms: int) -> TradeGap:
 def test_open_gap_makes_minutes_from_previous_to_next_trade_incomplete() -> None:
     rows = [covered(0, 10 * MINUTE_MS)]
     found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS, 2 * MINUTE_MS - 1)])
-    complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    complete = [
+        found.is_complete("binance_futures", "BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)
+    ]
     assert complete == [True, False, True, True]
     found = CompletenessIndex(rows, {1: 5}, 0, [gap(MINUTE_MS - 1, 2 * MINUTE_MS)])
-    complete = [found.is_complete("BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)]
+    complete = [
+        found.is_complete("binance_futures", "BTCUSDT", "trade", n * MINUTE_MS, (n + 1) * MINUTE_MS) for n in range(4)
+    ]
     assert complete == [False, False, False, True]
 
 
@@ -108,29 +118,39 @@ def test_closed_gap_counts_until_bronze_has_its_late_trades() -> None:
     late = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC), kafka_partition=1, kafka_offset=8)
     for bronze, complete in ((7, False), (8, True)):
         found = CompletenessIndex([covered(0, 10 * MINUTE_MS)], {1: bronze}, 0, [late])
-        assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
+        assert found.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS) == complete
 
 
 def test_archive_coverage_includes_a_gap_of_the_stream() -> None:
     day = CoverageRow("binance_futures", "BTCUSDT", "trade", 0, 10 * MINUTE_MS, None, None, "http://archive")
     found = CompletenessIndex([covered(0, 10 * MINUTE_MS), day], {1: 5}, 0, [gap(10, 20)])
-    assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+    assert found.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_coverage_is_separate_per_symbol_and_stream() -> None:
+def test_coverage_is_separate_per_exchange_symbol_and_stream() -> None:
     complete = index(covered(0, 10 * MINUTE_MS))
-    assert not complete.is_complete("ETHUSDT", "trade", 0, MINUTE_MS)
-    assert not complete.is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
-    assert complete.is_complete_on_any_stream("BTCUSDT", 0, MINUTE_MS)
+    assert not complete.is_complete("binance_spot", "BTCUSDT", "trade", 0, MINUTE_MS)
+    assert not complete.is_complete("binance_futures", "ETHUSDT", "trade", 0, MINUTE_MS)
+    assert not complete.is_complete("binance_futures", "BTCUSDT", "aggTrade", 0, MINUTE_MS)
+    assert complete.is_complete_on_any_stream("binance_futures", "BTCUSDT", 0, MINUTE_MS)
+    assert not complete.is_complete_on_any_stream("binance_spot", "BTCUSDT", 0, MINUTE_MS)
+    assert not complete.is_by_klines("binance_spot", "BTCUSDT", 0, MINUTE_MS)
+
+
+def test_gap_of_another_exchange_leaves_the_symbol_complete() -> None:
+    rows = [covered(0, MINUTE_MS), covered(0, MINUTE_MS, exchange="binance_spot")]
+    found = CompletenessIndex(rows, {1: 5}, 0, [gap(10, 20)])
+    assert not found.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
+    assert found.evidence("binance_spot", "BTCUSDT", "trade", 0, MINUTE_MS) is Evidence.BARRIER
 
 
 def test_archive_day_counts_without_kafka_offset_and_grace() -> None:
     day = CoverageRow("binance_futures", "BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS, None, None, "http://archive")
     complete = index(day, bronze=0)
-    assert complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS)
-    assert not complete.is_complete("BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS + 1)
+    assert complete.is_complete("binance_futures", "BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS)
+    assert not complete.is_complete("binance_futures", "BTCUSDT", "aggTrade", 0, 24 * 60 * MINUTE_MS + 1)
     loading = replace(day, kafka_partition=LOADING, kafka_offset=0)
-    assert not index(loading, bronze=9).is_complete("BTCUSDT", "aggTrade", 0, MINUTE_MS)
+    assert not index(loading, bronze=9).is_complete("binance_futures", "BTCUSDT", "aggTrade", 0, MINUTE_MS)
 
 
 @given(
@@ -142,35 +162,38 @@ def test_coverage_equals_the_definition_per_millisecond(spans: list[tuple[int, i
     rows = [covered(begin, begin + size) for begin, size in spans]
     known = {moment for begin, size in spans for moment in range(begin, begin + size)}
     expected = all(moment in known for moment in range(start, start + length))
-    got = CompletenessIndex(rows, {1: 5}, 0).is_complete("BTCUSDT", "trade", start, start + length)
+    got = CompletenessIndex(rows, {1: 5}, 0).is_complete("binance_futures", "BTCUSDT", "trade", start, start + length)
     assert got == expected
 
 
 def test_adjacent_connections_cover_a_minute_across_both() -> None:
     both = CompletenessIndex([covered(0, 90_000), covered(90_000, 200_000)], {1: 5}, 0)
-    assert both.is_complete("BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
+    assert both.is_complete("binance_futures", "BTCUSDT", "trade", MINUTE_MS, 2 * MINUTE_MS)
 
 
 def test_open_gap_excludes_full_milliseconds() -> None:
     inside = replace(gap(0, 0), after_us=10_900, before_us=20_900)
     found = CompletenessIndex([covered(0, 100)], {1: 5}, 0, [inside])
-    assert found.is_complete("BTCUSDT", "trade", 0, 10)
-    assert not found.is_complete("BTCUSDT", "trade", 0, 11)
-    assert not found.is_complete("BTCUSDT", "trade", 20, 30)
-    assert found.is_complete("BTCUSDT", "trade", 21, 30)
+    assert found.is_complete("binance_futures", "BTCUSDT", "trade", 0, 10)
+    assert not found.is_complete("binance_futures", "BTCUSDT", "trade", 0, 11)
+    assert not found.is_complete("binance_futures", "BTCUSDT", "trade", 20, 30)
+    assert found.is_complete("binance_futures", "BTCUSDT", "trade", 21, 30)
 
 
 def test_partition_without_records_in_bronze_covers_nothing() -> None:
     for offset, complete in ((0, True), (1, False)):
         row = replace(covered(0, MINUTE_MS, offset=offset), kafka_partition=2)
-        assert CompletenessIndex([row], {1: 5}, 0).is_complete("BTCUSDT", "trade", 0, MINUTE_MS) == complete
+        assert (
+            CompletenessIndex([row], {1: 5}, 0).is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
+            == complete
+        )
 
 
 def test_closed_gap_without_kafka_offset_is_covered() -> None:
     closed = replace(gap(10, 20), closed_at=datetime(2024, 7, 18, tzinfo=UTC))
     for late in (closed, replace(closed, kafka_partition=1), replace(closed, kafka_offset=8)):
         found = CompletenessIndex([covered(0, MINUTE_MS)], {1: 5}, 0, [late])
-        assert found.is_complete("BTCUSDT", "trade", 0, MINUTE_MS)
+        assert found.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
 
 
 def test_gained_time_spans_all_newly_covered_time() -> None:
@@ -218,8 +241,8 @@ def test_window_is_complete_if_every_millisecond_is_covered(
 ) -> None:
     expected = set(range(start, start + length)) <= covered_ms(streamed, archived, missing)
     index = built(streamed, archived, missing)
-    assert index.is_complete("BTCUSDT", "trade", start, start + length) == expected
-    assert index.is_complete_on_any_stream("BTCUSDT", start, start + length) == expected
+    assert index.is_complete("binance_futures", "BTCUSDT", "trade", start, start + length) == expected
+    assert index.is_complete_on_any_stream("binance_futures", "BTCUSDT", start, start + length) == expected
 
 
 ledgers = st.tuples(windows, windows, gaps_us)

@@ -6,6 +6,8 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
+import pytest
+
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.quality.completeness import CompletenessIndex
@@ -78,6 +80,7 @@ def test_equal_bars_pass_and_one_different_digit_fails() -> None:
     assert "volume 1.50000000, official 1.50000001" in agreement.outcome.failing_rows[0]["difference"]
     assert agreement.differences == [
         {
+            "exchange": "binance_futures",
             "symbol": "BTCUSDT",
             "window_start": HOUR + timedelta(minutes=1),
             "field": "volume",
@@ -90,24 +93,39 @@ def test_equal_bars_pass_and_one_different_digit_fails() -> None:
 
 def test_tolerated_difference_of_an_aggregate_bar_passes_and_is_listed() -> None:
     near = keyed(kline(0, volume="1.5010"), kline(1))
-    agreement = compared([bar(0), bar(1)], near, covered("aggTrade", 2), TOLERANCE)
+    of_aggregates = [bar(minute, stream="aggTrade") for minute in range(2)]
+    agreement = compared(of_aggregates, near, covered("aggTrade", 2), TOLERANCE)
     assert agreement.outcome.passed
     assert (
         agreement.outcome.description == "1 of 2 complete bars equal the official klines, 1 more within 0.001 of them"
     )
     assert [(row["field"], row["tolerated"]) for row in agreement.differences] == [("volume", True)]
-    far = compared([bar(0)], keyed(kline(0, volume="1.6")), covered("aggTrade", 2), TOLERANCE)
+    far = compared(of_aggregates[:1], keyed(kline(0, volume="1.6")), covered("aggTrade", 2), TOLERANCE)
     assert not far.outcome.passed
 
 
 def test_price_difference_of_an_aggregate_bar_is_not_tolerated() -> None:
-    agreement = compared([bar(0)], keyed(kline(0, high="64000.11")), covered("aggTrade", 2), TOLERANCE)
+    of_aggregates = [bar(0, stream="aggTrade")]
+    agreement = compared(of_aggregates, keyed(kline(0, high="64000.11")), covered("aggTrade", 2), TOLERANCE)
     assert not agreement.outcome.passed
 
 
-def test_volume_difference_of_a_single_trade_bar_is_not_tolerated() -> None:
-    agreement = compared([bar(0)], keyed(kline(0, volume="1.50000001")), covered("trade", 2), TOLERANCE)
-    assert not agreement.outcome.passed
+@pytest.mark.parametrize("covered_stream", ["trade", "aggTrade"])
+def test_stream_of_the_bar_decides_whether_a_difference_is_tolerated(covered_stream: str) -> None:
+    klines = keyed(kline(0, volume="1.50000001"))
+    passed = [
+        compared([bar(0, stream=stream)], klines, covered(covered_stream, 2), TOLERANCE).outcome.passed
+        for stream in ("trade", "aggTrade", None)
+    ]
+    assert passed == [False, True, covered_stream == "aggTrade"], "bars of earlier releases have no stream"
+
+
+def test_kline_of_another_exchange_is_no_reference() -> None:
+    spot = bar(0, exchange="binance_spot", high=Decimal(1))
+    assert "no reference" in compared([spot], keyed(kline(0))).outcome.description
+    both = keyed(kline(0)) | {("binance_spot", "BTCUSDT", HOUR_MS): kline(0, high="2")}
+    agreement = compared([bar(0), spot], both)
+    assert [(row["exchange"], row["ours"]) for row in agreement.differences] == [("binance_spot", Decimal(1))]
 
 
 def test_covered_minute_without_bar_differs_from_a_kline_with_trades() -> None:

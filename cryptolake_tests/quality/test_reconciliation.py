@@ -14,7 +14,7 @@ KLINE = Kline(0, "1.5", "2.0", "1.0", "1.70", "10.000", 59_999, "15.0", 3, "4", 
 
 def bar(**changes: Any) -> dict[str, Any]:
     values = {name: Decimal(getattr(KLINE, name)) for name in FIELDS if name != "trades"}
-    return {"symbol": "BTCUSDT", "is_complete": True, "trades": 3, **values, **changes}
+    return {"exchange": "binance_futures", "symbol": "BTCUSDT", "is_complete": True, "trades": 3, **values, **changes}
 
 
 def test_bar_with_the_values_of_its_kline_is_equal() -> None:
@@ -41,9 +41,14 @@ def test_incomplete_bar_is_not_compared_and_missing_kline_is_no_reference() -> N
 
 
 def test_coin_m_bar_is_compared_without_quote_volumes() -> None:
-    other = {"symbol": "BTCUSD_PERP", "quote_volume": Decimal(7), "taker_buy_quote_volume": Decimal(8)}
+    other = {
+        "exchange": "binance_futures_coin",
+        "symbol": "BTCUSD_PERP",
+        "quote_volume": Decimal(7),
+        "taker_buy_quote_volume": Decimal(8),
+    }
     assert compare(bar(**other), KLINE).verdict is Verdict.EQUAL
     assert set(FIELDS) - set(COIN_M_FIELDS) == {"quote_volume", "taker_buy_quote_volume"}
     for name in COIN_M_FIELDS:
         assert [item.field for item in compare(bar(**other, **{name: 99}), KLINE).differences] == [name]
-    assert compare(bar(**other | {"symbol": "BTCUSDT"}), KLINE).verdict is Verdict.DIFFERS
+    assert compare(bar(**other | {"exchange": "binance_spot"}), KLINE).verdict is Verdict.DIFFERS

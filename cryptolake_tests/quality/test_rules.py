@@ -30,7 +30,8 @@ from cryptolake_tests.support.zones import machine_zone
 EARLIEST = datetime(2024, 7, 18, tzinfo=UTC)
 LATEST = datetime(2024, 7, 19, 12, 30, 15, 250_000, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-CONTEXT = RuleContext(("BTCUSDT", "ETHUSDT"), EARLIEST, LATEST, exchanges=("binance_futures",))
+FUTURES, SPOT = "binance_futures", "binance_spot"
+CONTEXT = RuleContext((FUTURES,), ((FUTURES, "BTCUSDT"), (FUTURES, "ETHUSDT")), EARLIEST, LATEST)
 
 SCHEMA = pa.schema(
     {
@@ -152,31 +153,40 @@ def test_first_of_several_broken_rules_is_named() -> None:
 
 
 def test_every_listed_exchange_is_accepted() -> None:
-    context = replace(CONTEXT, exchanges=("binance_futures", "binance_spot"))
-    trades = Trade(), Trade(exchange="binance_spot"), Trade(exchange="other")
+    context = replace(CONTEXT, exchanges=(FUTURES, SPOT), symbols=((FUTURES, "BTCUSDT"), (SPOT, "BTCUSDT")))
+    trades = Trade(), Trade(exchange=SPOT), Trade(exchange="other")
     assert judged(context, *trades) == [None, None, "other_exchange"]
 
 
+def test_symbol_is_known_per_exchange() -> None:
+    context = replace(CONTEXT, exchanges=(FUTURES, SPOT), symbols=((FUTURES, "BTCUSDT"), (SPOT, "ETHUSDT")))
+    trades = Trade(), Trade(exchange=SPOT), Trade(symbol="ETHUSDT"), Trade(symbol="ETHUSDT", exchange=SPOT)
+    assert judged(context, *trades) == [None, "unknown_symbol", "unknown_symbol", None]
+
+
 def test_quarantined_trade_stays_out_of_range_after_the_clock_has_passed_it() -> None:
-    context = replace(CONTEXT, quarantined=(("BTCUSDT", "trade", 7), ("ETHUSDT", "aggTrade", 8)))
+    context = replace(CONTEXT, exchanges=(FUTURES, SPOT), symbols=(*CONTEXT.symbols, (SPOT, "BTCUSDT")))
+    context = replace(context, quarantined=((FUTURES, "BTCUSDT", "trade", 7), (FUTURES, "ETHUSDT", "aggTrade", 8)))
     quarantined = Trade(trade_id=7), Trade(symbol="ETHUSDT", stream="aggTrade", trade_id=8)
     others = (
         Trade(trade_id=8),
         Trade(trade_id=7, stream="aggTrade"),
         Trade(trade_id=7, symbol="ETHUSDT"),
         Trade(symbol="ETHUSDT", trade_id=8),
+        Trade(exchange=SPOT, trade_id=7),
     )
-    assert judged(context, *quarantined, *others) == ["event_time_out_of_range"] * 2 + [None] * 4
+    assert judged(context, *quarantined, *others) == ["event_time_out_of_range"] * 2 + [None] * 5
 
 
 def test_earlier_rule_takes_precedence_for_a_quarantined_trade() -> None:
-    context = replace(CONTEXT, quarantined=(("BTCUSDT", "trade", 7),))
+    context = replace(CONTEXT, quarantined=((FUTURES, "BTCUSDT", "trade", 7),))
     assert judged(context, Trade(trade_id=7, qty=Decimal(0))) == ["qty_zero"]
 
 
 def test_symbol_with_quotes_is_matched_exactly() -> None:
     symbols = "O'NEIL", "'", "''", "') OR ('1' = '1"
-    context = replace(CONTEXT, symbols=symbols, quarantined=(("O'NEIL", "trade", 9),))
+    listed = tuple((FUTURES, symbol) for symbol in symbols)
+    context = replace(CONTEXT, symbols=listed, quarantined=((FUTURES, "O'NEIL", "trade", 9),))
     assert judged(context, *(Trade(symbol=symbol) for symbol in symbols)) == [None] * 4
     assert judged(context, Trade(symbol="BTCUSDT"), Trade(symbol="ONEIL")) == ["unknown_symbol"] * 2
     assert judged(context, Trade(symbol="O'NEIL", trade_id=9)) == ["event_time_out_of_range"]
@@ -216,16 +226,17 @@ def test_bounds_are_instants_in_any_zone(earliest: datetime, latest: datetime) -
 
 
 def test_known_symbols_are_sorted_without_duplicates_and_empty_text() -> None:
-    assert known_symbols(["ETHUSDT", "", "BTCUSDT"], ("BTCUSDT", "ADAUSDT")) == ("ADAUSDT", "BTCUSDT", "ETHUSDT")
+    found = known_symbols([(SPOT, "BTCUSDT"), (FUTURES, "ETHUSDT"), (FUTURES, "")], {(FUTURES, "ETHUSDT")})
+    assert found == ((FUTURES, "ETHUSDT"), (SPOT, "BTCUSDT"))
     assert known_symbols() == ()
 
 
 def expected_rule(context: RuleContext, trade: Trade) -> str | None:
     """Return the first rule that a trade breaks, computed in Python."""
-    is_quarantined = (trade.symbol, trade.stream, trade.trade_id) in context.quarantined
+    is_quarantined = (trade.exchange, trade.symbol, trade.stream, trade.trade_id) in context.quarantined
     broken = (
         trade.exchange not in context.exchanges,
-        trade.symbol not in context.symbols,
+        (trade.exchange, trade.symbol) not in context.symbols,
         trade.price <= 0,
         trade.qty < 0,
         trade.qty == 0,
@@ -235,6 +246,7 @@ def expected_rule(context: RuleContext, trade: Trade) -> str | None:
     return next((rule for rule, is_broken in zip(RULES, broken, strict=True) if is_broken), None)
 
 
+exchanges = st.sampled_from([FUTURES, SPOT])
 symbols = st.sampled_from(["BTCUSDT", "ETHUSDT", "O'NEIL", "NOPEUSDT"])
 streams = st.sampled_from(["trade", "aggTrade"])
 ids = st.integers(1, 3)
@@ -245,19 +257,23 @@ quantities = amounts | st.sampled_from([Decimal(10**5), Decimal(10**6), Decimal(
 times = st.builds(
     lambda bound, step: bound + step * MICROSECOND, st.sampled_from([EARLIEST, LATEST]), st.integers(-1, 1)
 )
-trades_of_any_kind = st.builds(
-    Trade, st.sampled_from(["binance_futures", "binance_spot"]), symbols, streams, ids, amounts, quantities, times
-)
+trades_of_any_kind = st.builds(Trade, exchanges | st.just("other"), symbols, streams, ids, amounts, quantities, times)
 
 
 @given(
-    st.sets(symbols, min_size=1),
-    st.lists(st.tuples(symbols, streams, ids), max_size=3),
+    st.sets(exchanges, min_size=1),
+    st.sets(st.tuples(exchanges, symbols), min_size=1),
+    st.lists(st.tuples(exchanges, symbols, streams, ids), max_size=3),
     st.lists(trades_of_any_kind, min_size=1, max_size=20),
 )
 @settings(max_examples=40)
 def test_sql_and_python_find_the_same_broken_rule(
-    listed: set[str], quarantined: list[tuple[str, str, int]], trades: list[Trade]
+    of_family: set[str],
+    listed: set[tuple[str, str]],
+    quarantined: list[tuple[str, str, str, int]],
+    trades: list[Trade],
 ) -> None:
-    context = replace(CONTEXT, symbols=tuple(sorted(listed)), quarantined=tuple(quarantined))
+    context = replace(
+        CONTEXT, exchanges=tuple(sorted(of_family)), symbols=tuple(sorted(listed)), quarantined=tuple(quarantined)
+    )
     assert judged(context, *trades) == [expected_rule(context, trade) for trade in trades]

@@ -21,7 +21,7 @@ def test_minute_between_two_bars_is_missing_unless_covered() -> None:
     bars = [bar(0), bar(3), bar(0, symbol="ETHUSDT")]
     outcome = minutes_missing(bars, NOTHING_COVERED)
     assert [row["window_start"] for row in outcome.failing_rows] == ["2024-07-19 00:01", "2024-07-19 00:02"]
-    covered = CoverageRow("x", "BTCUSDT", "trade", HOUR_MS, HOUR_MS + 120_000, 0, 5, "s")
+    covered = CoverageRow("binance_futures", "BTCUSDT", "trade", HOUR_MS, HOUR_MS + 120_000, 0, 5, "s")
     outcome = minutes_missing(bars, CompletenessIndex([covered], {0: 5}, 0))
     assert [row["window_start"] for row in outcome.failing_rows] == ["2024-07-19 00:02"]
     assert minutes_missing([bar(0), bar(1)], NOTHING_COVERED).passed
@@ -45,7 +45,8 @@ def test_gaps_and_overlaps_of_ids_are_sampled() -> None:
 
 
 def lag(clock: timedelta, symbols: tuple[str, ...] = ("BTCUSDT",)) -> tuple[bool, str]:
-    outcome = event_time_lag([bar(4)], HOUR, symbols, HOUR_MS + round(clock.total_seconds() * 1000), limit_s=120)
+    tracked = [("binance_futures", symbol) for symbol in symbols]
+    outcome = event_time_lag([bar(4)], HOUR, tracked, HOUR_MS + round(clock.total_seconds() * 1000), limit_s=120)
     return outcome.passed, outcome.description
 
 
@@ -61,11 +62,20 @@ def test_lag_of_a_past_hour_ends_with_the_hour() -> None:
 
 
 def test_unknown_exchange_clock_fails() -> None:
-    assert not event_time_lag([bar(4)], HOUR, ("BTCUSDT",), None, limit_s=120).passed
+    assert not event_time_lag([bar(4)], HOUR, [("binance_futures", "BTCUSDT")], None, limit_s=120).passed
 
 
 def test_bars_after_publication_replace_published_bars() -> None:
-    present = pa.Table.from_pylist([bar(0, 1, 1), bar(1, 2, 2)])
+    spot = bar(1, 2, 3, exchange="binance_spot")
+    present = pa.Table.from_pylist([bar(0, 1, 1), spot, bar(1, 2, 2)])
     candidate = pa.Table.from_pylist([bar(1, 2, 9), bar(2, 10, 10)])
-    keys = pa.Table.from_pylist([bar(1), bar(2)]).select(["symbol", "window_start"])
-    assert [row["last_trade_id"] for row in bars_after(present, candidate, keys)] == [1, 9, 10]
+    keys = pa.Table.from_pylist([bar(1), bar(2)]).select(["exchange", "symbol", "window_start"])
+    assert [row["last_trade_id"] for row in bars_after(present, candidate, keys)] == [1, 9, 10, 3]
+
+
+def test_bars_of_one_symbol_on_two_exchanges_are_no_neighbors() -> None:
+    bars = [bar(0, 10, 14), bar(4, 900, 901, exchange="binance_spot")]
+    assert minutes_missing(bars, NOTHING_COVERED).passed
+    assert id_continuity(bars).passed
+    outcome = event_time_lag([bar(4)], HOUR, [("binance_spot", "BTCUSDT")], HOUR_MS + 300_000, limit_s=120)
+    assert outcome.failing_rows == [{"exchange": "binance_spot", "symbol": "BTCUSDT", "lag_s": "300"}]

@@ -14,7 +14,6 @@ import pyarrow as pa
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.columns import PRICE
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.reference import Trade
 
@@ -42,9 +41,9 @@ def trade(when: datetime, trade_id: int, price: str = "100.5", qty: str = "0.25"
 
 
 def append(settings: Settings, trades: Iterable[Trade]) -> int:
-    """Append trades to Bronze in one commit, as a micro-batch does; return its sequence number."""
-    table = load_table(settings, FUTURES.trades)
-    table.append(pa.Table.from_pylist(list(trades), schema=FUTURES.trades.arrow_schema()))
+    """Append trades to the family's Bronze in one commit, as a micro-batch does; return its sequence number."""
+    table = load_table(settings, settings.tables.trades)
+    table.append(pa.Table.from_pylist(list(trades), schema=settings.tables.trades.arrow_schema()))
     snapshot = table.current_snapshot()
     assert snapshot is not None
     assert snapshot.sequence_number is not None
@@ -55,11 +54,10 @@ def append_narrow(settings: Settings, trades: Iterable[Trade]) -> None:
     """Append trades with quantities of decimal(18,8), as releases before schema 2 wrote them."""
     from pyiceberg.io.pyarrow import _dataframe_to_data_files
 
-    table = load_table(settings, FUTURES.trades)
-    columns = tuple(
-        replace(column, type=PRICE) if column.name == "qty" else column for column in FUTURES.trades.columns
-    )
-    narrow = replace(FUTURES.trades, columns=columns)
+    table = load_table(settings, settings.tables.trades)
+    spec = settings.tables.trades
+    columns = tuple(replace(column, type=PRICE) if column.name == "qty" else column for column in spec.columns)
+    narrow = replace(spec, columns=columns)
     schema = narrow.iceberg_schema().model_copy(update={"schema_id": table.schema().schema_id})
     metadata = table.metadata.model_copy(update={"schemas": [schema]})
     rows = pa.Table.from_pylist(list(trades), schema=narrow.arrow_schema())
@@ -68,14 +66,14 @@ def append_narrow(settings: Settings, trades: Iterable[Trade]) -> None:
             snapshot.append_data_file(file)
 
 
-def bars(settings: Settings, hour: datetime, hours: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:
-    """Return Silver's bars from `hour` on, by (symbol, open time)."""
+def bars(settings: Settings, hour: datetime, hours: int = 1) -> dict[tuple[str, str, datetime], dict[str, Any]]:
+    """Return the family's bars from `hour` on, by (exchange, symbol, open time)."""
     end = hour + timedelta(hours=hours)
     rows = run_sql(
         settings,
-        "SELECT * FROM cryptolake.silver.futures_ohlcv_1m "
+        f"SELECT * FROM {settings.tables.bars.full_name} "
         f"WHERE window_start >= '{hour.isoformat()}' AND window_start < '{end.isoformat()}'",
     ).to_pylist()
-    by_key = {(row["symbol"], row["window_start"]): row for row in rows}
+    by_key = {(row["exchange"], row["symbol"], row["window_start"]): row for row in rows}
     assert len(by_key) == len(rows)
     return by_key

@@ -46,7 +46,7 @@ class Replayed:
         assert [(candidate.hour, candidate.passed) for candidate in made] == [
             (start + timedelta(hours=number), True) for number in range(hours)
         ]
-        return {(symbol, f"{at:%H:%M}"): bar for (symbol, at), bar in bars(self.settings, start, hours).items()}
+        return {(symbol, f"{at:%H:%M}"): bar for (_, symbol, at), bar in bars(self.settings, start, hours).items()}
 
     def rows(self, query: str) -> list[Row]:
         found: list[Row] = run_sql(self.settings, query).to_pylist()

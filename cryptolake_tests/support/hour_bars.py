@@ -16,6 +16,7 @@ NOTHING_COVERED = CompletenessIndex([], {}, 0)
 
 def bar(minute: int, first: int = 0, last: int = 0, symbol: str = "BTCUSDT", **changes: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
+        "exchange": "binance_futures",
         "symbol": symbol,
         "window_start": HOUR + timedelta(minutes=minute),
         **dict.fromkeys(("open", "high", "low", "close"), Decimal("64000.10000000")),
@@ -25,5 +26,6 @@ def bar(minute: int, first: int = 0, last: int = 0, symbol: str = "BTCUSDT", **c
         "first_trade_id": first,
         "last_trade_id": last,
         "is_complete": True,
+        "stream": "trade",
     }
     return {**row, **changes}

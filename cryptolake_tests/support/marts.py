@@ -27,7 +27,7 @@ SECOND = FIRST + DAY
 SYMBOLS = {"AAAUSDT": Decimal("64250.5"), "BBBUSDT": Decimal("0.00001234")}
 MINUTES = {"5m": 5, "15m": 15, "1h": 60, "4h": 240, "1d": 1440}
 PARTITIONED = [*(f"ohlcv_{name}" for name in MINUTES), "daily_returns", "volume_profile_hourly"]
-Bars = dict[tuple[str, datetime], dict[str, Any]]
+Bars = dict[tuple[str, str, datetime], dict[str, Any]]
 
 EVIDENCE = ("ids", "barrier", "klines")
 """Kinds of evidence, strongest first."""
@@ -37,12 +37,12 @@ def bars_of(trades: Iterable[Trade], incomplete: Iterable[datetime] = ()) -> Bar
     """Return Silver's bars of the trades; the evidence differs by hour, and the given minutes are incomplete."""
     missing = set(incomplete)
     return {
-        (symbol, start): {
+        (exchange, symbol, start): {
             **bar,
             "is_complete": start not in missing,
             "evidence": None if start in missing else EVIDENCE[start.hour % len(EVIDENCE)],
         }
-        for (symbol, start), bar in reference_bars(trades).items()
+        for (exchange, symbol, start), bar in reference_bars(trades).items()
     }
 
 
@@ -52,12 +52,13 @@ def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> N
         {
             **stats,
             "realised_volatility": float(stats["realised_volatility"]),
+            "exchange": exchange,
             "symbol": symbol,
             "trade_date": day,
             "is_complete": day in set(complete),
             "updated_at": None,
         }
-        for (symbol, day), stats in reference_daily(bars).items()
+        for (exchange, symbol, day), stats in reference_daily(bars).items()
     ]
     candidate = pa.Table.from_pylist(rows, schema=FUTURES.daily.arrow_schema())
     publish(

@@ -13,20 +13,22 @@ Trade = dict[str, Any]
 """The contract's columns, with Decimal numbers and aware times."""
 
 
-def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str, datetime], dict[str, Any]]:
-    """Return bars of `minutes` (a divisor of a day) of valid MARKET trades, by (symbol, open time).
+def reference_bars(trades: Iterable[Trade], minutes: int = 1) -> dict[tuple[str, str, datetime], dict[str, Any]]:
+    """Return bars of `minutes` (a divisor of a day) of valid MARKET trades, by (exchange, symbol, open time).
 
-    Duplicates count once; the order is (event_time, trade_id).
+    A window has trades of one stream. Duplicates count once; the order is (event_time, trade_id).
     """
+
+    def window_of(trade: Trade) -> tuple[str, str, datetime]:
+        return trade["exchange"], trade["symbol"], open_time(trade["event_time"], minutes)
+
     distinct = {(trade["exchange"], trade["symbol"], trade["stream"], trade["trade_id"]): trade for trade in trades}
-    windows: dict[tuple[str, datetime], list[Trade]] = defaultdict(list)
+    windows: dict[tuple[str, str, datetime], list[Trade]] = defaultdict(list)
     for trade in distinct.values():
         if trade["trade_type"] == "MARKET" and _is_valid(trade):
-            windows[trade["symbol"], open_time(trade["event_time"], minutes)].append(trade)
+            windows[window_of(trade)].append(trade)
     dropped = Counter(
-        (trade["symbol"], open_time(trade["event_time"], minutes))
-        for trade in distinct.values()
-        if trade["trade_type"] == "MARKET" and not _is_valid(trade)
+        window_of(trade) for trade in distinct.values() if trade["trade_type"] == "MARKET" and not _is_valid(trade)
     )
     return {key: {**_bar(members), "trades_dropped": dropped[key]} for key, members in windows.items()}
 
@@ -65,11 +67,13 @@ def _bar(trades: list[Trade]) -> dict[str, Any]:
         }
 
 
-def reference_daily(bars: dict[tuple[str, datetime], dict[str, Any]]) -> dict[tuple[str, date], dict[str, Any]]:
-    """Return daily stats of reference bars, by (symbol, UTC day); `realised_volatility` has 50 digits."""
-    days: dict[tuple[str, date], list[dict[str, Any]]] = defaultdict(list)
-    for (symbol, start), bar in sorted(bars.items()):
-        days[symbol, start.date()].append(bar)
+def reference_daily(
+    bars: dict[tuple[str, str, datetime], dict[str, Any]],
+) -> dict[tuple[str, str, date], dict[str, Any]]:
+    """Return daily stats of reference bars, by (exchange, symbol, UTC day); `realised_volatility` has 50 digits."""
+    days: dict[tuple[str, str, date], list[dict[str, Any]]] = defaultdict(list)
+    for (exchange, symbol, start), bar in sorted(bars.items()):
+        days[exchange, symbol, start.date()].append(bar)
     return {key: _day(members) for key, members in days.items()}
 
 

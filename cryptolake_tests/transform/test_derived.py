@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.model.coverage_rows import Evidence
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.measures import ratio, realised_volatility
 from cryptolake_assets.quality.minute_bars import bars_from_aggregates
 
@@ -54,6 +55,7 @@ def test_realised_volatility_of_the_smallest_move() -> None:
 
 def aggregate(stream: str, **changes: Any) -> dict[str, Any]:
     row = {
+        "exchange": "binance_futures",
         "symbol": "BTCUSDT",
         "stream": stream,
         "window_start": MINUTE,
@@ -68,7 +70,9 @@ def aggregate(stream: str, **changes: Any) -> dict[str, Any]:
 
 def bars(*rows: dict[str, Any], complete: tuple[str, ...] = ()) -> list[dict[str, Any]]:
     made: list[dict[str, Any]] = bars_from_aggregates(
-        pa.Table.from_pylist(list(rows)), lambda _, stream, __: Evidence.BARRIER if stream in complete else None
+        pa.Table.from_pylist(list(rows)),
+        lambda _, __, stream, ___: Evidence.BARRIER if stream in complete else None,
+        FUTURES.bars.arrow_schema(),
     ).to_pylist()
     return made
 

@@ -23,9 +23,10 @@ from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.bronze import append, trade
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)
-CONTEXT = RuleContext(("BTCUSDT", "ETHUSDT"), START - timedelta(days=1), START + timedelta(days=1))
+SYMBOLS = (("binance_futures", "BTCUSDT"), ("binance_futures", "ETHUSDT"))
+CONTEXT = RuleContext(("binance_futures",), SYMBOLS, START - timedelta(days=1), START + timedelta(days=1))
 
-SPOT_CONTEXT = replace(CONTEXT, exchanges=("binance_spot",))
+SPOT_CONTEXT = replace(CONTEXT, exchanges=("binance_spot",), symbols=(("binance_spot", "BTCUSDT"),))
 
 
 @pytest.fixture
@@ -46,7 +47,7 @@ def aggregated(lake: Settings) -> Callable[[], tuple[list[dict[str, Any]], RowCo
     def aggregate() -> tuple[list[dict[str, Any]], RowCounts]:
         table = load_table(lake, FUTURES.trades)
         ((_, made),) = DuckDBEngine(lake).minute_aggregates(
-            table.metadata.current_snapshot_id or 0, [START], None, CONTEXT
+            FUTURES, table.metadata.current_snapshot_id or 0, [START], None, CONTEXT
         )
         return sorted(made.rows.to_pylist(), key=lambda row: (row["symbol"], row["window_start"])), made.counts
 
@@ -87,8 +88,8 @@ def test_trades_of_another_market_with_the_same_symbol_make_no_bar(lake: Setting
     append(lake, [row for row in of_futures + of_spot if row["exchange"] in exchanges])
     table = load_table(lake, FUTURES.trades)
     for context, own in ((CONTEXT, of_futures), (SPOT_CONTEXT, of_spot)):
-        made = DuckDBEngine(lake).minute_aggregates(table.metadata.current_snapshot_id or 0, [START], None, context)
-        ((_, aggregates),) = made
+        snapshot = table.metadata.current_snapshot_id or 0
+        ((_, aggregates),) = DuckDBEngine(lake).minute_aggregates(FUTURES, snapshot, [START], None, context)
         is_present = own[0]["exchange"] in exchanges
         assert [row["high"] for row in aggregates.rows.to_pylist()] == ([own[0]["price"]] if is_present else [])
         others = sum(

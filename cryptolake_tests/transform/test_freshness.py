@@ -10,13 +10,14 @@ CLOCK = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
 def lag(symbol: str, seconds: float, *, is_idle: bool = False) -> SymbolLag:
-    return SymbolLag(symbol, timedelta(seconds=seconds), is_idle)
+    return SymbolLag("binance_spot", symbol, timedelta(seconds=seconds), is_idle)
 
 
 def test_every_symbol_is_compared_with_the_limit() -> None:
     outcome = judge([lag("A", 10), lag("B", 301), lag("C", 900)], CLOCK, 300, replay_finished=False)
     assert not outcome.passed
-    assert outcome.failing_rows == [{"symbol": "B", "lag_s": "301"}, {"symbol": "C", "lag_s": "900"}]
+    lagging = [{"exchange": "binance_spot", "symbol": name, "lag_s": s} for name, s in (("B", "301"), ("C", "900"))]
+    assert outcome.failing_rows == lagging
     assert "largest lag 900 s of 3 symbols" in outcome.description
 
 

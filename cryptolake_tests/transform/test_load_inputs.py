@@ -26,7 +26,7 @@ HOUR_MS = 3_600_000
 @pytest.fixture
 def covered(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
     """Write coverage of twelve hours, 40 minutes each, and three open gaps; the exchange is unreachable."""
-    monkeypatch.setattr(load_inputs, "committed_offsets", lambda _: {0: 10**9})
+    monkeypatch.setattr(load_inputs, "committed_offsets", lambda *_: {0: 10**9})
     settings = lake.model_copy(update={"exchange_port": 1, "start_date": START.date(), "watermark_grace_ms": 2_000})
     rows = [
         CoverageRow(
@@ -68,8 +68,14 @@ def test_bounded_inputs_prove_the_same_minutes_as_the_full_tables(covered: Setti
     assert bounded.exchange_time_ms == everything.exchange_time_ms == START_MS + 11 * HOUR_MS + 40 * 60_000
     assert bounded.rules == everything.rules
     minutes = [START_MS + first * HOUR_MS + number * 60_000 for number in range(hours * 60)]
-    found = [bounded.completeness.evidence("BTCUSDT", "trade", minute, minute + 60_000) for minute in minutes]
-    expected = [everything.completeness.evidence("BTCUSDT", "trade", minute, minute + 60_000) for minute in minutes]
+    found = [
+        bounded.completeness.evidence("binance_futures", "BTCUSDT", "trade", minute, minute + 60_000)
+        for minute in minutes
+    ]
+    expected = [
+        everything.completeness.evidence("binance_futures", "BTCUSDT", "trade", minute, minute + 60_000)
+        for minute in minutes
+    ]
     assert found == expected
     assert set(found) > {None}
 
@@ -77,14 +83,15 @@ def test_bounded_inputs_prove_the_same_minutes_as_the_full_tables(covered: Setti
 def test_empty_window_loads_only_the_extent(covered: Settings) -> None:
     known = load_run_inputs(covered, NEVER, NEVER)
     assert known.rules == load_run_inputs(covered).rules
-    assert not known.completeness.is_complete_on_any_stream("BTCUSDT", START_MS, START_MS + 1)
+    assert not known.completeness.is_complete_on_any_stream("binance_futures", "BTCUSDT", START_MS, START_MS + 1)
 
 
 def test_quarantined_trades_are_limited_to_the_hours(covered: Settings) -> None:
     future = START + timedelta(days=30)
     append(covered, [trade(future + number * HOUR, number) for number in range(3)])
     advance(covered)
-    assert load_run_inputs(covered, future + HOUR, future + 2 * HOUR).rules.quarantined == (("BTCUSDT", "trade", 1),)
+    of_hour = load_run_inputs(covered, future + HOUR, future + 2 * HOUR).rules.quarantined
+    assert of_hour == (("binance_futures", "BTCUSDT", "trade", 1),)
     assert load_run_inputs(covered, START, START + HOUR).rules.quarantined == ()
     assert len(load_run_inputs(covered).rules.quarantined) == 3
 

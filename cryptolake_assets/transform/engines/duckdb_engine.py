@@ -24,7 +24,7 @@ from cryptolake_assets.lake.bronze_files import (
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb, scan
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, DUCKDB, select_list
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
@@ -51,7 +51,11 @@ if TYPE_CHECKING:
 ROWS_AT_ONCE = 1_000_000
 
 # Columns that the measures of a bar are computed from.
-MEASURED = "symbol, stream, window_start, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id"
+MEASURED = (
+    "exchange, symbol, stream, window_start, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id"
+)
+
+MINUTE_OF_STREAM = "exchange, symbol, stream, window_start"
 
 
 class DuckDBEngine:
@@ -63,9 +67,14 @@ class DuckDBEngine:
         self._settings = settings
 
     def minute_aggregates(
-        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+        self,
+        tables: FamilyTables,
+        snapshot_id: int,
+        hours: Sequence[datetime],
+        minutes: pa.Table | None,
+        context: RuleContext,
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
-        bronze = load_table(self._settings, FUTURES.trades)
+        bronze = load_table(self._settings, tables.trades)
 
         def of_hour(hour: datetime) -> MinuteAggregates:
             first, last = narrowed(hour, hour + HOUR, minutes)
@@ -82,15 +91,16 @@ class DuckDBEngine:
             for hour, aggregates in in_flight:
                 yield hour, aggregates.result()
 
-    def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
+    def daily_aggregates(self, tables: FamilyTables, snapshot_id: int, day: date) -> pa.Table:
         start = datetime.combine(day, day_time(), UTC)
-        silver = load_table(self._settings, FUTURES.bars)
+        silver = load_table(self._settings, tables.bars)
         tasks = silver.scan(snapshot_id=snapshot_id, row_filter=silver_day(start)).plan_files()
         with open_duckdb() as duck:
-            source = scan(duck, [local_path(task.file.file_path) for task in tasks], FUTURES.bars, evolving=True)
+            source = scan(duck, [local_path(task.file.file_path) for task in tasks], tables.bars, silver.schema())
             return duck.sql(
-                f"SELECT symbol, {select_list(DAILY_MEASURES, DUCKDB)} FROM {source} "
-                f"WHERE window_start >= {sql_time(start)} AND window_start < {sql_time(start + DAY)} GROUP BY symbol"
+                f"SELECT exchange, symbol, {select_list(DAILY_MEASURES, DUCKDB)} FROM {source} "
+                f"WHERE window_start >= {sql_time(start)} AND window_start < {sql_time(start + DAY)} "
+                "GROUP BY exchange, symbol"
             ).to_arrow_table()
 
 
@@ -128,8 +138,9 @@ def _load(
 ) -> None:
     """Create the view `trades` of the given minutes with first <= event_time < last, read once into memory.
 
-    `used` is true for MARKET trades that break no rule; `id` is a 64-bit hash of the trade's identity. Trades whose
-    hashes collide are handled as duplicates here; `_aggregate` distinguishes them by their full identity.
+    `used` is true for MARKET trades that break no rule; `id` is a 64-bit hash of those columns of the trade's identity
+    that differ. Trades whose hashes collide are handled as duplicates here; `_aggregate` distinguishes them by their
+    full identity.
     """
     files = [file for file in files if file.earliest < last and file.latest >= first]
     constants = constants_of(files, OFTEN_CONSTANT)
@@ -144,13 +155,17 @@ def _load(
     semi_join = ""
     if minutes is not None:
         duck.register("minutes", minutes)
-        semi_join = f"SEMI JOIN minutes ON minutes.symbol = found.symbol AND minutes.window_start = {DUCKDB.minute}"
+        semi_join = (
+            "SEMI JOIN minutes ON minutes.exchange = found.exchange AND minutes.symbol = found.symbol "
+            f"AND minutes.window_start = {DUCKDB.minute}"
+        )
+    identity = ", ".join(("symbol", "trade_id", *sorted({"exchange", "stream"} - constants.keys())))
     # Results do not depend on the order of rows, and without a fixed order DuckDB needs less memory.
     duck.execute("SET preserve_insertion_order = false")
     duck.execute(
         f"""CREATE TEMP TABLE loaded AS
         SELECT symbol, event_time, trade_id, price, qty, side, first_trade_id, last_trade_id{read},
-          {DUCKDB.minute} AS window_start, hash(symbol, trade_id) AS id,
+          {DUCKDB.minute} AS window_start, hash({identity}) AS id,
           {sound(context)} AND trade_type = '{MARKET}' AS used
         FROM {judgeable(context, source)} AS found {semi_join}
         WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"""
@@ -163,10 +178,10 @@ def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteA
     duck.register("repeated", _repeated(duck))
     duck.execute(
         f"""CREATE TEMP TABLE careful AS
-        SELECT symbol, stream, window_start, trade_id, copies, trade.*,
+        SELECT {MINUTE_OF_STREAM}, trade_id, copies, trade.*,
           NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used
         FROM (
-          SELECT exchange, symbol, stream, window_start, trade_id, count(*) AS copies,
+          SELECT {MINUTE_OF_STREAM}, trade_id, count(*) AS copies,
             min({{'is_broken': rule IS NOT NULL, 'event_time': event_time, 'price': price, 'qty': qty, 'side': side,
                   'first_trade_id': first_trade_id, 'last_trade_id': last_trade_id, 'trade_type': trade_type,
                   'rule': rule}}) AS trade
@@ -176,22 +191,22 @@ def _aggregate(duck: duckdb.DuckDBPyConnection, context: RuleContext) -> MinuteA
               UNION ALL SELECT * FROM trades WHERE used IS NOT TRUE AND id NOT IN (SELECT id FROM repeated)
             )
           )
-          GROUP BY exchange, symbol, stream, window_start, trade_id
+          GROUP BY {MINUTE_OF_STREAM}, trade_id
         )"""
     )
     missing_rules = ", ".join(f"'{rule}'" for rule in MISSING_TRADE_RULES)
     rows = duck.sql(
         f"""SELECT bars.*, coalesce(trades_dropped, 0) AS trades_dropped FROM (
-          SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, DUCKDB)}, count(*) AS rows_valid
+          SELECT {MINUTE_OF_STREAM}, {select_list(BAR_MEASURES, DUCKDB)}, count(*) AS rows_valid
           FROM (
             SELECT {MEASURED} FROM trades WHERE used AND id NOT IN (SELECT id FROM repeated)
             UNION ALL SELECT {MEASURED} FROM careful WHERE used
           )
-          GROUP BY symbol, stream, window_start
+          GROUP BY {MINUTE_OF_STREAM}
         ) AS bars LEFT JOIN (
-          SELECT symbol, stream, window_start, count(*) AS trades_dropped FROM careful
+          SELECT {MINUTE_OF_STREAM}, count(*) AS trades_dropped FROM careful
           WHERE rule IN ({missing_rules}) AND trade_type = '{MARKET}' GROUP BY ALL
-        ) AS dropped USING (symbol, stream, window_start)"""
+        ) AS dropped USING ({MINUTE_OF_STREAM})"""
     ).to_arrow_table()
     return MinuteAggregates(rows.drop_columns("rows_valid"), _count(duck, rows))
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Protocol
 
+from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.quality.minute_bars import MinuteAggregates
 from cryptolake_assets.quality.rules import RuleContext
@@ -31,14 +32,19 @@ class AggregationEngine(Protocol):
     name: str
 
     def minute_aggregates(
-        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+        self,
+        tables: FamilyTables,
+        snapshot_id: int,
+        hours: Sequence[datetime],
+        minutes: pa.Table | None,
+        context: RuleContext,
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
         """Aggregate the trades of a Bronze snapshot; yield each of the consecutive `hours`, in order.
 
-        `minutes` (symbol, window_start) restricts the trades to those minutes.
+        `minutes` (exchange, symbol, window_start) restricts the trades to those minutes.
         """
         ...
 
-    def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
-        """Return a UTC day of a Silver snapshot, by symbol: `symbol` and the aggregates of `DAILY_MEASURES`."""
+    def daily_aggregates(self, tables: FamilyTables, snapshot_id: int, day: date) -> pa.Table:
+        """Return a UTC day of a Silver snapshot: `exchange`, `symbol` and the aggregates of `DAILY_MEASURES`."""
         ...

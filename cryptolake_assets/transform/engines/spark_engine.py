@@ -18,8 +18,9 @@ import structlog
 from cryptolake_assets.lake.bronze_files import constants_of, files_between, quantities_fit
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.model.columns import PRICE
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.measures import BAR_MEASURES, DAILY_MEASURES, SPARK, select_list
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.quality.minute_bars import MARKET, OFTEN_CONSTANT, MinuteAggregates, RowCounts
 from cryptolake_assets.quality.rules import (
@@ -75,14 +76,19 @@ class SparkEngine:
         self._spark = spark
 
     def minute_aggregates(
-        self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None, context: RuleContext
+        self,
+        tables: FamilyTables,
+        snapshot_id: int,
+        hours: Sequence[datetime],
+        minutes: pa.Table | None,
+        context: RuleContext,
     ) -> Iterator[tuple[datetime, MinuteAggregates]]:
         """Aggregate all hours in one query."""
         import pyarrow.compute as pc
 
         # Keeps the 16 fractional digits of products of long decimals; a product that does not fit raises.
         self._spark.conf.set("spark.sql.decimalOperations.allowPrecisionLoss", "false")
-        with self._trades(snapshot_id, hours, minutes) as trades, self._quarantined(context):
+        with self._trades(tables.trades, snapshot_id, hours, minutes) as trades, self._quarantined(context):
             rows = self._fast(trades, context)
             if rows is None:
                 rows = self._spark.sql(careful_sql(trades, context)).toArrow()
@@ -91,12 +97,12 @@ class SparkEngine:
             of_hour = rows.filter(pc.and_(pc.greater_equal(starts, hour), pc.less(starts, hour + HOUR)))
             yield hour, MinuteAggregates(_measured(of_hour), _count(of_hour))
 
-    def daily_aggregates(self, snapshot_id: int, day: date) -> pa.Table:
+    def daily_aggregates(self, tables: FamilyTables, snapshot_id: int, day: date) -> pa.Table:
         start = f"TIMESTAMP '{day.isoformat()} 00:00:00+00:00'"
         return self._spark.sql(
-            f"SELECT symbol, {select_list(DAILY_MEASURES, SPARK)} "
-            f"FROM {FUTURES.bars.full_name} VERSION AS OF {snapshot_id} "
-            f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY symbol"
+            f"SELECT exchange, symbol, {select_list(DAILY_MEASURES, SPARK)} "
+            f"FROM {tables.bars.full_name} VERSION AS OF {snapshot_id} "
+            f"WHERE window_start >= {start} AND window_start < {start} + INTERVAL 1 DAY GROUP BY exchange, symbol"
         ).toArrow()
 
     def _fast(self, trades: str, context: RuleContext) -> pa.Table | None:
@@ -125,10 +131,12 @@ class SparkEngine:
             self._spark.catalog.dropTempView(QUARANTINED_TRADES)
 
     @contextmanager
-    def _trades(self, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None) -> Iterator[str]:
+    def _trades(
+        self, bronze: TableSpec, snapshot_id: int, hours: Sequence[datetime], minutes: pa.Table | None
+    ) -> Iterator[str]:
         """Yield a FROM clause over the trades of the hours, or of the given minutes in them."""
         first, last = narrowed(hours[0], hours[-1] + HOUR, minutes)
-        files = files_between(load_table(self._settings, FUTURES.trades), snapshot_id, first, last)
+        files = files_between(load_table(self._settings, bronze), snapshot_id, first, last)
         constants = constants_of(files, OFTEN_CONSTANT)
         values = {name: f"{sql_string(value)} AS {name}" for name, value in constants.items()}
         if quantities_fit(files, PRICE):
@@ -136,7 +144,7 @@ class SparkEngine:
             values["qty"] = f"CAST(qty AS {PRICE}) AS qty"
         read = ", ".join(values.get(name, name) for name in READ)
         source = (
-            f"SELECT {read} FROM {FUTURES.trades.full_name} VERSION AS OF {snapshot_id} "
+            f"SELECT {read} FROM {bronze.full_name} VERSION AS OF {snapshot_id} "
             f"WHERE event_time >= {sql_time(first)} AND event_time < {sql_time(last)}"
         )
         if minutes is None:
@@ -145,8 +153,8 @@ class SparkEngine:
         name = f"touched_{uuid.uuid4().hex}"
         self._spark.createDataFrame(minutes).createOrReplaceTempView(name)
         try:
-            touched = f"SELECT /*+ BROADCAST */ symbol, window_start FROM {name}"
-            yield f"({source} AND (symbol, {SPARK.minute}) IN ({touched}))"
+            touched = f"SELECT /*+ BROADCAST */ exchange, symbol, window_start FROM {name}"
+            yield f"({source} AND (exchange, symbol, {SPARK.minute}) IN ({touched}))"
         finally:
             self._spark.catalog.dropTempView(name)
 
@@ -157,22 +165,23 @@ def careful_sql(trades: str, context: RuleContext) -> str:
 WITH judged AS (
   SELECT *, {SPARK.minute} AS window_start, {rule_number(context)} AS rule_number FROM {judgeable(context, trades)}
 ), distinct_trades AS (
-  SELECT symbol, stream, window_start, trade_id, count(*) AS copies,
+  SELECT exchange, symbol, stream, window_start, trade_id, count(*) AS copies,
     min(struct(rule_number > 0 AS is_broken, {CONTENT}, rule_number)) AS trade
   FROM judged GROUP BY exchange, symbol, stream, window_start, trade_id
 ), counted AS (
-  SELECT symbol, stream, window_start, trade_id, copies, trade.*,
+  SELECT exchange, symbol, stream, window_start, trade_id, copies, trade.*,
     NOT trade.is_broken AND trade.trade_type = '{MARKET}' AS used, trade.trade_type = '{MARKET}' AS is_order_book
   FROM distinct_trades
 ), measured AS (
-  SELECT symbol, stream, window_start, copies, used, rule_number, is_order_book, IF(used, price, NULL) AS price,
-    IF(used, qty, NULL) AS qty, IF(used, side, NULL) AS side, IF(used, first_trade_id, NULL) AS first_trade_id,
-    IF(used, last_trade_id, NULL) AS last_trade_id, IF(used, struct(event_time, trade_id), NULL) AS position
+  SELECT exchange, symbol, stream, window_start, copies, used, rule_number, is_order_book,
+    IF(used, price, NULL) AS price, IF(used, qty, NULL) AS qty, IF(used, side, NULL) AS side,
+    IF(used, first_trade_id, NULL) AS first_trade_id, IF(used, last_trade_id, NULL) AS last_trade_id,
+    IF(used, struct(event_time, trade_id), NULL) AS position
   FROM counted
 )
-SELECT symbol, stream, window_start, {select_list(BAR_MEASURES, SPARK)},
+SELECT exchange, symbol, stream, window_start, {select_list(BAR_MEASURES, SPARK)},
   {ACCOUNT}
-FROM measured GROUP BY symbol, stream, window_start
+FROM measured GROUP BY exchange, symbol, stream, window_start
 """
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from cryptolake_assets.model.measures import BAR_MEASURES, Aggregate, Function, Measure, named
 from cryptolake_assets.quality.minute_bars import MARKET
-from cryptolake_assets.quality.rules import RULES, RuleContext, judgeable, missing_rule_numbers, rule_number, sql_string
+from cryptolake_assets.quality.rules import RULES, RuleContext, judgeable, missing_rule_numbers, rule_number
 
 NOT_FAST = "CRYPTOLAKE_NOT_FAST"
 # Error texts that trigger the careful query; the fast query itself raises the first.
@@ -112,24 +112,23 @@ def fast_sql(trades: str, context: RuleContext) -> str:
     measures = named(BAR_MEASURES, merged)
     parts = ", ".join(f"{sql} AS {name}" for sql, name in steps.parts.items())
     limbs = ", ".join(f"{value} {limb} AS {value}{2 - place}" for value in "pq" for place, limb in enumerate(LIMBS))
-    block = "xxhash64(symbol, stream, trade_id div 64)"
+    block = "xxhash64(exchange, symbol, stream, trade_id div 64)"
     bit = "CAST(trade_id & 63 AS int)"
-    exchange = sql_string(context.exchanges[0])
     content = "IF(slot < 0, NULL, xxhash64(place, p, q, first_trade_id, last_trade_id, flags))"
     return f"""
 WITH blocks AS (
-  SELECT symbol, stream, trade_id div 64 AS block, count(*) AS copies,
+  SELECT exchange, symbol, stream, trade_id div 64 AS block, count(*) AS copies,
     bit_or(shiftleft(1L, {bit})) AS seen, bit_xor(shiftleft(1L, {bit})) AS odd
-  FROM {trades} GROUP BY symbol, stream, block
+  FROM {trades} GROUP BY exchange, symbol, stream, block
 ), repeats AS (
-  SELECT xxhash64(symbol, stream, block) AS block,
+  SELECT xxhash64(exchange, symbol, stream, block) AS block,
     bit_or(IF(copies = bit_count(odd) + 2 * bit_count(seen & ~odd), seen & ~odd, -1L)) AS mask
   FROM blocks WHERE copies > bit_count(seen) GROUP BY 1
 ), numbers AS (
-  SELECT symbol, stream, trade_id, {block} AS block, unix_micros(event_time) div 60000000 AS minute,
+  SELECT exchange, symbol, stream, trade_id, {block} AS block, unix_micros(event_time) div 60000000 AS minute,
     shiftleft(unix_micros(event_time) % 60000000, 37) | trade_id AS place,
     {_units("price")} AS p, {_units("qty")} AS q, first_trade_id, last_trade_id,
-    CASE WHEN exchange <> {exchange} OR trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
+    CASE WHEN trade_id NOT BETWEEN 0 AND {LARGEST_ID} THEN raise_error('{NOT_FAST}')
       ELSE 4 * {rule_number(context)} + IF(trade_type = '{MARKET}', 2, 0) + IF(side = 'buy', 1, 0) END AS flags
   FROM {judgeable(context, trades)}
 ), slotted AS (
@@ -137,17 +136,17 @@ WITH blocks AS (
     IF(mask IS NOT NULL AND shiftright(mask, {bit}) & 1 = 1, trade_id, -1 - flags) AS slot
   FROM numbers LEFT JOIN repeats ON numbers.block = repeats.block
 ), slots AS (
-  SELECT symbol, stream, minute, slot, count(*) AS copies, min(flags) AS flags,
+  SELECT exchange, symbol, stream, minute, slot, count(*) AS copies, min(flags) AS flags,
     min({content}) AS lowest_content, max({content}) AS highest_content, {parts}
-  FROM slotted GROUP BY symbol, stream, minute, slot
+  FROM slotted GROUP BY exchange, symbol, stream, minute, slot
 ), judged AS (
   SELECT *, flags div 4 AS rule_number, flags % 2 = 1 AS taker_bought, flags IN (2, 3) AS used,
     CASE WHEN slot < 0 THEN copies WHEN lowest_content = highest_content THEN 1
       ELSE raise_error('{NOT_FAST}') END AS trades_in_slot
   FROM slots
 )
-SELECT symbol, stream, timestamp_micros(minute * 60000000) AS window_start,
+SELECT exchange, symbol, stream, timestamp_micros(minute * 60000000) AS window_start,
   {measures},
   {", ".join(ACCOUNT)}
-FROM judged GROUP BY symbol, stream, minute
+FROM judged GROUP BY exchange, symbol, stream, minute
 """
