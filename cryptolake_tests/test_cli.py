@@ -205,7 +205,7 @@ def test_sql_on_an_empty_lake_prints_the_columns(lake: Settings, monkeypatch: py
     get_settings.cache_clear()
     result = RUNNER.invoke(app, ["sql", "--format", "csv", "SELECT * FROM cryptolake.gold.futures_daily_stats"])
     assert result.exit_code == 0, result.output
-    assert result.stdout.startswith("symbol,trade_date,")
+    assert result.stdout.startswith("exchange,symbol,trade_date,")
     rejected = RUNNER.invoke(app, ["sql", "SELEC 1"])
     assert rejected.exit_code == 1
     assert "sql:" in rejected.stderr

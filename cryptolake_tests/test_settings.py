@@ -72,6 +72,14 @@ def test_two_parts_on_the_same_port_are_rejected(monkeypatch: pytest.MonkeyPatch
         load_settings()
 
 
+@pytest.mark.parametrize("spot", ["binance_futures_realtime", "binance_futures_realtime_rejected"])
+def test_families_on_the_same_topic_are_rejected(spot: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"KAFKA_TOPIC_FUTURES .* and KAFKA_TOPIC_SPOT \({spot}\) must be two topics"
+    ):
+        load_settings(kafka_topic_spot=spot)
+
+
 def test_relative_paths_start_at_the_project_root(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CRYPTOLAKE_HOME", "state")

@@ -74,6 +74,11 @@ class StreamType:
         """The columns that are fields of its events, in their order."""
         return self.bronze.columns[: -len(kafka_columns())]
 
+    @property
+    def is_trades(self) -> bool:
+        """Return whether this is the family's stream of trades."""
+        return not self.topic_suffix
+
     def topic(self, settings: Settings) -> str:
         """Return the Kafka topic."""
         return "_".join(filter(None, (settings.of_family(self.family).topic_trades, self.topic_suffix)))

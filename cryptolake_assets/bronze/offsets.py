@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES_OF_FAMILY
+from cryptolake_assets.bronze.stream_health import TradeProgress
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
+from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.files import open_filesystem, read_text
 from cryptolake_assets.settings import Settings
 
@@ -37,11 +39,16 @@ def checkpoint(settings: Settings, query: str) -> str:
     return f"{settings.checkpoint_location}/{query}"
 
 
-def committed_offsets(settings: Settings, stream_type: StreamType = TRADES) -> dict[int, int]:
+def _trades_of(settings: Settings) -> StreamType:
+    return TRADES_OF_FAMILY[settings.venue.family]
+
+
+def committed_offsets(settings: Settings, stream_type: StreamType | None = None) -> dict[int, int]:
     """Return the next offset per Kafka partition of the stream's topic: all records below it are in the table.
 
-    Empty before the first batch.
+    The default stream is the trades of the settings' family. Empty before the first batch.
     """
+    stream_type = stream_type or _trades_of(settings)
     filesystem, path = open_filesystem(settings, checkpoint(settings, query_of(stream_type)))
     batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
     if batch is None:
@@ -115,13 +122,14 @@ class PartitionLag:
         return max(0, self.end_offset - self.bronze_offset)
 
 
-def bronze_lags(settings: Settings, stream_type: StreamType = TRADES) -> list[PartitionLag]:
-    """Return the lag of every partition of the stream's topic, in order.
+def bronze_lags(settings: Settings, stream_type: StreamType | None = None) -> list[PartitionLag]:
+    """Return the lag of every partition of the stream's topic, in order; default: the trades of the settings' family.
 
     Raises `BrokerError` if the brokers cannot be reached.
     """
     from cryptolake_assets.kafka.topics import end_offsets
 
+    stream_type = stream_type or _trades_of(settings)
     topic = stream_type.topic(settings)
     ends = end_offsets(settings, topic)
     committed = committed_offsets(settings, stream_type)
@@ -133,6 +141,19 @@ def lags_in_use(settings: Settings) -> list[PartitionLag]:
     return [lag for stream_type in streams_in_use(settings) for lag in bronze_lags(settings, stream_type)]
 
 
-def bronze_lag(settings: Settings, stream_type: StreamType = TRADES) -> int:
+def bronze_lag(settings: Settings, stream_type: StreamType | None = None) -> int:
     """Return the number of records in Kafka that are not in Bronze yet. Raises `BrokerError` like `bronze_lags`."""
     return sum(lag.records for lag in bronze_lags(settings, stream_type))
+
+
+def trade_progress(settings: Settings) -> tuple[TradeProgress, ...]:
+    """Return the progress of the trades of each tracked family; its lag is None if the brokers do not respond."""
+    found = []
+    for stream_type in map(TRADES_OF_FAMILY.__getitem__, settings.families):
+        committed = sum(committed_offsets(settings, stream_type).values())
+        try:
+            records = bronze_lag(settings, stream_type)
+        except CryptolakeError:
+            records = None
+        found.append(TradeProgress(stream_type.bronze.name, committed, records))
+    return tuple(found)

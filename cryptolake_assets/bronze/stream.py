@@ -1,7 +1,7 @@
 """The Bronze stream: Spark Structured Streaming from each stream's Kafka topic to its Bronze table.
 
-Rejected records go to `bronze.futures_trades_rejected`. Iceberg's native sink records query and batch in each commit,
-which makes the writes effectively exactly-once.
+Rejected records go to the family's table, such as `bronze.futures_trades_rejected`. Iceberg's native sink records query
+and batch in each commit, which makes the writes effectively exactly-once.
 
 Run as `python -m cryptolake_assets.bronze.stream`, it keeps the queries running until SIGTERM; `run_available_now`
 processes the records that Kafka holds now and returns. The process that runs the queries holds the checkpoint lock.
@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.bronze.extra_queries import ExtraQueries
 from cryptolake_assets.bronze.offsets import (
     checkpoint,
@@ -33,7 +32,7 @@ from cryptolake_assets.bronze.offsets import (
     rejected_query_of,
     report_path,
 )
-from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import CheckpointInUseError, CryptolakeError, SparkError
 from cryptolake_assets.kafka.access import spark_options
 from cryptolake_assets.kafka.kafka_records import (
@@ -48,7 +47,7 @@ from cryptolake_assets.kafka.topics import error_of_spark
 from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.log import configure_logging
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings, get_settings
 
@@ -91,17 +90,18 @@ def events(spark: SparkSession, settings: Settings, stream_type: StreamType) -> 
 
 
 def rejected(spark: SparkSession, settings: Settings, stream_type: StreamType) -> DataFrame:
-    """Return the rejected records of the stream's topic as rows of `bronze.futures_trades_rejected`.
+    """Return the rejected records of the stream's topic as rows of its family's table of rejected records.
 
-    These are the records that do not match the stream's contract and, for the trades, all records of the dead-letter
-    topic.
+    These are the records that do not match the stream's contract and, for the trades, all records of the family's
+    dead-letter topic.
     """
     topic, record_format = stream_type.topic(settings), _record_format(stream_type)
-    if stream_type is not TRADES:
+    if not stream_type.is_trades:
         suspects, dead_letter = _kafka(spark, settings, topic, headers=True), "false"
     else:
-        dead_letter = f"topic = '{settings.topic_rejected}'"
-        suspects = _kafka(spark, settings, f"{topic},{settings.topic_rejected}", headers=True).where(
+        dead_letters = settings.of_family(stream_type.family).topic_rejected
+        dead_letter = f"topic = '{dead_letters}'"
+        suspects = _kafka(spark, settings, f"{topic},{dead_letters}", headers=True).where(
             f"{dead_letter} OR NOT coalesce({matches(VALUE, record_format.written)}, false)"
         )
     return (
@@ -112,7 +112,7 @@ def rejected(spark: SparkSession, settings: Settings, stream_type: StreamType) -
 
 
 def _rejected_columns() -> list[str]:
-    """Return the columns of `bronze.futures_trades_rejected`, from Kafka's columns with headers."""
+    """Return the columns of a table of rejected records, from Kafka's columns with headers."""
     return [
         "value AS raw",
         f"coalesce({_header('reason')}, 'not_contract: not an event of the contract') AS reason",
@@ -159,7 +159,7 @@ def query_starters(
         query: starter(query, frame, table)
         for query, frame, table in (
             (query_of(stream_type), events, stream_type.bronze),
-            (rejected_query_of(stream_type), rejected, FUTURES.rejected),
+            (rejected_query_of(stream_type), rejected, FAMILY_TABLES[stream_type.family].rejected),
         )
     }
 
@@ -194,21 +194,19 @@ def is_running(settings: Settings) -> bool:
 
 
 def run_available_now(settings: Settings) -> int:
-    """Append all records that Kafka holds now to Bronze; return the number of records read from the trade topic."""
+    """Append all records that Kafka holds now to Bronze; return the number of records read from the trade topics."""
     with checkpoint_lock(settings):
-        before = committed_offsets(settings)
+        streams = streams_in_use(settings)
+        before = {one: committed_offsets(settings, one) for one in streams if one.is_trades}
         spark = _session(settings)
         _stop_leftover_queries(spark)
-        first, *others = [
-            start
-            for stream_type in streams_in_use(settings)
-            for start in query_starters(spark, settings, stream_type).values()
-        ]
-        # Trades first: the rejected-records query also reads their topic, and would take half of the CPU.
-        _await(settings, first(availableNow=True))
-        for query in [start(availableNow=True) for start in others]:
-            _await(settings, query)
-        read = lag(committed_offsets(settings), before)
+        starters = {query: start for one in streams for query, start in query_starters(spark, settings, one).items()}
+        # Trades first: the rejected-records queries also read their topics, and would take half of the CPU.
+        first = [query_of(one) for one in before]
+        for names in (first, [name for name in starters if name not in first]):
+            for query in [starters[name](availableNow=True) for name in names]:
+                _await(settings, query)
+        read = sum(lag(committed_offsets(settings, one), offsets) for one, offsets in before.items())
         log.info("available_now_finished", records=read)
         return read
 
@@ -269,14 +267,18 @@ class BronzeStream:
             spark = _session(self._settings)
             _stop_leftover_queries(spark)
             trigger_s = self._settings.bronze_trigger_s
-            start_trades, start_rejected = query_starters(spark, self._settings, TRADES).values()
-            queries = [
-                start_trades(processingTime=f"{trigger_s} seconds"),
-                start_rejected(processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
-            ]
+            streams = streams_in_use(self._settings)
+            queries: list[StreamingQuery] = []
+            for stream_type in streams:
+                if stream_type.is_trades:
+                    start_trades, start_rejected = query_starters(spark, self._settings, stream_type).values()
+                    queries += [
+                        start_trades(processingTime=f"{trigger_s} seconds"),
+                        start_rejected(processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
+                    ]
             # Triggered less often than the trades queries, which have CPU priority.
             interval = f"{self._settings.extra_streams_trigger_s} seconds"
-            extra_types = extra_streams_in_use(self._settings)
+            extra_types = [stream_type for stream_type in streams if not stream_type.is_trades]
             extra = ExtraQueries(
                 {
                     query: partial(start, processingTime=interval)

@@ -1,6 +1,7 @@
 """Judge the health of the Bronze stream from outside: process state, report age, commits and lag. Pure.
 
-Dead: the process has ended. Stalled: the process writes no reports, or commits nothing while Kafka holds more records.
+Dead: the process has ended. Stalled: the process writes no reports, or the trades of a market family gain no records
+while Kafka holds more.
 Both warn at half of the limit, and fail with a restart at the full limit. A stream that was stopped by hand is not
 restarted.
 """
@@ -8,8 +9,10 @@ restarted.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 RESTART_INTERVAL_FACTOR = 3  # minimum time between two restarts, as a multiple of the limit
 
@@ -23,17 +26,29 @@ class StreamHealth(StrEnum):
 
 
 @dataclass(frozen=True)
+class TradeProgress:
+    """The progress of one family's trades."""
+
+    table: str  # such as `spot_trades`
+    committed: int  # records in Bronze
+    lag: int | None  # in records; None if Kafka does not respond
+
+    def __str__(self) -> str:
+        lag = "unknown, Kafka does not respond" if self.lag is None else self.lag
+        return f"{self.table}: {self.committed} records, lag {lag}"
+
+
+@dataclass(frozen=True)
 class StreamSignals:
     """Observations of the stream; None if unavailable.
 
-    The state of the part (as in `cryptolake status`; None if no supervisor runs it), the age of its report, the number
-    of records in Bronze, and the lag in records.
+    The state of the part (as in `cryptolake status`; None if no supervisor runs it), the age of its report, and the
+    progress of each family's trades.
     """
 
     state: str | None
     report_age_s: float | None
-    committed: int
-    lag: int | None
+    trades: tuple[TradeProgress, ...]
 
 
 @dataclass(frozen=True)
@@ -50,11 +65,12 @@ class HealthVerdict:
 class ProgressHistory:
     """State kept between two checks; times are epoch seconds.
 
-    `well_at` is when the stream was last healthy, `committed` the records in Bronze then, `looked_at` the last check.
+    `well_at` is when the stream was last healthy, `committed` the records in Bronze then, by table of trades;
+    `looked_at` is the last check.
     """
 
     well_at: float
-    committed: int = -1
+    committed: dict[str, int] = field(default_factory=dict)
     looked_at: float = 0.0
     restarted_at: float | None = None
 
@@ -62,8 +78,8 @@ class ProgressHistory:
     def from_json(cls, text: str | None, now: float) -> ProgressHistory:
         """Restore the history; start a new one if `text` is unreadable; the stream then gets the full limit."""
         try:
-            return cls(**json.loads(text or ""))
-        except (ValueError, TypeError):
+            return msgspec.json.decode(text or "", type=cls)
+        except ValueError:
             return cls(well_at=now)
 
     def to_json(self) -> str:
@@ -77,7 +93,7 @@ class ProgressHistory:
         self.looked_at = now
         problem = self._problem(signals, limit_s)
         if problem is None:
-            self.well_at, self.committed = now, signals.committed
+            self.well_at, self.committed = now, {trades.table: trades.committed for trades in signals.trades}
             return HealthVerdict(StreamHealth.GOOD, _healthy_reason(signals), 0.0, restart=False)
         stalled_s = now - self.well_at
         reason = f"{problem}, for {stalled_s:.0f} s"
@@ -101,12 +117,15 @@ class ProgressHistory:
             return f"the process is {signals.state}"
         if signals.report_age_s is None or signals.report_age_s > limit_s / 2:
             return "no recent report"
-        if signals.lag is None:
+        if any(trades.lag is None for trades in signals.trades):
             return "Kafka does not respond"
-        if signals.lag and signals.committed <= self.committed:
-            return f"no progress while Kafka holds {signals.lag} more records"
-        return None
+        stalled = [
+            f"{trades.table}: no progress while Kafka holds {trades.lag} more records"
+            for trades in signals.trades
+            if trades.lag and trades.committed <= self.committed.get(trades.table, -1)
+        ]
+        return "; ".join(stalled) or None
 
 
 def _healthy_reason(signals: StreamSignals) -> str:
-    return f"{signals.committed} records in Bronze, lag {signals.lag} records"
+    return "; ".join(map(str, signals.trades))

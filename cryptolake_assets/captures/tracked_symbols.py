@@ -202,8 +202,12 @@ def _joined(items: Iterable[str]) -> str:
 
 
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
-    """Return the trade streams and the extra streams in use. Raises the errors of `extra_streams_in_use`."""
-    return (*map(TRADES_OF_FAMILY.__getitem__, settings.families), *extra_streams_in_use(settings))
+    """Return the trade streams and the extra streams of all tracked markets, the trades first.
+
+    Raises the errors of `extra_streams_in_use`.
+    """
+    extra = (stream_type for market in settings.each_market for stream_type in extra_streams_in_use(market))
+    return (*map(TRADES_OF_FAMILY.__getitem__, settings.families), *extra)
 
 
 def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:

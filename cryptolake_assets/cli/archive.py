@@ -13,10 +13,12 @@ from rich.progress import Progress, TaskID
 
 from cryptolake_assets.captures.tracked_symbols import last_archived_day, resolve_subscriptions
 from cryptolake_assets.cli.app import app
+from cryptolake_assets.cli.market_option import MarketOption, settings_of
 from cryptolake_assets.cli.output import OutputFormat, print_table, progress_bar, to_stderr
+from cryptolake_assets.model.markets import venue_of
 from cryptolake_assets.model.symbols import SYMBOL_MEANING, in_capitals, is_symbol
 from cryptolake_assets.platform.lifecycle import reload_graph
-from cryptolake_assets.settings import Settings, get_settings
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
@@ -56,9 +58,11 @@ def archive(
             "--symbol",
             parser=_symbol,
             metavar="SYMBOL",
-            help="Symbol, such as BTCUSDT or BTCUSD_PERP; repeatable. Default: the tracked symbols.",
+            help="Symbol, such as BTCUSDT or BTCUSD_PERP; repeatable. Default: the tracked symbols of `--market`, "
+            "or of all tracked markets.",
         ),
     ] = None,
+    market: MarketOption = None,
     reload: Annotated[bool, typer.Option("--reload", help="Load unchanged files again too.")] = False,
     klines: Annotated[
         bool, typer.Option("--klines/--no-klines", help="Load the day's official one-minute klines too.")
@@ -67,18 +71,21 @@ def archive(
     """Load days of trades and official klines from the exchange's public archive into Bronze. Idempotent."""
     from cryptolake_assets.ingest.archive_days import days_between
 
-    settings, console = get_settings(), to_stderr()
+    settings, console = settings_of(market), to_stderr()
     days = days_between(first, last or first)
     if not days:
         raise typer.BadParameter(f"{last} is before {first}. Use a later day.", param_hint="--to")
-    selected = symbols or list(resolve_subscriptions(settings).symbols)
+    markets = [settings] if symbols or market else settings.each_market
+    selected = [
+        (one, symbol) for one in markets for symbol in dict.fromkeys(symbols or resolve_subscriptions(one).symbols)
+    ]
     if not selected:
         raise typer.BadParameter(
             "CRYPTOLAKE_SYMBOLS selects no symbol. Give the symbols to load.", param_hint="--symbol"
         )
-    loader = _DayLoader(settings, console, klines=klines, reload=reload)
+    loader = _DayLoader(console, klines=klines, reload=reload)
     before = last_archived_day(settings)
-    rows = loader.run([(symbol, day) for symbol in dict.fromkeys(selected) for day in days])
+    rows = loader.run(settings.archive_url, [(*one, day) for one in selected for day in days])
     _print_days(rows)
     after = last_archived_day(settings)
     if after is not None and after != before:
@@ -91,26 +98,34 @@ def archive(
 class _DayLoader:
     """Load days one after the other with a progress bar; print a failure at once and continue with the next day."""
 
-    def __init__(self, settings: Settings, console: Console, *, klines: bool, reload: bool) -> None:
-        self._settings, self._console = settings, console
+    def __init__(self, console: Console, *, klines: bool, reload: bool) -> None:
+        self._console = console
         self._klines, self._reload = klines, reload
         self._run_id = f"cli-{uuid.uuid4().hex[:12]}"
 
-    def run(self, days: list[tuple[str, date]]) -> list[dict[str, Any]]:
+    def run(self, archive_url: str, days: list[tuple[Settings, str, date]]) -> list[dict[str, Any]]:
+        """Load the days, each with the settings of its market; return a row of each."""
         from cryptolake_assets.binance.archive_files import ArchiveClient
 
         with (
-            ArchiveClient(self._settings.archive_url) as client,
+            ArchiveClient(archive_url) as client,
             progress_bar(self._console, transient=True, disable=not sys.stderr.isatty()) as bar,
         ):
             task = bar.add_task("", total=None)
             return [
-                self._load_day(client, symbol, day, bar, task, f"{number} of {len(days)}")
-                for number, (symbol, day) in enumerate(days, 1)
+                self._load_day(settings, client, symbol, day, bar, task, f"{number} of {len(days)}")
+                for number, (settings, symbol, day) in enumerate(days, 1)
             ]
 
     def _load_day(
-        self, client: ArchiveClient, symbol: str, day: date, bar: Progress, task: TaskID, position: str
+        self,
+        settings: Settings,
+        client: ArchiveClient,
+        symbol: str,
+        day: date,
+        bar: Progress,
+        task: TaskID,
+        position: str,
     ) -> dict[str, Any]:
         from cryptolake_assets.ingest.archive_days import NotLoaded
         from cryptolake_assets.transform.archive_history import LoadProgress, load_history
@@ -125,7 +140,7 @@ class _DayLoader:
             bar.update(task, description=f"{symbol} {day} ({position}): {rows:,} rows")
 
         result = load_history(
-            self._settings,
+            settings,
             client,
             symbol,
             day,
@@ -139,7 +154,13 @@ class _DayLoader:
                 self._console.print(part.reason, style="red", markup=False, soft_wrap=True)
         klines = "skipped" if result.klines is None else result.klines.outcome.value
         if isinstance(result.trades, NotLoaded):
-            return {"symbol": symbol, "day": day, "outcome": result.trades.outcome.value, "klines": klines}
+            return {
+                "exchange": venue_of(symbol, settings.venue.family).exchange,
+                "symbol": symbol,
+                "day": day,
+                "outcome": result.trades.outcome.value,
+                "klines": klines,
+            }
         for outcome in result.trades.outcomes:
             if not outcome.passed:
                 name = result.trades.file.name
@@ -150,6 +171,7 @@ class _DayLoader:
 def _row(loaded: LoadedDay) -> dict[str, Any]:
     seconds = loaded.duration_ms / 1000
     return {
+        "exchange": loaded.file.venue.exchange,
         "symbol": loaded.file.symbol,
         "day": loaded.file.day,
         "outcome": loaded.outcome.value,
@@ -166,7 +188,7 @@ def _print_days(rows: list[dict[str, Any]]) -> None:
     import pyarrow as pa
 
     integers = ("rows", "rows_replaced", "rows_per_s")
-    fields = [("symbol", pa.string()), ("day", pa.date32()), ("outcome", pa.string())]
+    fields = [("exchange", pa.string()), ("symbol", pa.string()), ("day", pa.date32()), ("outcome", pa.string())]
     fields += [(name, pa.int64()) for name in integers[:2]]
     fields += [("megabytes", pa.float64()), ("seconds", pa.float64()), ("rows_per_s", pa.int64())]
     fields += [("sha256", pa.string()), ("klines", pa.string())]

@@ -11,6 +11,7 @@ import typer
 
 from cryptolake_assets.bronze.offsets import lags_in_use
 from cryptolake_assets.cli.app import app
+from cryptolake_assets.cli.market_option import MarketOption, settings_of
 from cryptolake_assets.cli.output import OutputFormat, print_table
 from cryptolake_assets.errors import PartError
 from cryptolake_assets.lake.bootstrap import bootstrap as make_tables
@@ -60,11 +61,12 @@ def peek(
     count: Annotated[int, typer.Option("-n", min=1, help="Number of records.")] = 10,
     rejected: Annotated[bool, typer.Option("--rejected", help="Read the dead-letter topic.")] = False,
     oldest: Annotated[bool, typer.Option("--oldest", help="Show the oldest records instead of the newest.")] = False,
+    market: MarketOption = None,
 ) -> None:
-    """Show records of the trade topic: partition, offset, Kafka timestamp, key, headers and value."""
+    """Show records of a market's trade topic: partition, offset, Kafka timestamp, key, headers and value."""
     from cryptolake_assets.kafka.topics import peek as read
 
-    settings = get_settings()
+    settings = settings_of(market)
     topic = settings.topic_rejected if rejected else settings.topic_trades
     records = read(settings, topic, count, from_end=not oldest)
     for record in records:

@@ -81,7 +81,7 @@ class StreamResource(dg.ConfigurableResource):
 
     def signals(self) -> "StreamSignals":
         """Return the externally visible signals of the stream, for `bronze.stream_health`."""
-        from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
+        from cryptolake_assets.bronze.offsets import report_age_s, trade_progress
         from cryptolake_assets.bronze.stream_health import StreamSignals
         from cryptolake_assets.platform.status import process_state
         from cryptolake_assets.platform.supervisor import Supervisor
@@ -91,8 +91,7 @@ class StreamResource(dg.ConfigurableResource):
         return StreamSignals(
             state=process_state(process) if process is not None else None,
             report_age_s=report_age_s(settings),
-            committed=sum(committed_offsets(settings).values()),
-            lag=self.lag(),
+            trades=trade_progress(settings),
         )
 
     def restart(self) -> None:

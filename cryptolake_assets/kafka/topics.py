@@ -62,7 +62,7 @@ class PeekedRecord:
 
 
 async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
-    """Create the trade topic, the dead-letter topic and those of the other streams in use, where missing.
+    """Create the topics of all streams in use and the dead-letter topics of their families, where missing.
 
     Return, per topic, whether this call created it. Existing topics stay unchanged; if their partitions or replication
     differ from the settings, a warning is logged (see `topic_differences`).
@@ -117,7 +117,7 @@ class TopicLayout:
 
 async def _required_topics(settings: Settings) -> tuple[str, ...]:
     streams = await asyncio.to_thread(streams_in_use, settings)
-    return (*(of.topic(settings) for of in streams), settings.topic_rejected)
+    return (*(of.topic(settings) for of in streams), *(of.topic_rejected for of in settings.each_family))
 
 
 def _layouts(described: Sequence[Mapping[str, Any]], required: Sequence[str]) -> dict[str, TopicLayout]:
@@ -295,7 +295,7 @@ async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition
     if not found:
         raise BrokerError(
             f"kafka: topic {topic} does not exist at {settings.bootstrap_servers}. Create it with `cryptolake topics`, "
-            "or check KAFKA_TOPIC_FUTURES."
+            f"or check {env_name('kafka_topic_futures')} and {env_name('kafka_topic_spot')}."
         )
     return [TopicPartition(topic, number) for number in sorted(part["partition"] for part in found[0]["partitions"])]
 

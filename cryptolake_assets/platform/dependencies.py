@@ -6,22 +6,20 @@ from cryptolake_assets.binance.exchange_clock import exchange_clock_ms
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.spark_session import require_server
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE, OPS_RUN_METRICS
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.settings import Engine, Settings
 
-TABLES = (FUTURES.trades, OPS_COVERAGE, FUTURES.bars, FUTURES.quarantine, OPS_RUN_METRICS)
-
 
 def check_dependencies(settings: Settings) -> CheckOutcome:
-    """Fail if a table cannot be read or the engine does not respond.
+    """Fail if a table of the settings' family cannot be read or the engine does not respond.
 
     An exchange that does not respond is only reported, because coverage has its clock too.
     """
-    failing = []
-    for table in TABLES:
+    own, failing = settings.tables, []
+    tables = (own.trades, OPS_COVERAGE, own.bars, own.quarantine, OPS_RUN_METRICS)
+    for table in tables:
         try:
             load_table(settings, table)
         except Exception as error:  # catalogs raise errors of many kinds
@@ -35,7 +33,7 @@ def check_dependencies(settings: Settings) -> CheckOutcome:
     return CheckOutcome(
         DEPENDENCIES,
         not failing,
-        f"{len(TABLES)} tables, engine {settings.engine_in_use}; the exchange {state}",
+        f"{len(tables)} tables, engine {settings.engine_in_use}; the exchange {state}",
         len(failing),
         failing,
     )

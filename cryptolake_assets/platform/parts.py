@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.bronze.offsets import report_path
-from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, extra_streams_in_use
+from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, streams_in_use
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.kafka.topics import ensure_topics
 from cryptolake_assets.lake.bootstrap import bootstrap
@@ -38,7 +38,9 @@ GRAPH_SETTINGS = frozenset(GraphSettings.model_fields)  # only the graph uses th
 API_SETTINGS = frozenset(ApiSettings.model_fields)  # only API and dashboard use them: a change restarts no other part
 
 # Settings of the tracked symbols and of gap repair, used by the producer and by the parts that check its data.
-PRODUCER_SETTINGS = frozenset({"symbols", *ProducerSettings.model_fields, *ExchangeSettings.model_fields})
+PRODUCER_SETTINGS = frozenset({"symbols", *ProducerSettings.model_fields, *ExchangeSettings.model_fields}) - {
+    *("market", "markets"),  # every part has its tables and topics by the tracked markets
+}
 
 KAFKA_SETTINGS = frozenset(KafkaSettings.model_fields)  # include secrets: only for parts that are Kafka clients
 
@@ -156,7 +158,7 @@ def _symbols_file(settings: Settings) -> Path:
 
 
 def _producer_files(settings: Settings) -> dict[Path, str]:
-    """Return the generated symbols file; none if the user has one."""
+    """Return the generated symbols file of all markets; none if the user has one."""
     return {} if settings.symbols_file else {_symbols_file(settings): "".join(f"{one}\n" for one in settings.symbols)}
 
 
@@ -166,7 +168,7 @@ def _extra_streams(settings: Settings) -> dict[str, str]:
     The replay exchange reports capture errors.
     """
     try:
-        names = ",".join(stream.name for stream in extra_streams_in_use(settings))
+        names = ",".join(stream.name for stream in streams_in_use(settings) if not stream.is_trades)
     except CaptureError:
         names = ""
     return {env_name("extra_streams"): names or NO_STREAMS}

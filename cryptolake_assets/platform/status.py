@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from cryptolake_assets.bronze.offsets import bronze_lag
+from cryptolake_assets.bronze.offsets import trade_progress
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.kafka.topics import access_problem
 from cryptolake_assets.lake.migrations import lake_schema
@@ -57,7 +57,7 @@ class PartStatus:
     pid: int | None
     port: int | None
     uptime_s: float | None
-    lag: int | None  # bronze: trades in Kafka that are not in the table; producer: queued frames
+    lag: int | None  # bronze: trades in Kafka that are not in the tables; producer: queued frames
     detail: str
     log: str
 
@@ -103,11 +103,12 @@ def problems(settings: Settings) -> list[str]:
         elif row.state == EXTERNAL and row.detail.endswith("unreachable"):
             found.append(f"{row.name}: {row.detail}. Check that it runs, and check its address and security settings.")
     if rejecting := rejecting_problem(settings):
-        found.append(
-            f"producer: {rejecting}. Minutes since then are incomplete; "
-            '`cryptolake sql "SELECT reason, count(*) FROM cryptolake.bronze.futures_trades_rejected GROUP BY ALL"` '
-            "shows the reasons."
+        queries = " and ".join(
+            f'`cryptolake sql "SELECT reason, count(*) FROM {family.tables.rejected.full_name} GROUP BY ALL"`'
+            for family in settings.each_family
         )
+        shows = "show" if len(settings.families) > 1 else "shows"
+        found.append(f"producer: {rejecting}. Minutes since then are incomplete; {queries} {shows} the reasons.")
     if any(row.name == DAGSTER_WEBSERVER and row.state == RUNNING for row in rows):
         try:
             found += [f"dagster: definitions failed to load: {error}" for error in graphql.location_errors(settings)]
@@ -194,10 +195,9 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
             text += f", stale: {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''}"
         return _int_or_none(report.get("queued_frames")), text
     if part.name == BRONZE:
-        try:
-            return bronze_lag(settings), ""
-        except CryptolakeError as error:
-            return None, str(error).split(". ")[0]
+        progress = trade_progress(settings)
+        lags = [trades.lag for trades in progress if trades.lag is not None]
+        return sum(lags) if len(lags) == len(progress) else None, "; ".join(map(str, progress))
     return None, ""
 
 

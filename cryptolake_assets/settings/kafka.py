@@ -142,6 +142,15 @@ class KafkaSettings(BaseSettings):
         return value
 
     @model_validator(mode="after")
+    def _topics_differ(self) -> Self:
+        """Reject topics that would mix the families' trades, or trades with rejected frames."""
+        first, second = self.kafka_topic_futures, self.kafka_topic_spot
+        if len({first, f"{first}_rejected", second, f"{second}_rejected"}) < 4:
+            names = f"{_variable('kafka_topic_futures')} ({first}) and {_variable('kafka_topic_spot')} ({second})"
+            raise ValueError(f"{names} must be two topics, and neither the other's topic of rejected frames")
+        return self
+
+    @model_validator(mode="after")
     def _access_is_consistent(self) -> Self:
         """Reject combinations of settings that cannot work, or would be ignored without an error."""
         protocol = f"{_variable('kafka_security_protocol')} is {self.kafka_security_protocol}"

@@ -12,7 +12,7 @@ from hypothesis import find, given
 from hypothesis import strategies as st
 
 from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, STREAM_TYPES, TRADES
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, SPOT_TRADES, STREAM_TYPES, TRADES
 from cryptolake_assets.bronze.offsets import query_of, rejected_query_of
 from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, streams_in_use
 from cryptolake_assets.errors import SettingsError
@@ -224,6 +224,18 @@ def test_every_stream_has_a_unique_topic_table_and_queries() -> None:
 def test_trades_use_the_names_of_existing_lakes() -> None:
     assert (query_of(TRADES), rejected_query_of(TRADES)) == ("bronze_futures_trades", "bronze_futures_trades_rejected")
     assert TRADES.topic(load_settings()) == "binance_futures_realtime"
+    assert query_of(SPOT_TRADES) == "bronze_spot_trades"
+    assert SPOT_TRADES.topic(load_settings()) == "binance_spot_realtime"
+
+
+def test_streams_in_use_are_those_of_the_tracked_markets() -> None:
+    def names(markets: str) -> list[str]:
+        settings = load_settings(source=Source.BINANCE, markets=markets, extra_streams="markPrice")
+        return [stream_type.name for stream_type in streams_in_use(settings)]
+
+    assert names("usdm,coinm") == ["trades", "markPrice"]
+    assert names("spot") == ["spot_trades"]
+    assert names("spot,usdm") == ["spot_trades", "trades", "markPrice"]
 
 
 def test_extra_streams_follow_the_settings() -> None:

@@ -39,6 +39,11 @@ def run_command(*arguments: str) -> tuple[int, str]:
         (["replay", "/no/such/directory"], "'directory': dir '/no/such/directory' does not exist"),
         (["sql", "SELECT 1", "--engine", "trino"], "'--engine'"),
         (["peek", "-n", "0"], "'-n'"),
+        (
+            ["peek", "--market", "spot"],
+            "--market: spot is not tracked. Use one of usdm, or add it to",
+        ),
+        (["archive", "--from", "2024-07-18", "--market", "kraken"], "'kraken' is not one of 'usdm', 'coinm', 'spot'"),
         (["keys", "create", "ada", "--scope", "admin"], "'admin' is not one of 'read', 'operate'"),
         (["keys", "revoke", "ada"], "keys: no key has the id or name ada. `cryptolake keys list` shows them."),
     ],

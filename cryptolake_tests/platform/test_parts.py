@@ -14,6 +14,7 @@ import yaml
 from pydantic import SecretStr
 
 from cryptolake_assets.errors import ArgumentError, SettingsError
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.platform import code_servers, kafka, launch
 from cryptolake_assets.platform import spark_server as spark
 from cryptolake_assets.platform.parts import (
@@ -106,6 +107,7 @@ def test_properties_are_escaped_for_java() -> None:
         ({"replay_dir": Path("/captures")}, {"exchange", "producer", *CODE}),
         ({"spark_memory_mb": 4096}, {"spark"}),
         ({"symbols": ("ETHUSDT",)}, set(CODE)),  # the producer polls the file
+        ({"markets": (Market.USD_M, Market.SPOT)}, {"exchange", "producer", "bronze", "api", *CODE}),
         ({"connection_life_s": 600.0}, {"producer", *CODE}),
         ({}, set()),
     ],
@@ -134,10 +136,11 @@ def test_bronze_gets_the_streams_of_the_capture(settings: Settings, tmp_path: Pa
     directory = write_capture(tmp_path / "captured" / "frames.ndjson", frames)
     assert extra_streams(settings) == "none"
     assert extra_streams(settings.model_copy(update={"replay_dir": directory})) == "markPrice"
-    assert (
-        extra_streams(settings.model_copy(update={"extra_streams": ("forceOrder", "markPrice")}))
-        == "markPrice,forceOrder"
-    )
+    both = {"extra_streams": ("forceOrder", "markPrice")}
+    assert extra_streams(settings.model_copy(update=both)) == "markPrice,forceOrder"
+    spot_first = {"market": Market.SPOT, "markets": (Market.SPOT, Market.USD_M)}
+    assert extra_streams(settings.model_copy(update=both | spot_first)) == "markPrice,forceOrder"
+    assert extra_streams(settings.model_copy(update=both | {"market": Market.SPOT})) == "none"
 
 
 def test_producer_gets_the_symbols_by_a_file(settings: Settings, tmp_path: Path) -> None:
@@ -149,6 +152,13 @@ def test_producer_gets_the_symbols_by_a_file(settings: Settings, tmp_path: Path)
     assert isinstance(environment, dict)
     assert environment["CRYPTOLAKE_SYMBOLS_FILE"] == str(path)
     assert "CRYPTOLAKE_SYMBOLS" not in environment
+    several = load_settings(home=settings.home, markets="usdm,spot", symbols="BTCUSDT;spot:BTCUSDT,top:20:USDC")
+    ((path, text),) = producer.watched_files(several).items()
+    assert text == "BTCUSDT\nspot:BTCUSDT\nspot:TOP:20:USDC\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    read = several.model_copy(update={"symbols": (), "symbols_file": path})
+    assert [one.symbol_items for one in read.each_market] == [("BTCUSDT",), ("BTCUSDT", "TOP:20:USDC")]
     own = settings.model_copy(update={"symbols_file": tmp_path / "mine.txt"})
     assert producer.watched_files(own) == {}
     assert producer.spec(own)["environment"]["CRYPTOLAKE_SYMBOLS_FILE"] == str(tmp_path / "mine.txt")  # type: ignore[index]

@@ -36,7 +36,7 @@ def compact(settings: Settings, spark: SparkSession, first: datetime, last: date
     files_before, bytes_before, _ = _extent(table, first, last)
     snapshot_id = table.metadata.current_snapshot_id
     hours = [first + number * HOUR for number in range((last - first) // HOUR)]
-    compaction.compact_hours(settings, spark, hours)
+    compaction.compact_hours(settings, spark, FUTURES.trades, hours)
     # The commit keeps the old entries as deleted ones in the manifests, which slows down every reader.
     is_changed = table.refresh().metadata.current_snapshot_id != snapshot_id
     if is_changed or len(manifests(table)) > compaction.MANIFESTS_ENOUGH:

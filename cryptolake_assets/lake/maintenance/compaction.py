@@ -20,7 +20,6 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-SORT_ORDER = "symbol, event_time, trade_id"
+SORT_ORDER = "exchange, symbol, event_time, trade_id"
 
 CALL_ATTEMPTS = 8
 ROW_GROUP_ROWS = 100_000
@@ -52,15 +51,15 @@ LAYOUT = {
 }
 
 
-def compact_hours(settings: Settings, spark: SparkSession, hours: Sequence[datetime]) -> None:
-    """Rewrite the files of these UTC hours, each sorted by (symbol, event_time, trade_id), in one commit.
+def compact_hours(settings: Settings, spark: SparkSession, spec: TableSpec, hours: Sequence[datetime]) -> None:
+    """Rewrite the files of these UTC hours of a table of trades, each sorted by `SORT_ORDER`, in one commit.
 
     Idempotent: an hour with a single file is not rewritten. It may run alongside the stream and other append-only
     writers; use it for closed hours, because an open hour would soon be due again. Manifests are not rewritten. Raises
     `SparkError` if Spark fails; the table is then unchanged.
     """
-    _set_layout(load_table(settings, FUTURES.trades))
-    call_procedure(spark, FUTURES.trades, _rewrite_files([(hour, hour + HOUR) for hour in hours]))
+    _set_layout(load_table(settings, spec))
+    call_procedure(spark, spec, _rewrite_files(spec, [(hour, hour + HOUR) for hour in hours]))
 
 
 def compact_table(spark: SparkSession, spec: TableSpec, min_files: int) -> None:
@@ -86,13 +85,13 @@ def rewrite_manifests(spark: SparkSession, spec: TableSpec) -> None:
     call_procedure(spark, spec, procedure)
 
 
-def _rewrite_files(intervals: Sequence[tuple[datetime, datetime]]) -> str:
+def _rewrite_files(spec: TableSpec, intervals: Sequence[tuple[datetime, datetime]]) -> str:
     where = " OR ".join(
         f"(event_time >= TIMESTAMP '{_literal(first)}' AND event_time < TIMESTAMP '{_literal(last)}')"
         for first, last in intervals
     )
     return f"""CALL {CATALOG}.system.rewrite_data_files(
-      table => '{_name(FUTURES.trades)}',
+      table => '{_name(spec)}',
       strategy => 'sort',
       sort_order => '{SORT_ORDER}',
       where => "{where}",

@@ -26,7 +26,7 @@ from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, his
 from cryptolake_assets.lake.maintenance.layout import LiveFile, TableState, live_files, small_manifests, state_of
 from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums, remove_orphans
 from cryptolake_assets.lake.marts import marts_tables
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.model.windows import HOUR
@@ -216,10 +216,10 @@ class _TableMaintainer:
         if spec.rewritten:
             return ""
         files = live_files(table)
-        if spec is FUTURES.trades:
+        if any(spec is tables.trades for tables in FAMILY_TABLES.values()):
             hours = self._due_hours(files, table)
             if hours:
-                compaction.compact_hours(self._settings, self._spark, hours)
+                compaction.compact_hours(self._settings, self._spark, spec, hours)
             return f"{len(hours)} hours" if hours else ""
         partitions = due_partitions(files, self._settings.compaction_min_files)
         if partitions:
