@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES_OF_FAMILY
-from cryptolake_assets.bronze.stream_health import TradeProgress
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.files import open_filesystem, read_text
@@ -144,6 +143,19 @@ def lags_in_use(settings: Settings) -> list[PartitionLag]:
 def bronze_lag(settings: Settings, stream_type: StreamType | None = None) -> int:
     """Return the number of records in Kafka that are not in Bronze yet. Raises `BrokerError` like `bronze_lags`."""
     return sum(lag.records for lag in bronze_lags(settings, stream_type))
+
+
+@dataclass(frozen=True, slots=True)
+class TradeProgress:
+    """The progress of one family's trades."""
+
+    table: str  # such as `spot_trades`
+    committed: int  # records in Bronze
+    lag: int | None  # in records; None if Kafka does not respond
+
+    def __str__(self) -> str:
+        lag = "unknown, Kafka does not respond" if self.lag is None else self.lag
+        return f"{self.table}: {self.committed} records, lag {lag}"
 
 
 def trade_progress(settings: Settings) -> tuple[TradeProgress, ...]:

@@ -197,16 +197,17 @@ def run_available_now(settings: Settings) -> int:
     """Append all records that Kafka holds now to Bronze; return the number of records read from the trade topics."""
     with checkpoint_lock(settings):
         streams = streams_in_use(settings)
-        before = {one: committed_offsets(settings, one) for one in streams if one.is_trades}
+        trades = [one for one in streams if one.is_trades]
+        before = [committed_offsets(settings, one) for one in trades]
         spark = _session(settings)
         _stop_leftover_queries(spark)
         starters = {query: start for one in streams for query, start in query_starters(spark, settings, one).items()}
         # Trades first: the rejected-records queries also read their topics, and would take half of the CPU.
-        first = [query_of(one) for one in before]
+        first = [query_of(one) for one in trades]
         for names in (first, [name for name in starters if name not in first]):
             for query in [starters[name](availableNow=True) for name in names]:
                 _await(settings, query)
-        read = sum(lag(committed_offsets(settings, one), offsets) for one, offsets in before.items())
+        read = sum(lag(committed_offsets(settings, one), old) for one, old in zip(trades, before, strict=True))
         log.info("available_now_finished", records=read)
         return read
 

@@ -1,7 +1,6 @@
-"""Judge the health of the Bronze stream from outside: process state, report age, commits and lag. Pure.
+"""Judge the health of the Bronze stream from outside: process state, report age, commits and lag of a table. Pure.
 
-Dead: the process has ended. Stalled: the process writes no reports, or the trades of a market family gain no records
-while Kafka holds more.
+Dead: the process has ended. Stalled: the process writes no reports, or commits nothing while Kafka holds more records.
 Both warn at half of the limit, and fail with a restart at the full limit. A stream that was stopped by hand is not
 restarted.
 """
@@ -9,10 +8,8 @@ restarted.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
-
-import msgspec
 
 RESTART_INTERVAL_FACTOR = 3  # minimum time between two restarts, as a multiple of the limit
 
@@ -26,29 +23,18 @@ class StreamHealth(StrEnum):
 
 
 @dataclass(frozen=True)
-class TradeProgress:
-    """The progress of one family's trades."""
-
-    table: str  # such as `spot_trades`
-    committed: int  # records in Bronze
-    lag: int | None  # in records; None if Kafka does not respond
-
-    def __str__(self) -> str:
-        lag = "unknown, Kafka does not respond" if self.lag is None else self.lag
-        return f"{self.table}: {self.committed} records, lag {lag}"
-
-
-@dataclass(frozen=True)
 class StreamSignals:
-    """Observations of the stream; None if unavailable.
+    """Observations of the stream for one table of trades, such as `spot_trades`; None if unavailable.
 
-    The state of the part (as in `cryptolake status`; None if no supervisor runs it), the age of its report, and the
-    progress of each family's trades.
+    The state of the part (as in `cryptolake status`; None if no supervisor runs it), the age of its report, the number
+    of records in the table, and its lag in records. Another family's progress hides no stalled query.
     """
 
+    table: str
     state: str | None
     report_age_s: float | None
-    trades: tuple[TradeProgress, ...]
+    committed: int
+    lag: int | None
 
 
 @dataclass(frozen=True)
@@ -65,12 +51,11 @@ class HealthVerdict:
 class ProgressHistory:
     """State kept between two checks; times are epoch seconds.
 
-    `well_at` is when the stream was last healthy, `committed` the records in Bronze then, by table of trades;
-    `looked_at` is the last check.
+    `well_at` is when the stream was last healthy, `committed` the records in Bronze then, `looked_at` the last check.
     """
 
     well_at: float
-    committed: dict[str, int] = field(default_factory=dict)
+    committed: int = -1
     looked_at: float = 0.0
     restarted_at: float | None = None
 
@@ -78,8 +63,8 @@ class ProgressHistory:
     def from_json(cls, text: str | None, now: float) -> ProgressHistory:
         """Restore the history; start a new one if `text` is unreadable; the stream then gets the full limit."""
         try:
-            return msgspec.json.decode(text or "", type=cls)
-        except ValueError:
+            return cls(**json.loads(text or ""))
+        except (ValueError, TypeError):
             return cls(well_at=now)
 
     def to_json(self) -> str:
@@ -93,7 +78,7 @@ class ProgressHistory:
         self.looked_at = now
         problem = self._problem(signals, limit_s)
         if problem is None:
-            self.well_at, self.committed = now, {trades.table: trades.committed for trades in signals.trades}
+            self.well_at, self.committed = now, signals.committed
             return HealthVerdict(StreamHealth.GOOD, _healthy_reason(signals), 0.0, restart=False)
         stalled_s = now - self.well_at
         reason = f"{problem}, for {stalled_s:.0f} s"
@@ -117,15 +102,12 @@ class ProgressHistory:
             return f"the process is {signals.state}"
         if signals.report_age_s is None or signals.report_age_s > limit_s / 2:
             return "no recent report"
-        if any(trades.lag is None for trades in signals.trades):
+        if signals.lag is None:
             return "Kafka does not respond"
-        stalled = [
-            f"{trades.table}: no progress while Kafka holds {trades.lag} more records"
-            for trades in signals.trades
-            if trades.lag and trades.committed <= self.committed.get(trades.table, -1)
-        ]
-        return "; ".join(stalled) or None
+        if signals.lag and signals.committed <= self.committed:
+            return f"{signals.table}: no progress while Kafka holds {signals.lag} more records"
+        return None
 
 
 def _healthy_reason(signals: StreamSignals) -> str:
-    return "; ".join(map(str, signals.trades))
+    return f"{signals.committed} records in {signals.table}, lag {signals.lag} records"

@@ -202,12 +202,8 @@ def _joined(items: Iterable[str]) -> str:
 
 
 def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
-    """Return the trade streams and the extra streams of all tracked markets, the trades first.
-
-    Raises the errors of `extra_streams_in_use`.
-    """
-    extra = (stream_type for market in settings.each_market for stream_type in extra_streams_in_use(market))
-    return (*map(TRADES_OF_FAMILY.__getitem__, settings.families), *extra)
+    """Return the trade streams and the extra streams in use. Raises the errors of `extra_streams_in_use`."""
+    return (*map(TRADES_OF_FAMILY.__getitem__, settings.families), *extra_streams_in_use(settings))
 
 
 def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
@@ -215,7 +211,7 @@ def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
 
     Raises `CaptureError` if the capture cannot be read.
     """
-    if settings.market is not Market.USD_M:  # the extra streams exist on USD-M futures only
+    if Market.USD_M not in settings.tracked_markets:  # the extra streams exist on USD-M futures only
         return ()
     if settings.extra_streams != (AUTO_STREAMS,):
         return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if stream_type.name in settings.extra_streams)

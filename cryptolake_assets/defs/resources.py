@@ -81,7 +81,7 @@ class StreamResource(dg.ConfigurableResource):
 
     def signals(self) -> "StreamSignals":
         """Return the externally visible signals of the stream, for `bronze.stream_health`."""
-        from cryptolake_assets.bronze.offsets import report_age_s, trade_progress
+        from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
         from cryptolake_assets.bronze.stream_health import StreamSignals
         from cryptolake_assets.platform.status import process_state
         from cryptolake_assets.platform.supervisor import Supervisor
@@ -89,9 +89,11 @@ class StreamResource(dg.ConfigurableResource):
         settings = self.settings
         process = Supervisor(settings).processes().get("bronze")
         return StreamSignals(
+            table=TRADES.bronze.name,
             state=process_state(process) if process is not None else None,
             report_age_s=report_age_s(settings),
-            trades=trade_progress(settings),
+            committed=sum(committed_offsets(settings).values()),
+            lag=self.lag(),
         )
 
     def restart(self) -> None:

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 
 from cryptolake_assets.api.health_routes import DEPENDENCIES
-from cryptolake_assets.bronze.stream_health import StreamSignals, TradeProgress
+from cryptolake_assets.bronze.stream_health import StreamSignals
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import evaluate
 from cryptolake_assets.platform.notify import Alert, AlertKind
@@ -19,7 +19,7 @@ from cryptolake_assets.producer.status_file import ProducerStatus, RejectedSymbo
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
 from cryptolake_assets.settings import Settings
 
-WELL = StreamSignals(state="running", report_age_s=1.0, trades=(TradeProgress("futures_trades", 100, lag=0),))
+WELL = StreamSignals(table="futures_trades", state="running", report_age_s=1.0, committed=100, lag=0)
 
 
 def report(settings: Settings, **rejecting: RejectedSymbol) -> None:

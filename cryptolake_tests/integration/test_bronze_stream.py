@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.stream_types import TRADES
+from cryptolake_assets.binance.stream_types import SPOT_TRADES, TRADES
 from cryptolake_assets.binance.trade_frames import parse_frame
-from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
+from cryptolake_assets.bronze.offsets import (
+    bronze_lag,
+    committed_offsets,
+    lags_in_use,
+    query_ids,
+    read_report,
+    trade_progress,
+)
 from cryptolake_assets.bronze.stream import checkpoint_lock, events, is_running, rejected, run_available_now
+from cryptolake_assets.bronze.stream_health import ProgressHistory, StreamHealth, StreamSignals
 from cryptolake_assets.errors import CheckpointInUseError
-from cryptolake_assets.kafka.topics import dead_letter, end_offsets
+from cryptolake_assets.kafka.topics import dead_letter, end_offsets, ensure_topics
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.model.events import RejectedFrame
-from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.model.markets import USD_M, Market
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.parts import BRONZE
+from cryptolake_assets.platform.status import PartStatus, status
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
+from cryptolake_tests.support.replaying import kill
+from cryptolake_tests.support.waiting import wait_for
 
 OWN_DAY = "event_time >= '2025-01-01T00:00:00+00:00' AND event_time < '2025-01-02T00:00:00+00:00'"
 GARBAGE = b'{"symbol": "BTCUSDT", "price": "12x"}\xff'
@@ -99,3 +113,96 @@ def test_checkpoint_is_locked_by_one_process(platform: Settings) -> None:
         with pytest.raises(CheckpointInUseError, match="another process"):
             run_available_now(platform)
     assert not is_running(platform)
+
+
+@pytest.fixture
+def both(platform: Settings) -> Settings:
+    """The platform, which tracks Spot in addition to USD-M."""
+    settings = platform.model_copy(update={"markets": (Market.USD_M, Market.SPOT)})
+    created = ensure_topics(settings)
+    assert set(created) == {
+        *("binance_futures_realtime", "binance_futures_realtime_rejected"),
+        *("binance_spot_realtime", "binance_spot_realtime_rejected"),
+    }
+    return settings
+
+
+def trades_of(view: Settings, *ids: int) -> list[tuple[str, bytes, list[tuple[str, bytes]]]]:
+    """Return records of trades with these ids for the market's topic."""
+    return [(view.topic_trades, event(number, exchange=view.venue.exchange), []) for number in ids]
+
+
+def stored_ids(view: Settings, first: int, last: int) -> list[tuple[str, int]]:
+    """Return exchange and id of the trades in the table of the market's family, by id."""
+    found = rows(view, f"bronze.{view.tables.trades.name}", f"trade_id BETWEEN {first} AND {last} ORDER BY trade_id")
+    return [(row["exchange"], row["trade_id"]) for row in found]
+
+
+def bronze_status(settings: Settings) -> PartStatus:
+    (row,) = (row for row in status(settings) if row.name == BRONZE)
+    return row
+
+
+async def test_each_family_has_its_own_tables_topics_and_checkpoints(both: Settings) -> None:
+    """The same symbol and trade ids on both markets, and two rejected records of each."""
+    futures, spot = both.each_market
+    await send(
+        both,
+        *trades_of(futures, 1_000, 1_001, 1_002),
+        *trades_of(spot, 1_001, 1_002),
+        *((view.topic_trades, b"{}", []) for view in (futures, spot)),
+        *((view.topic_rejected, view.market.encode(), []) for view in (futures, spot)),
+    )
+    assert sum(lag.records for lag in lags_in_use(both)) == run_available_now(both) == 7
+    assert run_available_now(both) == 0
+    assert {lag.topic for lag in lags_in_use(both)} == {"binance_futures_realtime", "binance_spot_realtime"}
+    assert stored_ids(futures, 1_000, 1_009) == [("binance_futures", number) for number in (1_000, 1_001, 1_002)]
+    assert stored_ids(spot, 1_000, 1_009) == [("binance_spot", number) for number in (1_001, 1_002)]
+    for view, other in ((futures, spot), (spot, futures)):
+        found = {row["raw"]: row["kafka_topic"] for row in rows(both, f"bronze.{view.tables.rejected.name}", "true")}
+        assert (found[b"{}"], found[view.market.encode()]) == (view.topic_trades, view.topic_rejected)
+        assert other.market.encode() not in found
+        assert committed_offsets(view) == end_offsets(view, view.topic_trades)
+    assert committed_offsets(both, SPOT_TRADES) != committed_offsets(both, TRADES)
+    assert len(query_ids(both)) == 4
+
+
+async def test_running_stream_stores_both_families_once_over_kills(both: Settings) -> None:
+    """The part runs with its own environment; records arrive before, between and after two kills."""
+    live = both.model_copy(update={"bronze_trigger_s": 1.0})
+    lifecycle.up(live, [BRONZE])
+    try:
+        for first in (2_000, 2_010, 2_020):
+            for view in live.each_market:
+                await send(live, *trades_of(view, *range(first, first + 10)))
+            if first < 2_020:
+                kill(live, BRONZE)
+        wait_for(lambda: all(lag.records == 0 for lag in lags_in_use(live)), timeout_s=120)
+        wait_for(lambda: bronze_status(live).state == "running", timeout_s=60)
+        assert set(read_report(live) or ()) >= {"bronze_futures_trades", "bronze_spot_trades"}
+        assert bronze_status(live).lag == 0
+        assert re.fullmatch(
+            r"futures_trades: \d+ records, lag 0; spot_trades: \d+ records, lag 0", bronze_status(live).detail
+        )
+    finally:
+        lifecycle.stop(live, BRONZE)
+    for view in live.each_market:
+        assert stored_ids(view, 2_000, 2_999) == [(view.venue.exchange, number) for number in range(2_000, 2_030)]
+
+
+async def test_stalled_spot_trades_are_seen_while_futures_trades_move(both: Settings, platform: Settings) -> None:
+    """The futures queries run and those of Spot do not."""
+    run_available_now(both)
+    histories = {progress.table: ProgressHistory(well_at=0.0) for progress in trade_progress(both)}
+    verdicts = {}
+    for number in range(3):
+        for view in both.each_market:
+            await send(both, *trades_of(view, 3_000 + number))
+        run_available_now(platform)
+        for progress in trade_progress(both):
+            signals = StreamSignals(progress.table, "running", 1.0, progress.committed, progress.lag)
+            verdicts[progress.table] = histories[progress.table].judge(signals, number * 60.0, 100.0)
+    assert verdicts["futures_trades"].health is StreamHealth.GOOD
+    assert verdicts["spot_trades"].health is StreamHealth.FAILED
+    assert verdicts["spot_trades"].reason == "spot_trades: no progress while Kafka holds 3 more records, for 120 s"
+    run_available_now(both)

@@ -20,8 +20,8 @@ async def send(settings: Settings, *records: tuple[str, bytes, list[tuple[str, b
             await producer.send_and_wait(topic, value, headers=headers)
 
 
-def event(trade_id: int, price: str = "0.00000001") -> bytes:
+def event(trade_id: int, price: str = "0.00000001", exchange: str = USD_M.exchange) -> bytes:
     frame = trade_frame("BTCUSDT", trade_id, TRADE_TIME_MS, price, "9999999999.99999999", is_buyer_maker=True)
-    parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=USD_M.exchange)
+    parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=exchange)
     assert isinstance(parsed, AcceptedFrame)
     return parsed.event.encode()
