@@ -1,7 +1,8 @@
-"""The market of a capture directory, which frames alone do not always identify.
+"""The markets of a capture directory, which frames alone do not always identify.
 
-The file `market` in the directory names it, with the values of `CRYPTOLAKE_MARKET`; the default is USD-M futures. A
-directory holds one market, because the same symbol can mean different instruments in two markets.
+A directory of several markets has a subdirectory for each, named by the values of `CRYPTOLAKE_MARKET`: `usdm`, `coinm`,
+`spot`. Any other directory is of one market, because the same symbol can mean different instruments in two markets; its
+file `market` names it, by default USD-M futures.
 """
 
 from __future__ import annotations
@@ -9,18 +10,70 @@ from __future__ import annotations
 from pathlib import Path
 
 from cryptolake_assets.errors import CaptureError
-from cryptolake_assets.model.markets import VENUES, Market, Venue
+from cryptolake_assets.model.markets import VENUES, Market
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings.replay import has_captures, market_directories
 
 MARKET_FILE = "market"
 
 
-def venue_of_capture(directory: Path) -> Venue:
-    """Return the venue of the directory's captures. Raises `CaptureError` if the file does not name a market."""
+def captured_markets(directory: Path) -> dict[Market, Path]:
+    """Return the directory of each market's captures. Raises `CaptureError` if a market is ambiguous."""
+    found = market_directories(directory)
+    if not found:
+        return {_named_market(directory) or Market.USD_M: directory}
+    if has_captures(directory):
+        raise CaptureError(
+            f"capture: {directory} has captures and the market directories {', '.join(found)}. Move its captures to "
+            "one of them, or to another directory."
+        )
+    for market, path in found.items():
+        _check_named_market(path, market)
+    return found
+
+
+def capture_directory(settings: Settings) -> Path:
+    """Return the directory of the captures of the settings' market. Raises `CaptureError` if the capture lacks it."""
+    found = captured_markets(settings.replay_dir)
+    if settings.market not in found:
+        raise CaptureError(
+            f"capture: {settings.replay_dir} has captures of {' and '.join(VENUES[market].title for market in found)}, "
+            f"but not of {settings.venue.title}. Set CRYPTOLAKE_MARKETS to {','.join(found)}, or CRYPTOLAKE_REPLAY_DIR "
+            "to other captures."
+        )
+    return found[settings.market]
+
+
+def recording_directory(settings: Settings, directory: Path) -> Path:
+    """Return the directory for a recording of the settings' market.
+
+    It is a subdirectory if several markets are tracked, or were recorded there before. Raises `CaptureError` if the
+    directory has captures of another market.
+    """
+    is_of_several = len(settings.tracked_markets) > 1 or bool(market_directories(directory))
+    if has_captures(directory):
+        recorded = next(iter(captured_markets(directory)))
+        if is_of_several or recorded is not settings.market:
+            raise CaptureError(
+                f"capture: {directory} has captures of {VENUES[recorded].title} only. Record "
+                f"{'several markets' if is_of_several else settings.venue.title} to another directory."
+            )
+    return directory / settings.market if is_of_several else directory
+
+
+def write_market(directory: Path, market: Market) -> None:
+    """Write the market file of a new recording. Raises `CaptureError` if the file names another market."""
+    _check_named_market(directory, market)
+    (directory / MARKET_FILE).write_text(f"{market}\n", encoding="utf-8")
+
+
+def _named_market(directory: Path) -> Market | None:
+    """Return the market that the directory's file names; None without a file."""
     path = directory / MARKET_FILE
     if not path.is_file():
-        return VENUES[Market.USD_M]
+        return None
     try:
-        return VENUES[Market(path.read_text(encoding="utf-8").strip())]
+        return Market(path.read_text(encoding="utf-8").strip())
     except (OSError, ValueError) as error:
         raise CaptureError(
             f"capture: {path} does not name a market ({error}). Write the captures' market to it, one of "
@@ -28,20 +81,10 @@ def venue_of_capture(directory: Path) -> Venue:
         ) from error
 
 
-def check_market(directory: Path, market: Market) -> None:
-    """Raise `CaptureError` if the captures are from another market than `market`."""
-    recorded = venue_of_capture(directory)
-    if recorded.market is not market:
+def _check_named_market(directory: Path, market: Market) -> None:
+    named = _named_market(directory)
+    if named not in (None, market):
         raise CaptureError(
-            f"capture: {directory} was recorded from {recorded.title}, but CRYPTOLAKE_MARKET is {market}. Set it to "
-            f"{recorded.market} with a separate CRYPTOLAKE_HOME, or set CRYPTOLAKE_REPLAY_DIR to other captures."
+            f"capture: {directory / MARKET_FILE} names the market {named}, not {market}. Correct the file, or move the "
+            "captures to another directory."
         )
-
-
-def write_market(directory: Path, market: Market) -> None:
-    """Write the market file of a new recording. Raises `CaptureError` if the directory holds another market."""
-    path = directory / MARKET_FILE
-    has_captures = any(item.name.endswith((".ndjson", ".ndjson.gz")) for item in directory.iterdir())
-    if path.exists() or has_captures:
-        check_market(directory, market)
-    path.write_text(f"{market}\n", encoding="utf-8")

@@ -4,7 +4,8 @@ A capture is a file of `<receive time> <frame>` lines, `.ndjson` or `.ndjson.gz`
 ms or seconds, or ISO 8601 in UTC with up to nine digits after the second. The reader skips lines without a frame: empty
 lines, lines that start with an address (recorders write `wss://… <-> time` at each connection), and an unfinished last
 line. It strips a byte order mark at the start of any line, because concatenated files have them in the middle. The
-files of a directory are one recording, merged by receive time. Files are streamed, so memory stays bounded.
+files of a directory are one recording of one market, merged by receive time; so are the directories of several markets
+(`market_of_capture`). Files are streamed, so memory stays bounded.
 
 This module is imported when the Dagster definitions load: nothing heavy may be imported here.
 """
@@ -21,11 +22,11 @@ import re
 import statistics
 import zlib
 from codecs import BOM_UTF8
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import islice, starmap
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -36,7 +37,9 @@ from cryptolake_assets.binance.raw_streams import stream_of_event
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS, Kline, TradeStreamName
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.symbols import is_symbol, stream_name
+from cryptolake_assets.settings.replay import CAPTURE_SUFFIXES
 
 __all__ = [
     "CaptureSummary",
@@ -47,6 +50,7 @@ __all__ = [
     "last_day",
     "read_frames",
     "read_klines",
+    "read_market_frames",
     "summarise",
 ]
 
@@ -80,7 +84,7 @@ class CapturedFrame:
 
 @dataclass(frozen=True)
 class CaptureSummary:
-    """Summary of a capture directory. Unparseable frames count in `frame_count` only."""
+    """Summary of a market's capture directory. Unparseable frames count in `frame_count` only."""
 
     directory: Path
     symbols: tuple[str, ...]  # symbols of the recorded events, in order of appearance
@@ -124,14 +128,14 @@ def capture_files(directory: Path) -> tuple[Path, ...]:
             f"capture: {directory} is not a directory. Set CRYPTOLAKE_REPLAY_DIR to a directory of captures."
         )
     try:
-        files = sorted(path for path in directory.iterdir() if path.name.endswith((".ndjson", ".ndjson.gz")))
+        files = sorted(path for path in directory.iterdir() if path.name.endswith(CAPTURE_SUFFIXES))
     except OSError as error:
         raise CaptureError(f"capture: {directory} cannot be listed ({error}). Make it readable.") from error
     if not files:
         raise CaptureError(
             f"capture: {directory} contains no *.ndjson or *.ndjson.gz file. Put captures there "
-            "(lines of `<receive time in µs or ns> <frame>`), or pass another directory in CRYPTOLAKE_REPLAY_DIR or to "
-            "`cryptolake replay`."
+            "(lines of `<receive time in µs or ns> <frame>`; those of several markets in usdm/, spot/ and coinm/), or "
+            "pass another directory in CRYPTOLAKE_REPLAY_DIR or to `cryptolake replay`."
         )
     return tuple(files)
 
@@ -148,6 +152,18 @@ def read_frames(directory: Path) -> Iterator[CapturedFrame]:
     return heapq.merge(*(_read_file(path) for path in files), key=_receive_time)
 
 
+def read_market_frames(directories: Mapping[Market, Path]) -> Iterator[tuple[Market, CapturedFrame]]:
+    """Yield the frames of several markets, each with its market, by receive time; ties keep the order of the markets.
+
+    Raises what `read_frames` raises.
+    """
+
+    def of_market(market: Market, directory: Path) -> Iterator[tuple[Market, CapturedFrame]]:
+        return ((market, frame) for frame in read_frames(directory))
+
+    return heapq.merge(*starmap(of_market, directories.items()), key=lambda item: item[1].receive_time_ns)
+
+
 def summarise(directory: Path) -> CaptureSummary:
     """Summarize the directory in one pass; cached in this process until a file changes."""
     return _summarise(directory, _fingerprint(directory))
@@ -161,19 +177,20 @@ def first_day(directory: Path) -> date:
     return _first_day(directory, _fingerprint(directory))
 
 
-def last_day(directory: Path, cache_file: Path) -> date:
-    """Return the UTC date of the last event.
+def last_day(directories: Sequence[Path], cache_file: Path) -> date:
+    """Return the UTC date of the last event of the directories.
 
     This reads every frame, so the result is cached in `cache_file` (if its directory exists) until a capture changes.
     """
-    fingerprint = hashlib.sha256(repr(_fingerprint(directory)).encode()).hexdigest()
+    fingerprint = hashlib.sha256(repr(list(map(_fingerprint, directories))).encode()).hexdigest()
     try:
         cached = json.loads(cache_file.read_bytes())
         if cached["captures"] == fingerprint:
             return date.fromisoformat(cached["last_day"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    day = datetime.fromtimestamp(summarise(directory).last_event_time_ms // 1_000, UTC).date()
+    last_ms = max(summarise(directory).last_event_time_ms for directory in directories)
+    day = datetime.fromtimestamp(last_ms // 1_000, UTC).date()
     if cache_file.parent.is_dir():
         temporary = cache_file.with_name(f"{cache_file.name}.{os.getpid()}")
         temporary.write_text(json.dumps({"captures": fingerprint, "last_day": day.isoformat()}), encoding="utf-8")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cryptolake_assets.binance.stream_type import MinuteStream, StreamType
 from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, TRADES_OF_FAMILY
-from cryptolake_assets.captures.market_of_capture import check_market
+from cryptolake_assets.captures.market_of_capture import capture_directory, captured_markets
 from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS, TradeStreamName
@@ -52,11 +52,12 @@ def resolve_subscriptions(
     listing: Listing | None = None,
     tracked: Collection[str] = (),
 ) -> Subscriptions:
-    """Return the subscriptions of the settings; `tracked` are the currently tracked symbols.
+    """Return the subscriptions of the settings' market; `tracked` are its currently tracked symbols.
 
-    In a replay, symbols are checked against `summary` (read from the capture directory if not given). Live, symbols are
+    In a replay, symbols are checked against `summary` (read from the market's captures if not given). Live, symbols are
     checked against `listing` if given; without it, only symbols selected by name are known. Raises
-    `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` if the capture is unreadable.
+    `UnknownSymbolError`, `StreamUnavailableError`, `SettingsError`, and `CaptureError` if the capture is unreadable or
+    lacks the market.
     """
     selection = parse_selection(settings.symbol_items)
     if selection.busiest and not settings.venue.klines_count_quote:
@@ -64,8 +65,7 @@ def resolve_subscriptions(
             f"symbols: {settings.venue.title} reports no quote volume to rank symbols by. Use names or patterns."
         )
     if settings.source is Source.REPLAY:
-        check_market(settings.replay_dir, settings.market)
-        return _from_capture(settings, selection, summary or summarise(settings.replay_dir), listing, tracked)
+        return _from_capture(settings, selection, summary or summarise(capture_directory(settings)), listing, tracked)
     symbols: tuple[str, ...] = settings.venue.live_symbols
     if selection != SymbolSelection():
         symbols = selection.resolve(listing.symbols, listing.volumes, tracked) if listing else selection.names
@@ -78,11 +78,12 @@ def resolve_subscriptions(
 def default_start_date(settings: Settings) -> date:
     """Return the first partition: the setting, else the capture's first day, or 2026-01-01 when live.
 
-    Reads at most the head of each capture file. Raises `CaptureError` if there is no capture.
+    It is the same for all tracked markets. Reads at most the head of each capture file. Raises `CaptureError` if there
+    is no capture.
     """
     if settings.start_date is not None:
         return settings.start_date
-    return first_day(settings.replay_dir) if settings.source is Source.REPLAY else LIVE_START_DATE
+    return min(map(first_day, _captures(settings))) if settings.source is Source.REPLAY else LIVE_START_DATE
 
 
 def default_end_date(settings: Settings) -> date | None:
@@ -92,8 +93,15 @@ def default_end_date(settings: Settings) -> date | None:
     """
     if settings.source is not Source.REPLAY:
         return settings.end_date
-    end = settings.end_date or last_day(settings.replay_dir, settings.run_dir / "capture.json")
+    end = settings.end_date or last_day(_captures(settings), settings.run_dir / "capture.json")
     return max(end, last_archived_day(settings) or end)
+
+
+def _captures(settings: Settings) -> list[Path]:
+    """Return the capture directories of the tracked markets; of all markets if it has none of them."""
+    found = captured_markets(settings.replay_dir)
+    tracked = [path for market, path in found.items() if market in settings.tracked_markets]
+    return tracked or list(found.values())
 
 
 def last_archived_day(settings: Settings) -> date | None:
@@ -217,5 +225,6 @@ def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
         return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if stream_type.name in settings.extra_streams)
     if settings.source is not Source.REPLAY:
         return ()
-    names = summarise(settings.replay_dir).stream_names
+    directory = captured_markets(settings.replay_dir).get(Market.USD_M)
+    names = summarise(directory).stream_names if directory else ()
     return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if any(map(stream_type.is_recorded_as, names)))

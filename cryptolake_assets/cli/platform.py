@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from cryptolake_assets.captures.market_of_capture import capture_directory
 from cryptolake_assets.captures.reader import summarise
 from cryptolake_assets.cli.app import app
 from cryptolake_assets.cli.output import print_wide, to_stderr
@@ -151,10 +152,12 @@ def replay(
     """Replay a directory of captures through the platform; start it if it does not run."""
     console = to_stderr()
     directory = directory.expanduser().resolve()
-    summary = summarise(directory)
     overrides = {"source": Source.REPLAY, "replay_dir": directory, **({} if speed is None else {"replay_speed": speed})}
     settings = load_settings(**overrides)
-    console.print(f"{directory}: {summary.frame_count} frames of {', '.join(summary.symbols)}", soft_wrap=True)
+    for view in settings.each_market:
+        summary = summarise(capture_directory(view))
+        symbols = ", ".join(summary.symbols)
+        console.print(f"{summary.directory}: {summary.frame_count} frames of {symbols}", soft_wrap=True)
     if EXCHANGE not in lifecycle.up(settings, console=console):
         lifecycle.restart(settings, EXCHANGE, console)
     _print_addresses(settings, console)

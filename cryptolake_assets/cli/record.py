@@ -31,32 +31,43 @@ def record(
     ] = None,
     rotate_min: Annotated[float, typer.Option(min=0.01, help="Minutes per file.")] = 60,
 ) -> None:
-    """Record the trade frames of the configured source and symbols, for `cryptolake replay`."""
+    """Record the trade frames of the configured source, markets and symbols, for `cryptolake replay`.
+
+    Those of several markets are in the subdirectories `usdm`, `spot` and `coinm`.
+    """
     from cryptolake_assets.producer.recorder import Recorder, add_klines
 
     settings, console = get_settings(), to_stderr()
     directory = directory.expanduser().resolve()
-    recorder = Recorder(settings, directory, rotate_min * 60)
-    with console.status(f"connecting to {settings.ws_url}") as status:
-        asyncio.run(_until_stopped(recorder, seconds, status))
-    writer = recorder.writer
-    if writer is None or not writer.frames:
-        raise ExchangeError(
-            f"record: no frames received from {settings.ws_url}. Check that the exchange is reachable "
-            "(`cryptolake status` shows the replay exchange), and check CRYPTOLAKE_SYMBOLS."
+    recorders = [Recorder(view, directory, rotate_min * 60) for view in settings.each_market]
+    with console.status(f"connecting to {', '.join(view.ws_url for view in settings.each_market)}") as status:
+        asyncio.run(_until_stopped(recorders, seconds, status))
+    without_frames = [recorder for recorder in recorders if recorder.writer is None or not recorder.writer.frames]
+    for recorder in recorders:
+        writer = recorder.writer
+        if writer is None or recorder in without_frames:
+            continue
+        console.print(
+            f"{writer.frames:,} frames in {writer.files} files, {writer.size_bytes / MEBIBYTE:.1f} MiB: "
+            f"{recorder.directory}",
+            soft_wrap=True,
         )
-    console.print(
-        f"{writer.frames:,} frames in {writer.files} files, {writer.size_bytes / MEBIBYTE:.1f} MiB: {directory}",
-        soft_wrap=True,
-    )
-    try:
-        console.print(f"{add_klines(settings, directory)} official klines of the recorded minutes")
-    except ExchangeError as error:
-        console.print(f"frames recorded, but no official klines: {error}", soft_wrap=True)
+        try:
+            klines = add_klines(recorder.settings, recorder.directory)
+            console.print(f"{klines} official klines of the recorded minutes")
+        except ExchangeError as error:
+            console.print(f"frames recorded, but no official klines: {error}", soft_wrap=True)
+    if without_frames:
+        raise ExchangeError(
+            f"record: no frames received from {', '.join(one.settings.ws_url for one in without_frames)}. Check that "
+            "the exchange is reachable (`cryptolake status` shows the replay exchange), and check CRYPTOLAKE_SYMBOLS."
+        )
     console.print(f"replay them with: cryptolake replay {directory}", soft_wrap=True)
 
 
-async def _until_stopped(recorder: Recorder, seconds: float | None, status: Status) -> None:
+async def _until_stopped(recorders: list[Recorder], seconds: float | None, status: Status) -> None:
+    from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
+
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -67,11 +78,15 @@ async def _until_stopped(recorder: Recorder, seconds: float | None, status: Stat
 
     def show_progress() -> None:
         nonlocal shown_at
-        if time.monotonic() - shown_at >= PROGRESS_INTERVAL_S and recorder.writer is not None:
+        if time.monotonic() - shown_at >= PROGRESS_INTERVAL_S:
             shown_at = time.monotonic()
-            states = ", ".join(sorted({connection.state for connection in recorder.connections}))
-            status.update(
-                f"{recorder.writer.frames:,} frames, file {recorder.writer.files}, {states}; stop with Ctrl-C"
-            )
+            writers = [recorder.writer for recorder in recorders if recorder.writer is not None]
+            states = {connection.state for recorder in recorders for connection in recorder.connections}
+            frames, files = sum(writer.frames for writer in writers), sum(writer.files for writer in writers)
+            status.update(f"{frames:,} frames, {files} files, {', '.join(sorted(states))}; stop with Ctrl-C")
 
-    await recorder.run(stop, show_progress)
+    recording = [asyncio.create_task(recorder.run(stop, show_progress)) for recorder in recorders]
+    try:
+        await asyncio.gather(*recording)
+    finally:
+        await cancel_and_wait(recording)

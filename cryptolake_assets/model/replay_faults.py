@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.model.markets import Market
 
 Count = Annotated[int, Meta(ge=0)]
 Seconds = Annotated[float, Meta(ge=0)]
@@ -33,6 +34,10 @@ class Fault(msgspec.Struct, tag_field="kind", forbid_unknown_fields=True, frozen
 
     times: Count = 0  # maximum number of occurrences; 0: unlimited while it is on
     seed: Count = 0
+    market: Market | None = None  # the affected market; None: all
+
+    def is_of(self, market: Market) -> bool:
+        return self.market in (None, market)
 
 
 class FrameFault(Fault, frozen=True, kw_only=True):
@@ -231,13 +236,18 @@ class FaultBoard:
         self.switches = []
         self.version += 1
 
-    def switches_of(self, *types: type[msgspec.Struct]) -> Sequence[Switch]:
-        """Return the switches of these types, grouped by type."""
-        return [switch for kind in types for switch in self.switches if isinstance(switch.fault, kind)]
+    def switches_of(self, market: Market, *types: type[Fault]) -> Sequence[Switch]:
+        """Return the market's switches of these types, grouped by type."""
+        return [
+            switch
+            for kind in types
+            for switch in self.switches
+            if isinstance(switch.fault, kind) and switch.fault.is_of(market)
+        ]
 
-    def rest_limit(self, path: str, now_s: float) -> RestLimit | None:
+    def rest_limit(self, market: Market, path: str, now_s: float) -> RestLimit | None:
         """Return the limit that applies to a request now, if any, and count it."""
-        for switch in self.switches:
+        for switch in self.switches_of(market, RestLimit):
             fault = switch.fault
             if not isinstance(fault, RestLimit) or not fault.concerns(path):
                 continue
@@ -255,15 +265,14 @@ class FaultBoard:
                 return fault
         return None
 
-    @property
-    def shortest_life_s(self) -> float:
-        """The shortest connection life of the active faults; infinite without one."""
-        lives = [switch.fault.connection_life_s for switch in self.switches if isinstance(switch.fault, Rotation)]
-        return min(lives, default=math.inf)
+    def shortest_life_s(self, market: Market) -> float:
+        """Return the shortest connection life of the active faults; infinite without one."""
+        faults = (switch.fault for switch in self.switches_of(market, Rotation))
+        return min((fault.connection_life_s for fault in faults if isinstance(fault, Rotation)), default=math.inf)
 
-    def life_is_over(self, lived_s: float, usual_life_s: float) -> bool:
+    def life_is_over(self, market: Market, lived_s: float, usual_life_s: float) -> bool:
         """Return whether a connection of this age must be closed now; count a fault that closes it."""
-        for switch in self.switches:
+        for switch in self.switches_of(market, Rotation):
             fault = switch.fault
             if isinstance(fault, Rotation) and lived_s >= fault.connection_life_s and switch.happens():
                 return True

@@ -18,13 +18,14 @@ from msgspec import Struct, json
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import TRADES
-from cryptolake_assets.captures.market_of_capture import write_market
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
+from cryptolake_assets.captures.market_of_capture import recording_directory, write_market
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import summarise
-from cryptolake_assets.captures.tracked_symbols import Subscriptions, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import Subscriptions, extra_streams_in_use
 from cryptolake_assets.captures.writer import CaptureWriter
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
@@ -40,7 +41,7 @@ _FRAMES_AT_ONCE: Final = 500
 
 
 class Recorder:
-    """One recording: the connections of the settings' subscriptions, and their capture files.
+    """One recording: the connections of the settings' subscriptions of their market, and their capture files.
 
     A connection is replaced before the exchange ends it; frames of the overlap are recorded twice, and none is missed.
     """
@@ -48,8 +49,12 @@ class Recorder:
     def __init__(
         self, settings: Settings, directory: Path, rotate_s: float, options: ConnectionPoolOptions | None = None
     ) -> None:
-        """Write to `directory`; begin a new file every `rotate_s` seconds."""
-        self._settings, self._directory = settings, directory
+        """Write to `directory`, or its subdirectory of the market if the recording is of several markets.
+
+        Begin a new file every `rotate_s` seconds. Raises `CaptureError` if the directory holds another market.
+        """
+        self.settings = settings
+        self.directory = recording_directory(settings, directory)
         self._queue = FrameQueue()
         self._rotate_s = rotate_s
         self._options = options or ConnectionPoolOptions(settings.connection_life_s)
@@ -67,10 +72,10 @@ class Recorder:
 
         Raises `CaptureError` (for example for a read-only directory), `ExchangeError`, and errors of the settings.
         """
-        async with AsyncExchangeRest(self._settings.rest_url, venue=self._settings.venue) as rest:
-            found = await find_subscriptions(self._settings, rest)
-            self.writer = await asyncio.to_thread(CaptureWriter, self._directory, found.stream, self._rotate_s)
-            write_market(self._directory, self._settings.market)
+        async with AsyncExchangeRest(self.settings.rest_url, venue=self.settings.venue) as rest:
+            found = await find_subscriptions(self.settings, rest)
+            self.writer = await asyncio.to_thread(CaptureWriter, self.directory, found.stream, self._rotate_s)
+            write_market(self.directory, self.settings.market)
             self.pools = self._pools_of(found, rest)
             reading = [asyncio.create_task(pool.run()) for pool in self.pools]
             writing = asyncio.create_task(self._write(self.writer, notify))
@@ -88,13 +93,15 @@ class Recorder:
 
     def _pools_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ConnectionPool]:
         """Return a connection pool for the trades, and one for each other stream in use."""
+        trades = TRADES_OF_FAMILY[self.settings.venue.family]
+        extra = extra_streams_in_use(self.settings) if self.settings.market is Market.USD_M else ()
         return [
             ConnectionPool(
                 found.symbols,
-                partial(self._connection, clock, stream_type, found.stream if stream_type is TRADES else ""),
+                partial(self._connection, clock, stream_type, found.stream if stream_type is trades else ""),
                 self._options,
             )
-            for stream_type in streams_in_use(self._settings)
+            for stream_type in (trades, *extra)
         ]
 
     def _connection(
@@ -107,7 +114,7 @@ class Recorder:
     ) -> ExchangeConnection:
         return ExchangeConnection(
             name=f"record-{kind or stream_type.name}-{next(self._made)}",
-            url=stream_type.url(self._settings, symbols, kind),
+            url=stream_type.url(self.settings, symbols, kind),
             symbols=symbols,
             queue=self._queue,
             clock=clock,

@@ -71,7 +71,7 @@ class ControlRoutes:
         return web.json_response(self._status())
 
     async def _get_ledger(self, _request: web.Request) -> web.Response:
-        """Return the ids emitted so far per stream, as inclusive ranges."""
+        """Return the ids emitted so far per market and stream, as inclusive ranges."""
         status = self._status()
         frames = status["frames_passed"]
         ranges = await asyncio.to_thread(lambda: id_ranges(emitted_trades(self._directory, frames)))

@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.captures.market_of_capture import captured_markets
+from cryptolake_assets.captures.reader import read_market_frames
+from cryptolake_assets.model.markets import EXCHANGES, VENUES, Market
 from cryptolake_assets.model.symbols import stream_name
 
 
 class EmittedTrade(NamedTuple):
     """A trade or aggregate trade, as in its recorded frame."""
 
+    exchange: str
     symbol: str
     stream: str
     trade_id: int
@@ -28,19 +31,25 @@ def emitted_trades(directory: Path, frames: int | None = None) -> Iterator[Emitt
 
     Raises `CaptureError` if a file is damaged.
     """
-    for frame in islice(read_frames(directory), frames):
-        parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="")
+    for market, frame in islice(read_market_frames(captured_markets(directory)), frames):
+        exchange = VENUES[market].exchange
+        parsed = parse_frame(frame.raw, ingest_time_us=0, exchange=exchange)
         if isinstance(parsed, AcceptedFrame):
             event = parsed.event
-            yield EmittedTrade(event.symbol, event.stream, event.trade_id, event.price, event.qty, event.event_time)
+            yield EmittedTrade(
+                exchange, event.symbol, event.stream, event.trade_id, event.price, event.qty, event.event_time
+            )
 
 
-def id_ranges(trades: Iterable[EmittedTrade]) -> dict[str, list[tuple[int, int]]]:
-    """Return the ids per stream (`btcusdt@aggTrade`) as ascending inclusive ranges."""
-    by_stream: dict[str, set[int]] = {}
+def id_ranges(trades: Iterable[EmittedTrade]) -> dict[Market, dict[str, list[tuple[int, int]]]]:
+    """Return the ids per market and stream (`btcusdt@aggTrade`) as ascending inclusive ranges."""
+    found: dict[Market, dict[str, set[int]]] = {}
     for trade in trades:
-        by_stream.setdefault(stream_name(trade.symbol, trade.stream), set()).add(trade.trade_id)
-    return {stream: _ranges(sorted(ids)) for stream, ids in by_stream.items()}
+        streams = found.setdefault(EXCHANGES[trade.exchange].market, {})
+        streams.setdefault(stream_name(trade.symbol, trade.stream), set()).add(trade.trade_id)
+    return {
+        market: {stream: _ranges(sorted(ids)) for stream, ids in streams.items()} for market, streams in found.items()
+    }
 
 
 def _ranges(ids: list[int]) -> list[tuple[int, int]]:

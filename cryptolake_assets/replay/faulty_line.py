@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
@@ -200,10 +201,10 @@ class _Interrupter:
 
 
 class FaultyLine:
-    """The faults of a board on one connection. Changes of the board apply from the next frame on."""
+    """The faults of a board on one connection of a market. Changes of the board apply from the next frame on."""
 
-    def __init__(self, board: FaultBoard) -> None:
-        self._board = board
+    def __init__(self, board: FaultBoard, market: Market) -> None:
+        self._board, self._market = board, market
         self._build()
 
     @property
@@ -228,7 +229,7 @@ class FaultyLine:
         self._version = board.version
         self._stages: list[Stage] = []
         self._interrupters: list[tuple[Cut | Stall | Shutdown, _Interrupter]] = []
-        for switch in board.switches_of(Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall, Shutdown):
+        for switch in board.switches_of(self._market, Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall, Shutdown):
             match switch.fault:
                 case Silent() as fault:
                     self._stages.append(SilentStage(fault, switch))

@@ -1,13 +1,14 @@
 """Funding and open-interest routes of the replay exchange, from recorded files only, as of the replayed clock.
 
-The files are recorded responses in the capture directory, of any symbols, by the patterns in `captures.recorded_names`.
+The files are recorded responses in the capture directory or its `usdm`, of any symbols, by the patterns in
+`captures.recorded_names`.
 No data is invented: for a symbol without a file the histories are empty, and its present open interest is an error.
 The present open interest is the last recorded value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,15 +37,19 @@ class FundingRoutes:
     """Route handlers. They return nothing later than `clock_ms`, the replayed time; faults come from `batch`."""
 
     def __init__(
-        self, directory: Path, clock_ms: Callable[[], int], batch: BatchRoutes, add_weight: Callable[[int], None]
+        self,
+        directories: Collection[Path],
+        clock_ms: Callable[[], int],
+        batch: BatchRoutes,
+        add_weight: Callable[[int], None],
     ) -> None:
         """Read the recorded responses. Raises `CaptureError` for an invalid one."""
         self._clock_ms = clock_ms
         self._batch = batch
         self._add_weight = add_weight
-        self._funding = _read(directory, FUNDING_FILES, "fundingTime")
-        self._statistics = _read(directory, OPEN_INTEREST_HISTORY_FILES, "timestamp")
-        self._present = _read(directory, OPEN_INTEREST_PRESENT_FILES, "time")
+        self._funding = _read(directories, FUNDING_FILES, "fundingTime")
+        self._statistics = _read(directories, OPEN_INTEREST_HISTORY_FILES, "timestamp")
+        self._present = _read(directories, OPEN_INTEREST_PRESENT_FILES, "time")
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -106,10 +111,10 @@ def _json(document: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
-def _read(directory: Path, pattern: str, time_name: str) -> Rows:
+def _read(directories: Collection[Path], pattern: str, time_name: str) -> Rows:
     """Read the rows of recorded responses; a row without symbol or time gets the previous row's."""
     found: dict[str, dict[tuple[int, bytes], Row]] = {}
-    for path in sorted(directory.glob(pattern)):
+    for path in sorted(path for directory in directories for path in directory.glob(pattern)):
         try:
             recorded = msgspec.json.decode(path.read_bytes())
         except (OSError, ValueError) as error:

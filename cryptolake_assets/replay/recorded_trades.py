@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.captures.market_of_capture import venue_of_capture
 from cryptolake_assets.captures.reader import read_frames, summarise
 from cryptolake_assets.model.exchange_records import HistoricalTrade
+from cryptolake_assets.model.markets import Venue
 from cryptolake_assets.replay.recorded_store import Parameters, RecordedStore
 
 _ORDER_BOOK = "MARKET"
@@ -27,6 +28,10 @@ class TradeStore(RecordedStore):
     """
     _INSERT = "INSERT OR IGNORE INTO trades VALUES (?, ?, ?, ?, ?, ?)"
 
+    def __init__(self, directory: Path, venue: Venue) -> None:
+        super().__init__(directory)
+        self._venue = venue
+
     def from_id(self, symbol: str, from_id: int, until_ms: int, limit: int) -> list[HistoricalTrade]:
         """Return trades with id >= `from_id` and time <= `until_ms`, ascending by id."""
         return self._trades(_SELECT + "AND id >= ? ORDER BY id LIMIT ?", (symbol, until_ms, from_id, limit))
@@ -44,7 +49,7 @@ class TradeStore(RecordedStore):
     def _recorded(self) -> Iterator[Parameters]:
         if not any("trade" in streams for streams in summarise(self._directory).trade_streams.values()):
             return
-        unnamed = venue_of_capture(self._directory).unnamed_trade_type
+        unnamed = self._venue.unnamed_trade_type
         for frame in read_frames(self._directory):
             parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="", unnamed_trade_type=unnamed)
             # An invalid frame is replayed, but records no trade.

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import structlog
 from aiohttp import web
+from aiohttp.typedefs import Middleware
 
 from cryptolake_assets.captures.published_files import read_exchange_info, read_tickers
 from cryptolake_assets.captures.reader import CaptureSummary, read_klines
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.intervals import INTERVALS_MS
-from cryptolake_assets.model.markets import USD_M, VENUES, Venue
+from cryptolake_assets.model.markets import VENUES, Market, Venue
 from cryptolake_assets.model.replay_faults import FaultBoard, RestLimit
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.replay.listing import minimal_exchange_info, minimal_symbol
@@ -27,27 +28,22 @@ from cryptolake_assets.replay.rest_parameters import RestError, check_limit, int
 
 log = structlog.get_logger(__name__)
 
-_INTERFACES = (*(f"{venue.rest_path}/" for venue in VENUES.values()), "/futures/data/")
+_STATISTICS_PATH = "/futures/data/"  # of USD-M
+_INTERFACES = (*(f"{venue.rest_path}/" for venue in VENUES.values()), _STATISTICS_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class RestRoutes:
-    """Route handlers below the venue's path.
+    """Route handlers of one market, below its path. They return nothing later than `clock_ms`, the replayed time."""
 
-    They return nothing later than `clock_ms`, the replayed time; `faults` decides which requests are rate limited.
-    """
-
-    def __init__(
-        self, summary: CaptureSummary, clock_ms: Callable[[], int], faults: FaultBoard, venue: Venue = USD_M
-    ) -> None:
+    def __init__(self, summary: CaptureSummary, clock_ms: Callable[[], int], venue: Venue) -> None:
         """Read klines, exchangeInfo and tickers of the capture directory. Raises `CaptureError` for a damaged file."""
         self._clock_ms = clock_ms
-        self._faults = faults
         self._venue = venue
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
-        self._trades = TradeStore(summary.directory)
+        self._trades = TradeStore(summary.directory, venue)
         aggregate_symbols = {
             path.name.rpartition("-aggTrades-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")
         }
@@ -76,14 +72,16 @@ class RestRoutes:
         """Count the weight of a request that another class handles."""
         self._weight.add(weight)
 
-    @web.middleware
-    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Return errors in the exchange's shape, and add the used-weight header."""
-        if not request.path.startswith(_INTERFACES):
-            return await handler(request)
-        if (limit := self._faults.rest_limit(request.path, time.monotonic())) is not None:
+    def owns(self, path: str) -> bool:
+        """Return whether the path is one of the market's."""
+        is_usd_m = self._venue.market is Market.USD_M
+        return path.startswith((f"{self._venue.rest_path}/", *([_STATISTICS_PATH] if is_usd_m else [])))
+
+    async def respond(self, request: web.Request, handler: Handler, faults: FaultBoard) -> web.StreamResponse:
+        """Return the response of a request of the market: errors in the exchange's shape, and the used weight."""
+        if (limit := faults.rest_limit(self._venue.market, request.path, time.monotonic())) is not None:
             log.info("replay_rest_limit_applied", path=request.path, status=limit.status)
-            return _limited(limit)
+            return _limited(limit, self._venue.weights.per_minute)
         try:
             response = await handler(request)
         except RestError as error:
@@ -175,6 +173,19 @@ class RestRoutes:
         return symbol
 
 
+def exchange_middleware(markets: Sequence[RestRoutes], faults: FaultBoard) -> Middleware:
+    """Return the middleware of the markets' REST interfaces; a market without captures gets the first one's errors."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not request.path.startswith(_INTERFACES):
+            return await handler(request)
+        market = next((one for one in markets if one.owns(request.path)), markets[0])
+        return await market.respond(request, handler, faults)
+
+    return middleware
+
+
 class _WeightMeter:
     """Request weight used in the current wall-clock minute."""
 
@@ -196,9 +207,9 @@ def _json(document: Any, status: int = 200) -> web.Response:
     return web.Response(body=msgspec.json.encode(document), status=status, content_type="application/json")
 
 
-def _limited(limit: RestLimit) -> web.Response:
+def _limited(limit: RestLimit, per_minute: int) -> web.Response:
     if limit.status == web.HTTPTooManyRequests.status_code:
-        text = "Too many requests; current limit of IP is 2400 requests per minute."
+        text = f"Too many requests; current limit of IP is {per_minute} requests per minute."
     else:
         until_ms = time.time_ns() // 10**6 + limit.retry_after_s * 1_000
         text = f"Way too many requests; IP banned until {until_ms}."

@@ -1,4 +1,7 @@
-"""The replay exchange: a server that replays a capture directory over the Binance protocol of its market.
+"""The replay exchange: a server that replays a capture directory over the Binance protocols of its markets.
+
+All markets run on one clock. REST paths differ by market; the WebSocket paths of a market are below `/usdm`, `/coinm`
+or `/spot`, and those of the default market also at the root, as on the exchange's own hosts.
 
 Run as `python -m cryptolake_assets.replay.server`. The settings define its address; it stops on SIGTERM.
 """
@@ -11,7 +14,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
 from itertools import islice
 from pathlib import Path
@@ -20,12 +23,13 @@ from typing import Any
 import structlog
 from aiohttp import web
 
-from cryptolake_assets.captures.market_of_capture import venue_of_capture
-from cryptolake_assets.captures.reader import CapturedFrame, CaptureSummary, read_frames, summarise
+from cryptolake_assets.captures.market_of_capture import capture_directory
+from cryptolake_assets.captures.reader import summarise
 from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, resolve_subscriptions
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.hosts import host_name, is_loopback
+from cryptolake_assets.model.markets import VENUES, Market
 from cryptolake_assets.model.replay_faults import FaultBoard, ReplayFault, parse_faults
 from cryptolake_assets.model.symbol_selection import parse_selection
 from cryptolake_assets.model.symbols import stream_name
@@ -33,8 +37,8 @@ from cryptolake_assets.replay.archive_routes import ArchiveRoutes
 from cryptolake_assets.replay.batch_routes import BatchRoutes
 from cryptolake_assets.replay.control_routes import ControlRoutes, Handler
 from cryptolake_assets.replay.funding_routes import FundingRoutes
-from cryptolake_assets.replay.replayed_clock import ReplayClock
-from cryptolake_assets.replay.rest_routes import RestRoutes
+from cryptolake_assets.replay.replayed_capture import DueFrame, ReplayedCapture
+from cryptolake_assets.replay.rest_routes import RestRoutes, exchange_middleware
 from cryptolake_assets.replay.websocket_client import ClientLimits, ReplayClient, Route, RoutedFrame
 from cryptolake_assets.settings import Settings, get_settings
 
@@ -65,12 +69,14 @@ class ReplayExchange:
         port: int = 0,
         limits: ClientLimits | None = None,
         faults: Iterable[ReplayFault] = (),
-        expected_streams: Collection[str] = (),
+        expected_streams: Mapping[Market, Collection[str]] | None = None,
+        default_market: Market | None = None,
     ) -> None:
         """Create the server; it does not listen yet.
 
-        The replay starts when clients have subscribed to all `expected_streams` (such as `btcusdt@aggTrade`), or when
-        no new subscription arrived for `SUBSCRIPTION_WAIT_S`.
+        The replay starts when clients have subscribed to all `expected_streams` (such as `btcusdt@aggTrade`) of each
+        market, or when no new subscription arrived for `SUBSCRIPTION_WAIT_S`. Without a captured `default_market`, it
+        is the first one of the capture.
         """
         self.directory = directory
         self.speed = speed
@@ -80,11 +86,14 @@ class ReplayExchange:
         self._faults = FaultBoard()
         self._faults.switch_on(faults)
         self.control = ControlRoutes(directory, self._faults, self.status, self._flush_clients)
-        self._expected_streams = frozenset(expected_streams)
+        self._expected_streams = frozenset(
+            (market, stream) for market, streams in (expected_streams or {}).items() for stream in streams
+        )
+        self._default_market = default_market
         self._clients: set[ReplayClient] = set()
         self._subscribed = asyncio.Event()
         self._frames_passed = 0
-        self._frames_sent_before: Counter[str] = Counter()  # by disconnected clients
+        self._frames_sent_before: dict[Market, Counter[str]] = {}  # by disconnected clients
         self._finished = False
         self._runner: web.AppRunner | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -95,25 +104,8 @@ class ReplayExchange:
         return f"http://{self._host}:{self.port}"
 
     async def start(self) -> None:
-        """Read the capture summary and listen. Raises `CaptureError`, `PortInUseError` or `PartError`."""
-        self.summary: CaptureSummary = await asyncio.to_thread(summarise, self.directory)
-        offset_ns = self.summary.clock_offset_ns
-        self.clock = ReplayClock(
-            self.summary.first_receive_time_ns + offset_ns, self.summary.last_receive_time_ns + offset_ns, self.speed
-        )
-        self.venue = venue_of_capture(self.directory)
-        self._rest = await asyncio.to_thread(RestRoutes, self.summary, self.clock.now_ms, self._faults, self.venue)
-        self.batch = await asyncio.to_thread(BatchRoutes, self.directory, self.clock.now_ms, self._faults)
-        market = await asyncio.to_thread(
-            FundingRoutes, self.directory, self.clock.now_ms, self.batch, self._rest.add_weight
-        )
-        app = web.Application(
-            middlewares=[self._known_hosts_only, self.control.same_origin_only, self._rest.middleware],
-        )
-        archive = ArchiveRoutes(self.directory, self.venue.family)
-        app.add_routes([*self._rest.routes(), *archive.routes(), *self.batch.routes()])
-        app.add_routes([*market.routes(), *self._websocket_routes()])
-        app.add_routes(self.control.routes())
+        """Read the capture summaries and listen. Raises `CaptureError`, `PortInUseError` or `PartError`."""
+        app = await asyncio.to_thread(self._make_app)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         try:
@@ -131,7 +123,38 @@ class ReplayExchange:
             ) from error
         self.port = int(self._runner.addresses[0][1])
         self._pump = asyncio.create_task(self._run_pump(), name="replay-pump")
-        log.info("replay_exchange_started", url=self.url, speed=self.speed, **_summary_fields(self.summary))
+        log.info("replay_exchange_started", url=self.url, speed=self.speed, **self.capture.describe())
+
+    def _make_app(self) -> web.Application:
+        """Read the capture's files and summaries; return the application with the routes of all markets."""
+        self.capture = ReplayedCapture(self.directory, self.speed)
+        self.clock, directories = self.capture.clock, self.capture.directories
+        self._rest = {
+            market: RestRoutes(summary, self.clock.now_ms, VENUES[market])
+            for market, summary in self.capture.summaries.items()
+        }
+        first = next(iter(directories))
+        futures = Market.USD_M if Market.USD_M in directories else first
+        self.batch = BatchRoutes(self.directory, self.clock.now_ms, self._faults)
+        funding = FundingRoutes(
+            {self.directory, directories[futures]}, self.clock.now_ms, self.batch, self._rest[futures].add_weight
+        )
+        app = web.Application(
+            middlewares=[
+                self._known_hosts_only,
+                self.control.same_origin_only,
+                exchange_middleware(list(self._rest.values()), self._faults),
+            ],
+        )
+        for rest in self._rest.values():
+            app.add_routes(rest.routes())
+        app.add_routes([*ArchiveRoutes(self.directory, directories).routes(), *self.batch.routes()])
+        app.add_routes([*funding.routes(), *self.control.routes()])
+        root = next((market for market in directories if market is self._default_market), first)
+        app.add_routes(self._websocket_routes("", root))
+        for market in directories:
+            app.add_routes(self._websocket_routes(f"/{market}", market))
+        return app
 
     async def stop(self) -> None:
         """Stop sending, close the client connections, and close the port."""
@@ -141,7 +164,8 @@ class ReplayExchange:
         await asyncio.gather(*(client.close() for client in self._clients))
         if self._runner is not None:
             await self._runner.cleanup()
-            self._rest.close()
+            for rest in self._rest.values():
+                rest.close()
         log.info("replay_exchange_stopped", frames_passed=self._frames_passed)
 
     @asynccontextmanager
@@ -162,23 +186,27 @@ class ReplayExchange:
     def status(self) -> dict[str, Any]:
         """Return the response of `GET /replay/status`; times are epoch milliseconds of the exchange clock."""
         state = "finished" if self._finished else "running" if self.clock.started else "waiting"
-        sent = sum((client.frames_sent for client in self._clients), self._frames_sent_before)
+        sent_by_market = {market: self._sent(market) for market in self.capture.directories}
+        sent = sum(sent_by_market.values(), Counter[str]())
         return {
-            "directory": str(self.directory),
-            "market": self.venue.market.value,
+            **self.capture.describe(),
             "speed": self.speed,
             "state": state,
             "clock_ms": self.clock.now_ms(),
-            "first_event_time_ms": self.summary.first_event_time_ms,
-            "last_event_time_ms": self.summary.last_event_time_ms,
-            "frames_total": self.summary.frame_count,
             "frames_passed": self._frames_passed,
             "frames_sent": sent.total(),
             "frames_sent_by_kind": dict(sent),
             "clients": len(self._clients),
-            "symbols": list(self.summary.symbols),
-            "trade_streams": {symbol: list(streams) for symbol, streams in self.summary.trade_streams.items()},
+            "markets": {
+                market: {**self.capture.describe_market(market), "frames_sent_by_kind": dict(of_market)}
+                for market, of_market in sent_by_market.items()
+            },
         }
+
+    def _sent(self, market: Market) -> Counter[str]:
+        """Return the number of frames sent to the clients of a market, by stream kind."""
+        present = (client.frames_sent for client in self._clients if client.market is market)
+        return sum(present, self._frames_sent_before.get(market, Counter[str]()))
 
     @web.middleware
     async def _known_hosts_only(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -191,22 +219,23 @@ class ReplayExchange:
 
     # The clients.
 
-    def _websocket_routes(self) -> list[web.RouteDef]:
+    def _websocket_routes(self, prefix: str, market: Market) -> list[web.RouteDef]:
+        """Return the routes of a market below `prefix`."""
         routes = []
-        routed = (("/market", Route.MARKET), ("/public", Route.PUBLIC)) if self.venue.ws_routed else ()
-        for prefix, route in (*routed, ("", Route.LEGACY)):
+        routed = (("/market", Route.MARKET), ("/public", Route.PUBLIC)) if VENUES[market].ws_routed else ()
+        for below, route in (*routed, ("", Route.LEGACY)):
             combined, raw = (
-                self._websocket_handler(route, combined=True),
-                self._websocket_handler(route, combined=False),
+                self._websocket_handler(market, route, combined=True),
+                self._websocket_handler(market, route, combined=False),
             )
             routes += [
-                web.get(f"{prefix}/stream", combined),
-                web.get(f"{prefix}/ws", raw),
-                web.get(f"{prefix}/ws/{{streams:.+}}", raw),
+                web.get(f"{prefix}{below}/stream", combined),
+                web.get(f"{prefix}{below}/ws", raw),
+                web.get(f"{prefix}{below}/ws/{{streams:.+}}", raw),
             ]
         return routes
 
-    def _websocket_handler(self, route: Route, *, combined: bool) -> Any:
+    def _websocket_handler(self, market: Market, route: Route, *, combined: bool) -> Any:
         async def handle(request: web.Request) -> web.StreamResponse:
             named = request.query.get("streams", "") if combined else request.match_info.get("streams", "")
             socket = web.WebSocketResponse(autoping=False, compress=False, max_msg_size=_MAX_MESSAGE_BYTES)
@@ -216,6 +245,7 @@ class ReplayExchange:
             client = ReplayClient(
                 socket,
                 request.transport,
+                market,
                 route,
                 combined=combined,
                 limits=self._limits,
@@ -231,7 +261,12 @@ class ReplayExchange:
     async def _serve(self, client: ReplayClient) -> None:
         """Run a client's tasks until it disconnects."""
         self._clients.add(client)
-        log.info("replay_client_joined", clients=len(self._clients), subscriptions=list(client.subscriptions))
+        log.info(
+            "replay_client_joined",
+            clients=len(self._clients),
+            market=client.market,
+            subscriptions=list(client.subscriptions),
+        )
         if client.subscribed:
             self._subscribed.set()
         tasks = [
@@ -243,7 +278,7 @@ class ReplayExchange:
         finally:
             client.leave()
             self._clients.discard(client)
-            self._frames_sent_before += client.frames_sent
+            self._frames_sent_before.setdefault(client.market, Counter()).update(client.frames_sent)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -273,26 +308,21 @@ class ReplayExchange:
         """Wait for subscriptions to all expected streams; give up `SUBSCRIPTION_WAIT_S` after the last new one."""
         missing, since = self._expected_streams, time.monotonic()
         while missing and time.monotonic() - since < SUBSCRIPTION_WAIT_S:
-            remaining = self._expected_streams.difference(*(client.subscriptions for client in self._clients))
+            remaining = self._expected_streams.difference(
+                (client.market, stream) for client in self._clients for stream in client.subscriptions
+            )
             if remaining != missing:
                 missing, since = remaining, time.monotonic()
             await asyncio.sleep(TICK_S)
         if missing:
             log.warning("replay_subscriptions_missing", streams=len(missing), first=sorted(missing)[:20])
 
-    def _due_frames(self) -> Iterator[tuple[int, CapturedFrame]]:
-        """Yield (due exchange time, frame); never decreasing, even if the receive clock stepped back."""
-        due_ns = 0
-        for frame in read_frames(self.directory):
-            due_ns = max(due_ns, frame.receive_time_ns + self.summary.clock_offset_ns)
-            yield due_ns, frame
-
     async def _pump_paced(self) -> None:
-        frames = self._due_frames()
+        frames = self.capture.frames()
         upcoming = next(frames, None)
         while upcoming is not None:
             target_ns = self.clock.target_ns()
-            batch: list[tuple[int, CapturedFrame]] = []
+            batch: list[DueFrame] = []
             while upcoming is not None and upcoming[0] <= target_ns and len(batch) < _PACED_BATCH:
                 batch.append(upcoming)
                 upcoming = next(frames, None)
@@ -304,7 +334,7 @@ class ReplayExchange:
                 await asyncio.sleep(0 if len(batch) == _PACED_BATCH else min(max(wait_s, TICK_S), _MAX_SLEEP_S))
 
     async def _pump_unpaced(self) -> None:
-        frames = self._due_frames()
+        frames = self.capture.frames()
         while True:
             while not any(client.subscribed for client in self._clients):
                 self._subscribed.clear()
@@ -317,28 +347,23 @@ class ReplayExchange:
             await asyncio.sleep(0)  # awaiting events that are already set does not yield to other tasks
             self.clock.advance_to(batch[-1][0])
 
-    def _distribute(self, batch: list[tuple[int, CapturedFrame]]) -> None:
+    def _distribute(self, batch: list[DueFrame]) -> None:
         first = self._frames_passed
         self._frames_passed += len(batch)
         clients = [client for client in self._clients if client.subscribed]
-        if clients and batch:
-            routed = [RoutedFrame(frame.raw, number, due_ns) for number, (due_ns, frame) in enumerate(batch, first)]
-            for client in clients:
-                client.offer(routed)
-
-
-def _summary_fields(summary: CaptureSummary) -> dict[str, Any]:
-    return {
-        "directory": str(summary.directory),
-        "frames": summary.frame_count,
-        "symbols": list(summary.symbols),
-        "first_event_time_ms": summary.first_event_time_ms,
-        "last_event_time_ms": summary.last_event_time_ms,
-    }
+        routed: dict[Market, list[RoutedFrame]] = {client.market: [] for client in clients}
+        for number, (due_ns, market, frame) in enumerate(batch, first):
+            if market in routed:
+                routed[market].append(RoutedFrame(frame.raw, number, due_ns))
+        for client in clients:
+            client.offer(routed[client.market])
 
 
 def _producer_streams(settings: Settings) -> frozenset[str]:
-    """Return the streams that the producer will subscribe to; empty if they depend on the exchange's listing."""
+    """Return the streams of the settings' market that the producer will subscribe to.
+
+    Empty if they depend on the exchange's listing.
+    """
     if parse_selection(settings.symbol_items).needs_listing:
         return frozenset()
     try:
@@ -346,11 +371,11 @@ def _producer_streams(settings: Settings) -> frozenset[str]:
     except CryptolakeError as error:  # the producer reports it too, and other clients can still be served
         log.warning("replay_subscriptions_unknown", error=str(error))
         return frozenset()
-    recorded = summarise(settings.replay_dir).stream_names
+    recorded = summarise(capture_directory(settings)).stream_names
     tracked = {stream_name(symbol, "") for symbol in trades.symbols}
     extra = {
         name
-        for stream_type in extra_streams_in_use(settings)
+        for stream_type in (extra_streams_in_use(settings) if settings.market is Market.USD_M else ())
         for name in recorded
         if stream_type.is_recorded_as(name) and f"{name.partition('@')[0]}@" in tracked
     }
@@ -365,7 +390,10 @@ async def serve(settings: Settings) -> None:
         host=settings.exchange_bind_host,
         port=settings.exchange_port,
         faults=parse_faults(settings.replay_faults),
-        expected_streams=await asyncio.to_thread(_producer_streams, settings),
+        expected_streams=await asyncio.to_thread(
+            lambda: {view.market: _producer_streams(view) for view in settings.each_market}
+        ),
+        default_market=settings.market,
     )
     stopping = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -16,8 +16,9 @@ import msgspec
 import structlog
 from aiohttp import WSMsgType, web
 
-from cryptolake_assets.binance.control_frames import read_control
+from cryptolake_assets.binance.control_frames import ControlKind, read_control
 from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import Cut, FaultBoard, Shutdown, Stall
 from cryptolake_assets.replay.faulty_line import FaultyLine, NumberedFrame, ReplayedFrame, Step
 
@@ -74,8 +75,9 @@ _decode_ids = msgspec.json.Decoder(_Numbered).decode
 class RoutedFrame:
     """A recorded frame with its stream and its two wire formats (combined and raw).
 
-    `stream` is None for control messages, such as `serverShutdown`, and unparseable frames: these go to all clients.
-    `number` is its index in the capture, `due_ns` its due time (exchange time, ns).
+    `stream` is None for control messages, such as `serverShutdown`, and unparseable frames: these go to all clients of
+    the market. It is empty for a recorded REST response, which no socket sends. `number` is its index in the capture,
+    `due_ns` its due time (exchange time, ns).
     """
 
     __slots__ = ("combined", "due_ns", "number", "raw_stream", "stream")
@@ -97,7 +99,7 @@ class RoutedFrame:
             self.stream = None if is_notice else envelope.stream
             return
         self.stream = stream_of_event(envelope.e, envelope.s, envelope.o) or _stream_of_text(raw)
-        if self.stream is not None:
+        if self.stream:
             self.combined = f'{{"stream":"{self.stream}","data":{raw}}}'
 
     @property
@@ -112,9 +114,11 @@ class RoutedFrame:
 
 def _stream_of_text(raw: str) -> str | None:
     try:
-        return stream_of_document(msgspec.json.decode(raw))
+        document = msgspec.json.decode(raw)
     except (msgspec.MsgspecError, RecursionError):
         return None
+    control = read_control(document)
+    return "" if control and control.kind is ControlKind.REST_RESPONSE else stream_of_document(document)
 
 
 class ReplayClient:
@@ -124,6 +128,7 @@ class ReplayClient:
         self,
         socket: web.WebSocketResponse,
         transport: asyncio.Transport,
+        market: Market,
         route: Route,
         *,
         combined: bool,
@@ -131,6 +136,7 @@ class ReplayClient:
         faults: FaultBoard,
         clock_ms: Callable[[], int],
     ) -> None:
+        self.market = market
         self._socket = socket
         self._transport = transport
         self._route = route
@@ -138,7 +144,7 @@ class ReplayClient:
         self._limits = limits
         self._faults = faults
         self._clock_ms = clock_ms
-        self._line = FaultyLine(faults)
+        self._line = FaultyLine(faults, market)
         self._stalled = False
         self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # (text, its recorded frame or None)
         self._queued_bytes = 0
@@ -276,13 +282,13 @@ class ReplayClient:
         """Close the connection at the end of its life: the exchange's limit, a fault, or an announced shutdown."""
         began, life_s = time.monotonic(), self._limits.connection_life_s
         while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it at any time
-            await asyncio.sleep(min(_LIFE_CHECK_S, life_s / 10, self._faults.shortest_life_s / 10))
+            await asyncio.sleep(min(_LIFE_CHECK_S, life_s / 10, self._faults.shortest_life_s(self.market) / 10))
         log.info("replay_connection_expired", age_s=round(time.monotonic() - began, 1))
         await self.close()
 
     def _life_is_over(self, age_s: float) -> bool:
         is_announced = time.monotonic() >= self._ends_at
-        return is_announced or self._faults.life_is_over(age_s, self._limits.connection_life_s)
+        return is_announced or self._faults.life_is_over(self.market, age_s, self._limits.connection_life_s)
 
     async def keep_alive(self) -> None:
         """Ping the client; disconnect it if no pong arrives within the timeout."""

@@ -27,7 +27,7 @@ from cryptolake_assets.settings.graph import GraphSettings, named
 from cryptolake_assets.settings.kafka import KafkaSettings
 from cryptolake_assets.settings.lake import LakeSettings
 from cryptolake_assets.settings.producer import ProducerSettings
-from cryptolake_assets.settings.replay import ReplaySettings
+from cryptolake_assets.settings.replay import ReplaySettings, market_directories
 
 PACKAGE_DIR = Path(__file__).resolve().parent.parent
 PROJECT_ROOT = PACKAGE_DIR.parent
@@ -117,12 +117,14 @@ class Settings(
     replay_dir: Path = named(
         "CRYPTOLAKE_REPLAY_DIR",
         DEMO_CAPTURE_DIR,
-        "Directory of the captures for the replay exchange. Relative paths start at the project's root.",
+        "Directory of the captures for the replay exchange; those of several markets are in its subdirectories `usdm`, "
+        "`spot` and `coinm`. Relative paths start at the project's root.",
     )
     exchange_ws_url: str = named(
         "CRYPTOLAKE_EXCHANGE_WS_URL",
         "",
-        "WebSocket base URL of the exchange. Empty: that of the replay exchange, or of Binance when live.",
+        "WebSocket base URL of the exchange; with several markets, `/usdm`, `/spot` or `/coinm` follows. Empty: that "
+        "of the replay exchange, or of Binance when live.",
     )
     exchange_rest_url: str = named(
         "CRYPTOLAKE_EXCHANGE_REST_URL",
@@ -231,6 +233,9 @@ class Settings(
 
     @model_validator(mode="after")
     def _default_market(self) -> Settings:
+        # Without a choice, a replay tracks the markets of its capture. Children get them by `environment`.
+        if not self.markets and "market" not in self.model_fields_set and self.source is Source.REPLAY:
+            object.__setattr__(self, "markets", tuple(market_directories(self.replay_dir)))
         if self.market not in self.tracked_markets:
             object.__setattr__(self, "market", self.markets[0])
         unknown = markets_in(self.symbols) - set(self.tracked_markets)
@@ -360,10 +365,15 @@ class Settings(
 
     @property
     def ws_url(self) -> str:
-        """WebSocket base URL, without the path of the market's streams."""
-        if self.exchange_ws_url:
-            return self.exchange_ws_url.rstrip("/")
-        return self.venue.ws_base_url if self.source is Source.BINANCE else f"ws://{self.replay_address}"
+        """WebSocket base URL, without the path of the market's streams.
+
+        If several markets share an address, it ends in the market, because Spot and COIN-M have the same paths.
+        """
+        shared = self.exchange_ws_url.rstrip("/")
+        if not shared and self.source is Source.BINANCE:
+            return self.venue.ws_base_url
+        address = shared or f"ws://{self.replay_address}"
+        return f"{address}/{self.market}" if len(self.tracked_markets) > 1 else address
 
     @property
     def rest_url(self) -> str:

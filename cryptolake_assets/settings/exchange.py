@@ -24,7 +24,8 @@ class ExchangeSettings(BaseSettings):
         "CRYPTOLAKE_MARKETS",
         (),
         "Tracked markets, separated by commas, such as `usdm,spot,coinm`; the first is the default of the API and of "
-        "symbols without a market. Empty: the market of CRYPTOLAKE_MARKET.",
+        "symbols without a market. Empty: the market of CRYPTOLAKE_MARKET; if it is not set either, those of the "
+        "replayed capture.",
     )
     binance_api_key: SecretStr = named(
         "CRYPTOLAKE_BINANCE_API_KEY",

@@ -1,17 +1,36 @@
-"""Settings of the replay exchange: address, replay speed and faults."""
+"""Settings of the replay exchange: address, replay speed and faults; the markets of a capture directory."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import parse_faults
 from cryptolake_assets.settings.ingest import named
 
 LOOPBACK = ("127.0.0.1", "localhost")
+CAPTURE_SUFFIXES = (".ndjson", ".ndjson.gz")
+
+
+def has_captures(directory: Path) -> bool:
+    """Return whether the directory itself contains capture files; true if it cannot be listed."""
+    try:
+        return directory.is_dir() and any(path.name.endswith(CAPTURE_SUFFIXES) for path in directory.iterdir())
+    except OSError:
+        return True
+
+
+def market_directories(directory: Path) -> dict[Market, Path]:
+    """Return the subdirectories of a capture of several markets: `usdm`, `coinm`, `spot`, if they contain captures.
+
+    Empty for a directory of one market. Only lists directories, because settings are read at every start.
+    """
+    return {market: directory / market for market in Market if has_captures(directory / market)}
 
 
 class ReplaySettings(BaseSettings):

@@ -232,16 +232,16 @@ def test_last_day_is_cached_until_a_capture_changes(tmp_path: Path) -> None:
     captures.mkdir()
     write_capture(captures / "a.ndjson", [(after, trade_frame("币安人生USDT", 1, midnight_ms - 1))])
     cache_file = tmp_path / "run" / "capture.json"
-    assert last_day(captures, cache_file) == date(2023, 11, 15)
+    assert last_day([captures], cache_file) == date(2023, 11, 15)
     assert not cache_file.exists(), "the directory of the cache file does not exist yet"
     cache_file.parent.mkdir()
-    assert last_day(captures, cache_file) == date(2023, 11, 15)
+    assert last_day([captures], cache_file) == date(2023, 11, 15)
     cache_file.write_text(cache_file.read_text().replace("2023-11-15", "2023-11-20"))
-    assert last_day(captures, cache_file) == date(2023, 11, 20), "the cached day is used"
+    assert last_day([captures], cache_file) == date(2023, 11, 20), "the cached day is used"
     write_capture(captures / "b.ndjson", [(after + 10**9, trade_frame("币安人生USDT", 2, midnight_ms))])
-    assert last_day(captures, cache_file) == date(2023, 11, 16)
+    assert last_day([captures], cache_file) == date(2023, 11, 16)
     cache_file.write_text("{")
-    assert last_day(captures, cache_file) == date(2023, 11, 16)
+    assert last_day([captures], cache_file) == date(2023, 11, 16)
 
 
 def test_first_day_without_trades_is_the_receive_day(tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ async def test_replacements_and_symbol_changes_lose_no_trade(platform: Settings,
             await until(lambda: sink.spans("ETHUSDT"), timeout_s=30)
             symbols.write_text("ETHUSDT\nBTCUSDT\n")  # another order is no change
             await until(
-                lambda: min(producer.status().coverage_to_ms.values()) >= exchange.summary.last_event_time_ms,
+                lambda: min(producer.status().coverage_to_ms.values()) >= exchange.status()["last_event_time_ms"],
                 timeout_s=60,
             )
             assert producer.pool.replacements >= 4

@@ -11,7 +11,13 @@ import pytest
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
 from cryptolake_assets.binance.rest_responses import parse_exchange_info
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
-from cryptolake_assets.captures.market_of_capture import MARKET_FILE, check_market, venue_of_capture, write_market
+from cryptolake_assets.captures.market_of_capture import (
+    MARKET_FILE,
+    capture_directory,
+    captured_markets,
+    recording_directory,
+    write_market,
+)
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import CaptureError, SettingsError, UnknownSymbolError
@@ -74,23 +80,37 @@ def test_addresses_follow_the_market_setting() -> None:
 
 
 def test_capture_is_replayed_only_as_its_own_market(tmp_path: Path) -> None:
-    assert venue_of_capture(DEMO_CAPTURE_DIR) is USD_M
+    assert captured_markets(DEMO_CAPTURE_DIR) == {Market.USD_M: DEMO_CAPTURE_DIR}
     coin_capture(tmp_path, 50)
-    assert venue_of_capture(tmp_path) is COIN_M
+    assert captured_markets(tmp_path) == {Market.COIN_M: tmp_path}
     assert resolve_subscriptions(load_settings(replay_dir=tmp_path, market="coinm")).symbols == (COIN_SYMBOL,)
-    with pytest.raises(CaptureError, match=r"recorded from Binance COIN-M futures.*Set it to coinm"):
-        resolve_subscriptions(load_settings(replay_dir=tmp_path, market="spot"))
-    with pytest.raises(CaptureError, match="recorded from Binance COIN-M"):
-        write_market(tmp_path, Market.USD_M)
+    spot = load_settings(replay_dir=tmp_path, market="spot")
+    message = "has captures of Binance COIN-M futures, but not of Binance Spot. Set CRYPTOLAKE_MARKETS to coinm"
+    with pytest.raises(CaptureError, match=message):
+        resolve_subscriptions(spot)
     (tmp_path / MARKET_FILE).write_text("options")
     with pytest.raises(CaptureError, match="does not name a market"):
-        check_market(tmp_path, Market.SPOT)
+        capture_directory(spot)
 
 
 def test_recording_stores_its_market(tmp_path: Path) -> None:
+    spot = load_settings(market="spot")
+    assert recording_directory(spot, tmp_path) == tmp_path
     write_market(tmp_path, Market.SPOT)
-    assert venue_of_capture(tmp_path) is SPOT
+    assert captured_markets(tmp_path) == {Market.SPOT: tmp_path}
     write_market(tmp_path, Market.SPOT)
+    with pytest.raises(CaptureError, match="names the market spot, not usdm"):
+        write_market(tmp_path, Market.USD_M)
+    spot_capture(tmp_path)
+    assert recording_directory(spot, tmp_path) == tmp_path
+    with pytest.raises(CaptureError, match=r"captures of Binance Spot only\. Record Binance USD-M futures to another"):
+        recording_directory(load_settings(market="usdm"), tmp_path)
+    several = load_settings(markets="usdm,spot")
+    with pytest.raises(CaptureError, match="Record several markets to another directory"):
+        recording_directory(several, tmp_path)
+    assert recording_directory(several, tmp_path / "new") == tmp_path / "new" / "usdm"
+    spot_capture(tmp_path / "new" / "spot")
+    assert recording_directory(load_settings(market="usdm"), tmp_path / "new") == tmp_path / "new" / "usdm"
 
 
 def test_spot_trades_without_a_type_are_market_trades(tmp_path: Path) -> None:
@@ -147,7 +167,7 @@ async def test_asyncio_client_and_websocket_read_spot(tmp_path: Path) -> None:
         async with AsyncExchangeRest(exchange.url, venue=SPOT) as rest:
             assert "BTCUSDT" in (await rest.exchange_info()).symbol_names
         async with httpx.AsyncClient(base_url=exchange.url) as client:
-            assert (await client.get("/replay/status")).json()["market"] == "spot"
+            assert list((await client.get("/replay/status")).json()["markets"]) == ["spot"]
             for path in ("/market/stream", "/public/stream"):
                 assert (await client.get(path)).status_code == 404
         async with open_socket(exchange, f"{SPOT.ws_path}?streams=btcusdt@trade") as socket:

@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import ExchangeError, SettingsError
 from cryptolake_assets.http.http_client import RetryPolicy
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
@@ -79,7 +80,7 @@ def test_rest_limit_applies_to_its_paths_for_a_number_of_requests_or_seconds() -
     board = FaultBoard()
     board.switch_on([RestLimit(times=2, paths=("/fapi/v1/aggTrades",)), RestLimit(status=418, for_s=10.0)])
     statuses = [
-        limit.status if (limit := board.rest_limit(path, now_s)) else None
+        limit.status if (limit := board.rest_limit(Market.USD_M, path, now_s)) else None
         for path, now_s in [
             ("/fapi/v1/aggTrades", 100.0),
             ("/fapi/v1/time", 100.0),
@@ -125,7 +126,7 @@ async def test_frames_are_dropped_duplicated_reordered_and_corrupted(tmp_path: P
     assert set(ids).isdisjoint(range(100, 150))
     assert len(texts) == 450 + happened["duplicate"]
     assert ids != sorted(ids)
-    assert ledger["emitted"] == {"btcusdt@trade": [[0, 499]]}, "the ledger includes dropped frames"
+    assert ledger["emitted"] == {"usdm": {"btcusdt@trade": [[0, 499]]}}, "the ledger includes dropped frames"
 
 
 async def test_delayed_frames_are_sent_before_a_response(tmp_path: Path) -> None:
@@ -200,7 +201,7 @@ async def test_rotation_is_switched_on_and_off_at_run_time(tmp_path: Path) -> No
             await ask(socket, method="LIST_SUBSCRIPTIONS", id=1)
             body = {"kind": "rotation", "connection_life_s": 0.1, "times": 1}
             response = await client.post("/replay/faults", json=body)
-            assert response.json() == {"faults": [body | {"seed": 0, "happened": 0}]}
+            assert response.json() == {"faults": [body | {"seed": 0, "market": None, "happened": 0}]}
             with pytest.raises(ConnectionClosed) as closed:
                 await take(socket, 1)
             assert closed.value.rcvd is not None
@@ -247,14 +248,19 @@ async def test_ledger_follows_the_clock(tmp_path: Path) -> None:
         assert ledger == {
             "clock_ms": exchange.clock.now_ms(),
             "frames_passed": 300,
-            "emitted": {"btcusdt@trade": [[0, 299]]},
+            "emitted": {"usdm": {"btcusdt@trade": [[0, 299]]}},
         }
 
 
 def test_rotation_counts_the_connections_that_it_closes() -> None:
     board = FaultBoard()
     board.switch_on([Rotation(connection_life_s=5.0, times=1)])
-    assert [board.life_is_over(lived, 100.0) for lived in (4.9, 5.0, 5.0, 100.0)] == [False, True, False, True]
+    assert [board.life_is_over(Market.USD_M, lived, 100.0) for lived in (4.9, 5.0, 5.0, 100.0)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
 
 
 async def test_frames_continue_between_shutdown_notice_and_close(tmp_path: Path) -> None:

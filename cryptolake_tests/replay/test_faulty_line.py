@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.binance.trade_frames import parse_frame
 from cryptolake_assets.model.events import RejectedFrame
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
@@ -53,6 +54,10 @@ def board(*faults: ReplayFault) -> FaultBoard:
     return active
 
 
+def line_of(active: FaultBoard, market: Market = Market.USD_M) -> FaultyLine:
+    return FaultyLine(active, market)
+
+
 def steps(line: FaultyLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | Cut | Stall | Shutdown]:
     """Return the texts of the delivered frames, and the connection faults."""
     found = [step for frame in frames for step in line.take(frame, str(frame.number))]
@@ -62,7 +67,7 @@ def steps(line: FaultyLine, frames: Iterable[Frame], *, flush: bool = True) -> l
 
 def sent(fault: ReplayFault, frames: Iterable[Frame]) -> list[int]:
     """Return the numbers of the frames that one fault delivers."""
-    return [int(step) for step in steps(FaultyLine(board(fault)), frames) if isinstance(step, str)]
+    return [int(step) for step in steps(line_of(board(fault)), frames) if isinstance(step, str)]
 
 
 def frames(count: int, stream: str | None = "a@aggTrade") -> list[Frame]:
@@ -70,7 +75,7 @@ def frames(count: int, stream: str | None = "a@aggTrade") -> list[Frame]:
 
 
 def test_frames_pass_unchanged_without_faults() -> None:
-    line = FaultyLine(FaultBoard())
+    line = line_of(FaultBoard())
     assert line.idle
     assert steps(line, frames(3)) == ["0", "1", "2"]
 
@@ -119,8 +124,8 @@ def test_named_ids_of_named_streams_are_dropped() -> None:
 
 def test_fault_occurs_at_most_times_and_is_counted() -> None:
     faults = board(Drop(share=1.0, times=3))
-    assert steps(FaultyLine(faults), frames(6)) == ["3", "4", "5"]
-    assert steps(FaultyLine(faults), frames(2)) == ["0", "1"], "counted over all connections"
+    assert steps(line_of(faults), frames(6)) == ["3", "4", "5"]
+    assert steps(line_of(faults), frames(2)) == ["0", "1"], "counted over all connections"
     (described,) = faults.describe()
     assert (described["kind"], described["share"], described["times"], described["happened"]) == ("drop", 1.0, 3, 3)
 
@@ -129,18 +134,18 @@ def test_silent_stream_pauses_after_a_frame_for_a_time() -> None:
     fault = Silent(streams=("a@aggTrade",), after_frames=2, for_s=5.0, times=1)
     faults = board(fault)
     mixed = [frame for pair in zip(frames(10), frames(10, "b@aggTrade"), strict=True) for frame in pair]
-    found = Counter(int(step) for step in steps(FaultyLine(faults), mixed) if isinstance(step, str))
+    found = Counter(int(step) for step in steps(line_of(faults), mixed) if isinstance(step, str))
     assert sorted(found.elements()) == sorted([*range(10), 0, 1, 7, 8, 9])
-    assert steps(FaultyLine(faults), frames(3)) == ["0", "1", "2"], "the second connection is not affected"
+    assert steps(line_of(faults), frames(3)) == ["0", "1", "2"], "the second connection is not affected"
     assert sent(Silent(), frames(5)) == []
 
 
 def test_connection_faults_follow_the_frame_that_makes_them_due() -> None:
     cut, stall = Cut(every_frames=3), Stall(every_s=4.0, for_s=0.5, times=1)
-    assert steps(FaultyLine(board(cut)), frames(7)) == ["0", "1", "2", cut, "3", "4", "5", cut, "6"]
+    assert steps(line_of(board(cut)), frames(7)) == ["0", "1", "2", cut, "3", "4", "5", cut, "6"]
     shutdown = Shutdown(every_frames=2, times=1)
-    assert steps(FaultyLine(board(shutdown)), frames(4)) == ["0", "1", shutdown, "2", "3"]
-    assert steps(FaultyLine(board(stall)), frames(10)) == ["0", "1", "2", "3", "4", stall, *"56789"]
+    assert steps(line_of(board(shutdown)), frames(4)) == ["0", "1", shutdown, "2", "3"]
+    assert steps(line_of(board(stall)), frames(10)) == ["0", "1", "2", "3", "4", stall, *"56789"]
 
 
 @given(st.floats(0, 1, exclude_max=True), st.integers(0, 10**6))
@@ -152,7 +157,7 @@ def test_corrupted_frame_is_rejected_for_any_truncation(place: float, number: in
 @given(seeds)
 def test_share_of_the_frames_is_corrupted_in_place(seed: int) -> None:
     frames = [Frame(number) for number in range(100, 200)]
-    found = steps(FaultyLine(board(Corrupt(share=0.2, seed=seed))), frames)
+    found = steps(line_of(board(Corrupt(share=0.2, seed=seed))), frames)
     assert len(found) == 100
     intact = {str(number) for number in range(100, 200)}
     assert [text for text in found if isinstance(text, str) and text not in intact and not text.endswith("\x1a")] == []
@@ -163,7 +168,7 @@ def test_share_of_the_frames_is_corrupted_in_place(seed: int) -> None:
 def test_combined_faults_lose_only_dropped_or_corrupted_frames(count: int, seed: int) -> None:
     drop, corrupt = Drop(share=0.1, seed=seed), Corrupt(share=0.1, seed=seed)
     faults = board(Reorder(share=0.5, seed=seed), Duplicate(share=0.5, seed=seed), corrupt, drop)
-    found = steps(FaultyLine(faults), frames(count))
+    found = steps(line_of(faults), frames(count))
     intact = {step for step in found if isinstance(step, str) and not step.endswith("\x1a")}
     happened = {switch["kind"]: switch["happened"] for switch in faults.describe()}
     assert len(intact) == count - happened["drop"] - happened["corrupt"]
@@ -171,7 +176,7 @@ def test_combined_faults_lose_only_dropped_or_corrupted_frames(count: int, seed:
 
 def test_change_of_the_faults_releases_delayed_frames() -> None:
     faults = board(Reorder(share=1.0, window=50))
-    line = FaultyLine(faults)
+    line = line_of(faults)
     sent_before = steps(line, frames(3), flush=False)
     faults.switch_off()
     assert not line.idle

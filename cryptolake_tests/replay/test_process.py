@@ -45,7 +45,7 @@ def test_exchange_serves_until_sigterm(tmp_path: Path) -> None:
         log.seek(0)
         events = [json.loads(line) for line in log]
     assert [event["event"] for event in events] == ["replay_exchange_started", "replay_exchange_stopped"]
-    assert events[0]["frames"] == 24_356
+    assert events[0]["frames_total"] == 24_356
 
 
 def _first_status(client: httpx.Client, process: subprocess.Popen[bytes]) -> dict[str, object]:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from cryptolake_assets.errors import CaptureError
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
@@ -30,7 +31,7 @@ async def demo() -> AsyncIterator[tuple[ReplayExchange, httpx.AsyncClient]]:
 
 async def _play(exchange: ReplayExchange) -> None:
     """Receive the full capture, so that the clock is at its end."""
-    streams = "/".join(f"{symbol.lower()}@none" for symbol in exchange.summary.symbols)
+    streams = "/".join(f"{symbol.lower()}@none" for symbol in exchange.capture.summaries[Market.USD_M].symbols)
     async with open_socket(exchange, f"/stream?streams={streams}"):
         await until(lambda: exchange.status()["state"] == "finished")
 
@@ -48,7 +49,7 @@ async def test_time_follows_the_replayed_clock(demo: tuple[ReplayExchange, httpx
     await _play(exchange)
     end = await _get(client, "time")
     assert end == {"serverTime": 1_721_347_502_284}
-    assert end["serverTime"] >= exchange.summary.last_event_time_ms
+    assert end["serverTime"] >= exchange.capture.summaries[Market.USD_M].last_event_time_ms
     assert await _get(client, "time") == end
 
 
@@ -214,7 +215,6 @@ async def test_status_reports_capture_clock_and_frames(demo: tuple[ReplayExchang
     status = (await client.get("/replay/status")).json()
     assert status == {
         "directory": str(DEMO_CAPTURE_DIR),
-        "market": "usdm",
         "speed": 0,
         "state": "waiting",
         "clock_ms": 1_721_347_022_711,
@@ -225,8 +225,16 @@ async def test_status_reports_capture_clock_and_frames(demo: tuple[ReplayExchang
         "frames_sent": 0,
         "frames_sent_by_kind": {},
         "clients": 0,
-        "symbols": ["ETHUSDT", "BTCUSDT"],
-        "trade_streams": {"ETHUSDT": ["trade"], "BTCUSDT": ["trade"]},
+        "markets": {
+            "usdm": {
+                "first_event_time_ms": 1_721_347_022_708,
+                "last_event_time_ms": 1_721_347_502_282,
+                "frames_total": 24_356,
+                "frames_sent_by_kind": {},
+                "symbols": ["ETHUSDT", "BTCUSDT"],
+                "trade_streams": {"ETHUSDT": ["trade"], "BTCUSDT": ["trade"]},
+            }
+        },
     }
     async with open_socket(exchange, "/market/stream?streams=btcusdt@trade") as socket:
         await take(socket, 10_701)

@@ -14,6 +14,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.replay.websocket_client import ClientLimits, Route
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
@@ -294,7 +295,7 @@ async def test_replay_starts_when_all_expected_streams_are_subscribed(tmp_path: 
     numbered_capture(tmp_path, 50, 1, symbol="币安人生USDT")
     expected = ("btcusdt@trade", "币安人生usdt@trade")
     async with (
-        ReplayExchange(tmp_path, 0, expected_streams=expected).running() as exchange,
+        ReplayExchange(tmp_path, 0, expected_streams={Market.USD_M: expected}).running() as exchange,
         open_socket(exchange, "/market/stream?streams=btcusdt@trade") as first,
     ):
         with pytest.raises(TimeoutError):
@@ -314,8 +315,9 @@ async def test_replay_starts_after_a_timeout_without_an_expected_stream(
 ) -> None:
     monkeypatch.setattr("cryptolake_assets.replay.server.SUBSCRIPTION_WAIT_S", 0.1)
     numbered_capture(tmp_path, 5, 1)
+    expected = {Market.USD_M: ("btcusdt@trade", "ethusdt@trade")}
     async with (
-        ReplayExchange(tmp_path, 0, expected_streams=("btcusdt@trade", "ethusdt@trade")).running() as exchange,
+        ReplayExchange(tmp_path, 0, expected_streams=expected).running() as exchange,
         open_socket(exchange, "/market/stream?streams=btcusdt@trade") as socket,
     ):
         assert trade_ids(await take(socket, 5)) == list(range(5))
@@ -335,7 +337,7 @@ async def test_raw_frames_are_sent_to_the_subscribers_of_their_stream(tmp_path: 
     write_capture(tmp_path / "a.ndjson", [(NOON_MS * 10**6, json.dumps(event)) for event in events])
     paths = ("btcusdt@trade", "btcusdt@depth", "btcusdt@markPrice@1s", "币安人生usdt@forceOrder")
     async with (
-        ReplayExchange(tmp_path, 0, expected_streams=paths).running() as exchange,
+        ReplayExchange(tmp_path, 0, expected_streams={Market.USD_M: paths}).running() as exchange,
         contextlib.AsyncExitStack() as stack,
     ):
         sockets = [
