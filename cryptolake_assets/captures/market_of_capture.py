@@ -44,6 +44,12 @@ def capture_directory(settings: Settings) -> Path:
     return found[settings.market]
 
 
+def recorded_files(directory: Path, pattern: str) -> list[Path]:
+    """Return the recorded responses whose names match, of the directory and of its market directories."""
+    places = (directory, *market_directories(directory).values())
+    return sorted(path for place in places for path in place.glob(pattern))
+
+
 def recording_directory(settings: Settings, directory: Path) -> Path:
     """Return the directory for a recording of the settings' market.
 

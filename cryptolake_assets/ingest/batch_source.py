@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
+from cryptolake_assets.captures.market_of_capture import recorded_files
 from cryptolake_assets.errors import ResponseRejectedError
 from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.settings import Settings, Source
@@ -101,7 +102,7 @@ class BatchSource(ABC):
 
     def is_available(self, settings: Settings) -> bool:
         """Return whether the source is available: live, or with recorded responses in the replayed capture."""
-        return settings.source is Source.BINANCE or any(settings.replay_dir.glob(self.recorded))
+        return settings.source is Source.BINANCE or bool(recorded_files(settings.replay_dir, self.recorded))
 
 
 def parsed_rows(

@@ -2,15 +2,15 @@
 
 Responses are as of the replayed clock.
 
-Files of the capture directory: `fear_greed.json` (the response of `/fng/?limit=0`, or its array `data`),
-`coingecko_markets_<page>.json` and `coingecko_global.json` (responses, served byte for byte). No data is invented:
-without a file the index and the pages are empty, and `/global` is 404.
+Files of the capture directory, or its market directories: `fear_greed.json` (the response of `/fng/?limit=0`, or its
+array `data`), `coingecko_markets_<page>.json` and `coingecko_global.json` (responses, served byte for byte). No data is
+invented: without a file the index and the pages are empty, and `/global` is 404.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
+from cryptolake_assets.captures.market_of_capture import recorded_files
 from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE, COINGECKO_PAGE_FILES, FEAR_GREED_FILE
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.replay_faults import FaultBoard, SourceFault, SourceFaultKind
@@ -53,9 +54,9 @@ class BatchRoutes:
         """Read the recorded responses. Raises `CaptureError` for an invalid one."""
         self._clock_ms = clock_ms
         self._faults = faults
-        self._index = _read_index(directory / FEAR_GREED_FILE)
-        self._pages = {_page_number(path): _read_page(path) for path in sorted(directory.glob(COINGECKO_PAGE_FILES))}
-        self._global = _read_global(directory / COINGECKO_GLOBAL_FILE)
+        self._index = _read_index(recorded_files(directory, FEAR_GREED_FILE))
+        self._pages = {_page_number(path): _read_page(path) for path in recorded_files(directory, COINGECKO_PAGE_FILES)}
+        self._global = _read_global(recorded_files(directory, COINGECKO_GLOBAL_FILE))
         self.requests: list[str] = []  # path and query of each request (`/fng/?limit=0`), and its key if any
 
     def routes(self) -> list[web.RouteDef]:
@@ -130,11 +131,11 @@ def _integer(request: web.Request, name: str, default: int) -> int:
     return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else default
 
 
-def _read_index(path: Path) -> _Index:
-    """Return the recorded index, newest day first; empty without the file."""
-    if not path.is_file():
+def _read_index(paths: Sequence[Path]) -> _Index:
+    """Return the recorded index, newest day first; empty without a file."""
+    if not paths:
         return _Index([])
-    found = _decode(path, _Index | list[Any])
+    found = _decode(paths[0], _Index | list[Any])
     return found if isinstance(found, _Index) else _Index(found)
 
 
@@ -158,9 +159,10 @@ def _moment_of(coin: Any) -> datetime:
     return moment if moment.tzinfo is not None else _EPOCH
 
 
-def _read_global(path: Path) -> _Recorded | None:
-    if not path.is_file():
+def _read_global(paths: Sequence[Path]) -> _Recorded | None:
+    if not paths:
         return None
+    path = paths[0]
     data = _decode(path, dict[str, Any]).get("data")
     if not isinstance(data, dict) or not isinstance(data.get("updated_at"), int):
         raise _recording_error(path, "data.updated_at is missing")

@@ -1,6 +1,6 @@
 """Funding and open-interest routes of the replay exchange, from recorded files only, as of the replayed clock.
 
-The files are recorded responses in the capture directory or its `usdm`, of any symbols, by the patterns in
+The files are recorded responses in the capture directory or its market directories, of any symbols, by the patterns in
 `captures.recorded_names`.
 No data is invented: for a symbol without a file the histories are empty, and its present open interest is an error.
 The present open interest is the last recorded value.
@@ -8,7 +8,7 @@ The present open interest is the last recorded value.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import msgspec
 from aiohttp import web
 
 from cryptolake_assets.binance.rest_paths import FUNDING_PATH, OPEN_INTEREST_HISTORY_PATH, OPEN_INTEREST_PATH
+from cryptolake_assets.captures.market_of_capture import recorded_files
 from cryptolake_assets.captures.recorded_names import (
     FUNDING_FILES,
     OPEN_INTEREST_HISTORY_FILES,
@@ -38,7 +39,7 @@ class FundingRoutes:
 
     def __init__(
         self,
-        directories: Collection[Path],
+        directory: Path,
         clock_ms: Callable[[], int],
         batch: BatchRoutes,
         add_weight: Callable[[int], None],
@@ -47,9 +48,9 @@ class FundingRoutes:
         self._clock_ms = clock_ms
         self._batch = batch
         self._add_weight = add_weight
-        self._funding = _read(directories, FUNDING_FILES, "fundingTime")
-        self._statistics = _read(directories, OPEN_INTEREST_HISTORY_FILES, "timestamp")
-        self._present = _read(directories, OPEN_INTEREST_PRESENT_FILES, "time")
+        self._funding = _read(directory, FUNDING_FILES, "fundingTime")
+        self._statistics = _read(directory, OPEN_INTEREST_HISTORY_FILES, "timestamp")
+        self._present = _read(directory, OPEN_INTEREST_PRESENT_FILES, "time")
 
     def routes(self) -> list[web.RouteDef]:
         return [
@@ -111,10 +112,10 @@ def _json(document: Any) -> web.Response:
     return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
-def _read(directories: Collection[Path], pattern: str, time_name: str) -> Rows:
+def _read(directory: Path, pattern: str, time_name: str) -> Rows:
     """Read the rows of recorded responses; a row without symbol or time gets the previous row's."""
     found: dict[str, dict[tuple[int, bytes], Row]] = {}
-    for path in sorted(path for directory in directories for path in directory.glob(pattern)):
+    for path in recorded_files(directory, pattern):
         try:
             recorded = msgspec.json.decode(path.read_bytes())
         except (OSError, ValueError) as error:

@@ -51,6 +51,8 @@ class TradeStore(RecordedStore):
             return
         unnamed = self._venue.unnamed_trade_type
         for frame in read_frames(self._directory):
+            if '"trade"' not in frame.raw:
+                continue
             parsed = parse_frame(frame.raw, ingest_time_us=0, exchange="", unnamed_trade_type=unnamed)
             # An invalid frame is replayed, but records no trade.
             if isinstance(parsed, AcceptedFrame) and parsed.event.stream == "trade":

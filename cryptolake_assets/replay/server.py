@@ -134,11 +134,9 @@ class ReplayExchange:
             for market, summary in self.capture.summaries.items()
         }
         first = next(iter(directories))
-        futures = Market.USD_M if Market.USD_M in directories else first
         self.batch = BatchRoutes(self.directory, self.clock.now_ms, self._faults)
-        funding = FundingRoutes(
-            {self.directory, directories[futures]}, self.clock.now_ms, self.batch, self._rest[futures].add_weight
-        )
+        futures = self._rest.get(Market.USD_M, self._rest[first])
+        funding = FundingRoutes(self.directory, self.clock.now_ms, self.batch, futures.add_weight)
         app = web.Application(
             middlewares=[
                 self._known_hosts_only,
