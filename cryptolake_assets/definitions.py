@@ -1,4 +1,4 @@
-"""Dagster definitions of the main code location, assembled from all families."""
+"""Dagster definitions of the main code location, assembled from its modules."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from cryptolake_assets.settings import Settings, get_settings
 AUTOMATION_INTERVAL_S = 15  # conditions have minute granularity; an evaluation without requests takes 0.25 s
 
 # Modules of the graph's assets, jobs, schedules and sensors, each with `definitions`.
-FAMILIES = (
+MODULES = (
     bronze,
     archive,
     silver,
@@ -58,7 +58,7 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
         default_status=dg.DefaultSensorStatus.RUNNING,
     )
     return dg.Definitions.merge(
-        *(family.definitions(graph) for family in FAMILIES),
+        *(module.definitions(graph) for module in MODULES),
         dg.Definitions(
             sensors=[automation],
             resources={**resources_of(settings), **(resources or {})},

@@ -83,6 +83,11 @@ class StreamType:
         """Return the Kafka topic."""
         return "_".join(filter(None, (settings.of_family(self.family).topic_trades, self.topic_suffix)))
 
+    def follower_location(self, settings: Settings) -> str:
+        """Return the location of its follower's cursor copy."""
+        is_default = self.family is Family.FUTURES and not self.topic_suffix
+        return settings.follower_location("" if is_default else self.topic_suffix or self.name)
+
     def url(self, settings: Settings, symbols: tuple[str, ...], kind: str = "") -> str:
         """Return the WebSocket URL that subscribes to the symbols, of one of the `kinds`."""
         return self.address(settings, symbols, kind or self.kinds[0])

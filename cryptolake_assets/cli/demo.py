@@ -245,7 +245,7 @@ class _PendingWork:
             )
         for stream_type in streams_in_use(self._settings):
             bronze = load_table(self._settings, stream_type.bronze)
-            cursor = read_text(self._settings, self._settings.follower_location(stream_type.topic_suffix))
+            cursor = read_text(self._settings, stream_type.follower_location(self._settings))
             state = FollowerState.from_cursor(cursor) or FollowerState()
             if state.sequence < current_sequence(bronze):
                 return f"the sensor has not read the newest snapshot of {stream_type.bronze.full_name}"

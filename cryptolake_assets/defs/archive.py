@@ -1,8 +1,8 @@
-"""History from the exchange's public archive as an asset, partitioned by UTC day. A thin adapter of
+"""History from the exchange's public archive as an asset per market family, partitioned by UTC day. A thin adapter of
 `transform.archive_history`.
 
-Runs write the tables of `bronze/futures_trades` and `bronze/futures_klines_1m`; the sensor that follows the trades
-requests the touched hours of Silver, and Gold follows Silver.
+Runs write the tables of the family's trades and klines; the sensor that follows the trades requests the touched hours
+of Silver, and Gold follows Silver.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.defs import asset_keys, checks
-from cryptolake_assets.defs.described import OWNERS, table_metadata
+from cryptolake_assets.defs import checks
+from cryptolake_assets.defs.asset_keys import FAMILY_KEYS, FamilyKeys
+from cryptolake_assets.defs.described import OWNERS, TITLES, family_tag, table_metadata
 from cryptolake_assets.defs.graph import Graph
-from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL
+from cryptolake_assets.defs.instance.pools import ARCHIVE_POOLS
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import RETRIES, LakeResource
 from cryptolake_assets.ingest.archive_checks import BLOCKING, KLINES_OF_DAY, WARNING
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.symbols import in_capitals
 
 if TYPE_CHECKING:
@@ -50,22 +52,54 @@ class ArchiveConfig(dg.Config):
     )
 
 
-def futures_trades_archive(
-    context: dg.AssetExecutionContext, config: ArchiveConfig, lake: LakeResource
-) -> Iterator[ArchiveEvent]:
-    days = [
-        _Day(key, list(_load(context, lake.settings, config, date.fromisoformat(key))))
-        for key in sorted(context.partition_keys)
-    ]
-    # Yield events only after all days are loaded: a run must not report a check twice, and a failed step is retried.
-    for day in days:
-        yield from day.events()
-    for spec in context.assets_def.check_specs:
-        if spec.key in context.selected_asset_check_keys:
-            yield dg.Output(None, output_name=spec.get_python_identifier())
-    failed = [day for day in days if not day.is_good]
-    if failed:
-        raise dg.Failure("; ".join(day.reason() for day in failed), allow_retries=False)
+def _asset(graph: Graph, family: Family) -> dg.AssetsDefinition:
+    tables, keys = FAMILY_TABLES[family], FAMILY_KEYS[family]
+
+    def trades_archive(
+        context: dg.AssetExecutionContext, config: ArchiveConfig, lake: LakeResource
+    ) -> Iterator[ArchiveEvent]:
+        settings = lake.settings.of_family(family)
+        days = [
+            _Day(keys, key, list(_load(context, settings, config, date.fromisoformat(key))))
+            for key in sorted(context.partition_keys)
+        ]
+        # Yield events only after all days are loaded: a run must not report a check twice, and a failed step is
+        # retried.
+        for day in days:
+            yield from day.events()
+        for spec in context.assets_def.check_specs:
+            if spec.key in context.selected_asset_check_keys:
+                yield dg.Output(None, output_name=spec.get_python_identifier())
+        failed = [day for day in days if not day.is_good]
+        if failed:
+            raise dg.Failure("; ".join(day.reason() for day in failed), allow_retries=False)
+
+    asset: dg.AssetsDefinition = dg.asset(
+        key=keys.archive,
+        partitions_def=graph.partitions.daily,
+        group_name="bronze",
+        kinds={"http", "iceberg"},
+        owners=OWNERS,
+        tags={"layer": "bronze", "cadence": "on-demand", **family_tag(family)},
+        metadata=table_metadata(tables.trades),
+        pool=ARCHIVE_POOLS[family],
+        freshness_policy=FRESH,
+        retry_policy=RETRIES,
+        backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
+        output_required=False,
+        check_specs=[
+            *checks.specs(keys.archive, BLOCKING, graph.partitions.daily),
+            *checks.specs(keys.archive, (*WARNING, KLINES_OF_DAY), graph.partitions.daily, blocking=False),
+        ],
+        description=(
+            f"A UTC day of aggregate trades of {TITLES[family]} from the public archive, loaded into "
+            f"bronze.{tables.trades.name} after checksum verification: one commit per symbol, which replaces an "
+            "earlier version of the file. Silver deduplicates trades that the stream delivered too. A file that fails "
+            "a check is rejected and the rows loaded before stay. The run also loads the day's official klines, to "
+            "compare Silver with."
+        ),
+    )(trades_archive)
+    return asset
 
 
 def _load(
@@ -77,7 +111,10 @@ def _load(
     from cryptolake_assets.ingest.archive_days import NotLoaded
     from cryptolake_assets.transform.archive_history import LoadProgress, load_history
 
-    symbols = [in_capitals(symbol) for symbol in config.symbols] or resolve_subscriptions(settings).symbols
+    markets = (market for market in settings.each_market if market.tables is settings.tables)
+    symbols = [in_capitals(symbol) for symbol in config.symbols] or [
+        symbol for market in markets for symbol in resolve_subscriptions(market).symbols
+    ]
     with ArchiveClient(settings.archive_url) as client:
         for symbol in symbols:
             progress_log = _ProgressLog(context)
@@ -103,10 +140,10 @@ def _load(
 class _Day:
     """The load results of a partition's symbols, as Dagster events."""
 
-    def __init__(self, key: str, days: "Sequence[ArchiveDay]") -> None:
+    def __init__(self, keys: FamilyKeys, key: str, days: "Sequence[ArchiveDay]") -> None:
         from cryptolake_assets.ingest.archive_days import NotLoaded, Outcome
 
-        self.key = key
+        self.keys, self.key = keys, key
         self._klines = [day.klines for day in days if day.klines is not None and not day.is_missing]
         self._agreements = {hour: agreement for day in days for hour, agreement in day.agreements.items()}
         results = [day.trades for day in days]
@@ -140,19 +177,19 @@ class _Day:
         if self.rejected:
             outcomes = [item for item in outcomes if item.name != CHECKSUM]
             outcomes.append(CheckOutcome(CHECKSUM, False, "; ".join(self.rejected), len(self.rejected)))
-        yield from checks.evaluations(asset_keys.ARCHIVE, BLOCKING, outcomes, self.key)
-        yield from checks.evaluations(asset_keys.ARCHIVE, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
+        yield from checks.evaluations(self.keys.archive, BLOCKING, outcomes, self.key)
+        yield from checks.evaluations(self.keys.archive, WARNING, outcomes, self.key, dg.AssetCheckSeverity.WARN)
         of_klines = joined([check_klines(result) for result in self._klines])
         of_klines = of_klines or [CheckOutcome(KLINES_OF_DAY, True, "no klines were loaded")]
         yield from checks.evaluations(
-            asset_keys.ARCHIVE, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN
+            self.keys.archive, [KLINES_OF_DAY], of_klines, self.key, dg.AssetCheckSeverity.WARN
         )
         for hour, agreement in sorted(self._agreements.items()):
             yield from checks.evaluations(
-                asset_keys.SILVER, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN
+                self.keys.bars, [OFFICIAL_KLINES], [agreement.outcome], hour_key(hour), dg.AssetCheckSeverity.WARN
             )
         if self.is_good:
-            yield dg.AssetMaterialization(asset_keys.ARCHIVE, partition=self.key, metadata=self._metadata())
+            yield dg.AssetMaterialization(self.keys.archive, partition=self.key, metadata=self._metadata())
 
     def _metadata(self) -> dict[str, dg.MetadataValue]:
         from cryptolake_assets.ingest.archive_days import NotLoaded
@@ -201,29 +238,5 @@ class _ProgressLog:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the asset of the public archive."""
-    asset = dg.asset(
-        key=asset_keys.ARCHIVE,
-        partitions_def=graph.partitions.daily,
-        group_name="bronze",
-        kinds={"http", "iceberg"},
-        owners=OWNERS,
-        tags={"layer": "bronze", "cadence": "on-demand"},
-        metadata=table_metadata(FUTURES.trades),
-        pool=ARCHIVE_POOL,
-        freshness_policy=FRESH,
-        retry_policy=RETRIES,
-        backfill_policy=dg.BackfillPolicy.multi_run(DAYS_A_RUN),
-        output_required=False,
-        check_specs=[
-            *checks.specs(asset_keys.ARCHIVE, BLOCKING, graph.partitions.daily),
-            *checks.specs(asset_keys.ARCHIVE, (*WARNING, KLINES_OF_DAY), graph.partitions.daily, blocking=False),
-        ],
-        description=(
-            "A UTC day of aggregate trades from the exchange's public archive, loaded into bronze.futures_trades after "
-            "checksum verification: one commit per symbol, which replaces an earlier version of the file. Silver "
-            "deduplicates trades that the stream delivered too. A file that fails a check is rejected and the rows "
-            "loaded before stay. The run also loads the day's official klines, to compare Silver with."
-        ),
-    )(futures_trades_archive)
-    return dg.Definitions(assets=[asset])
+    """Return the assets of the public archive."""
+    return dg.Definitions(assets=[_asset(graph, family) for family in graph.settings.families])

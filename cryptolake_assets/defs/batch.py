@@ -180,8 +180,11 @@ def selection() -> dg.AssetSelection:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return every source's assets, and a sensor for each source that these settings can reach."""
-    of_source = {source: [_raw(graph, source)] for source in BATCH_SOURCES}
+    """Return the assets of every source of the families in use, and a sensor for each source that these settings can
+    reach."""
+    families = graph.settings.families
+    sources = [one for one in BATCH_SOURCES if one.settings_of(graph.settings).venue.family in families]
+    of_source = {source: [_raw(graph, source)] for source in sources}
     for source, assets in of_source.items():
         assets += [_silver(graph, source, spec) for spec in source.silver]
     sensors = [

@@ -8,7 +8,7 @@ from datetime import timedelta
 import dagster as dg
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES
+from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES_OF_FAMILY
 from cryptolake_assets.defs.described import table_asset, table_metadata
 from cryptolake_assets.defs.follower import sensor_name
 from cryptolake_assets.defs.graph import Graph
@@ -48,7 +48,8 @@ def _asset(graph: Graph, stream_type: StreamType) -> dg.AssetsDefinition:
         graph.partitions.hourly,
         cadence="stream",
         kinds={"kafka", "spark", "iceberg"},
-        freshness_policy=FRESH if stream_type is TRADES else FRESH_EXTRA,
+        family=stream_type.family,
+        freshness_policy=FRESH if stream_type in TRADES_OF_FAMILY.values() else FRESH_EXTRA,
         description=(
             f"{stream_type.bronze.doc} The sensor `{sensor_name(stream_type)}` reports the rows that the Bronze stream "
             "adds. A manual run waits for the stream, or ingests Kafka's records if the stream is down, and reports "
@@ -58,5 +59,6 @@ def _asset(graph: Graph, stream_type: StreamType) -> dg.AssetsDefinition:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the Bronze assets of all streams."""
-    return dg.Definitions(assets=[_asset(graph, stream_type) for stream_type in STREAM_TYPES])
+    """Return the Bronze assets of all streams of the families in use."""
+    of_families = [stream_type for stream_type in STREAM_TYPES if stream_type.family in graph.settings.families]
+    return dg.Definitions(assets=[_asset(graph, stream_type) for stream_type in of_families])

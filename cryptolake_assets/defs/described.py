@@ -8,10 +8,13 @@ import dagster as dg
 
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.resources import RETRIES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.measures import Measure, lineage
 from cryptolake_assets.model.table_spec import TableSpec
 
 OWNERS = ["team:market-data"]
+
+TITLES = {Family.FUTURES: "USD-M and COIN-M futures", Family.SPOT: "Spot"}  # of the families, in descriptions
 
 
 def table_asset(
@@ -20,17 +23,19 @@ def table_asset(
     *,
     cadence: str,
     kinds: Collection[str],
+    family: Family | None = None,
     metadata: Mapping[str, Any] | None = None,
     **asset_arguments: Any,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
-    """Return the decorator `dg.asset` for a table; `asset_arguments` are passed to `dg.asset`."""
+    """Return the decorator `dg.asset` for a table, of a market family if it has one; `asset_arguments` are passed to
+    `dg.asset`."""
     asset: Callable[[Callable[..., Any]], dg.AssetsDefinition] = dg.asset(
         key=asset_keys.of_table(table),
         partitions_def=partitions,
         group_name=table.namespace,
         kinds=set(kinds),
         owners=OWNERS,
-        tags={"layer": table.namespace, "cadence": cadence},
+        tags={"layer": table.namespace, "cadence": cadence, **family_tag(family)},
         metadata={**table_metadata(table), **(metadata or {})},
         pool=table.writer_pool if table.pooled else None,
         output_required=False,
@@ -38,6 +43,11 @@ def table_asset(
         **asset_arguments,
     )
     return asset
+
+
+def family_tag(family: Family | None) -> dict[str, str]:
+    """Return the tag of a market family: `futures` or `spot`."""
+    return {} if family is None else {"market_family": family}
 
 
 def code_version(table: TableSpec, *texts: str) -> str:

@@ -78,9 +78,9 @@ def tick(
     from cryptolake_assets.lake.files import read_text, write_text
     from cryptolake_assets.transform.follow_bronze import mark_touched_hours
 
-    settings, is_loaded = graph.settings, graph.partitions.is_loaded
+    settings, is_loaded = graph.settings.of_family(followed.stream.family), graph.partitions.is_loaded
     table = load_table(settings, followed.stream.bronze)
-    copy = settings.follower_location(followed.stream.topic_suffix)
+    copy = followed.stream.follower_location(settings)
     state = FollowerState.restored(context.cursor, lambda: read_text(settings, copy), str(table.metadata.table_uuid))
     outside = mark_touched_hours(settings, state, table, followed.stream.capabilities)
 

@@ -11,9 +11,12 @@ from typing import Any
 import dagster as dg
 
 from cryptolake_assets.defs import asset_keys, checks, silver
-from cryptolake_assets.defs.graph import Graph
+from cryptolake_assets.defs.asset_keys import FAMILY_KEYS
+from cryptolake_assets.defs.described import TITLES, family_tag
+from cryptolake_assets.defs.graph import Graph, name_of
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import RETRIES, LakeResource, StreamResource
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.windows import DAY, HOUR
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES, MEANINGS, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings
@@ -33,24 +36,41 @@ def run_tags(layer: str, timeout: timedelta) -> dict[str, str]:
 # Checks that only the jobs run.
 
 
-@dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
-    asset=asset_keys.BRONZE, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES]
-)
-def dependencies(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[Any]:
-    from cryptolake_assets.platform.dependencies import check_dependencies
+def _dependencies(family: Family) -> dg.AssetChecksDefinition:
+    trades = FAMILY_KEYS[family].trades
 
-    outcome = check_dependencies(lake.settings)
-    for result in checks.results(asset_keys.BRONZE, [DEPENDENCIES], [outcome]):
-        yield from checks.of_partitions(result, checks.planned(context), blocking=True)
-        yield result
+    @dg.asset_check(  # type: ignore[arg-type]  # a check may yield more than its result
+        asset=trades, name=DEPENDENCIES, blocking=True, description=MEANINGS[DEPENDENCIES]
+    )
+    def dependencies(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> Iterator[Any]:
+        from cryptolake_assets.platform.dependencies import check_dependencies
+
+        outcome = check_dependencies(lake.settings.of_family(family))
+        for result in checks.results(trades, [DEPENDENCIES], [outcome]):
+            yield from checks.of_partitions(result, checks.planned(context), blocking=True)
+            yield result
+
+    return dependencies
 
 
-def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
-    from cryptolake_assets.transform.published_count import check_published
+def _published_count(family: Family, partitions: dg.PartitionsDefinition) -> dg.AssetChecksDefinition:
+    bars = FAMILY_KEYS[family].bars
 
-    outcome = check_published(lake.settings, hour_of(context.partition_key))
-    (result,) = checks.results(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome])
-    return result
+    def published_count(context: dg.AssetCheckExecutionContext, lake: LakeResource) -> dg.AssetCheckResult:
+        from cryptolake_assets.transform.published_count import check_published
+
+        outcome = check_published(lake.settings.of_family(family), hour_of(context.partition_key))
+        (result,) = checks.results(bars, [PUBLISHED_COUNT], [outcome])
+        return result
+
+    with checks.preview_accepted():
+        return dg.asset_check(
+            asset=bars,
+            name=PUBLISHED_COUNT,
+            blocking=True,
+            partitions_def=partitions,
+            description=MEANINGS[PUBLISHED_COUNT],
+        )(published_count)
 
 
 # Jobs.
@@ -69,14 +89,16 @@ def catch_up_when_down(context: dg.OpExecutionContext, stream: StreamResource, s
     if stream.is_running():
         context.log.info("the stream runs: nothing to do")
         return
-    method = stream.catch_up()
-    context.log_event(
-        dg.AssetObservation(
-            asset_keys.BRONZE,
-            description="The stream was down: a run ingested Kafka's records.",
-            metadata={"caught_up_by": method, "state": status["state"], "lag_before": status["lag"] or 0},
+    trades = stream.trades()
+    method = stream.catch_up(*trades)
+    for stream_type in trades:
+        context.log_event(
+            dg.AssetObservation(
+                asset_keys.of_table(stream_type.bronze),
+                description="The stream was down: a run ingested Kafka's records.",
+                metadata={"caught_up_by": method, "state": status["state"], "lag_before": status["lag"] or 0},
+            )
         )
-    )
 
 
 @dg.job(
@@ -87,27 +109,31 @@ def ingest_realtime_to_bronze() -> None:
     catch_up_when_down(check_stream_health())
 
 
-bronze_to_silver_1m = dg.define_asset_job(
-    "bronze_to_silver_1m",
-    selection=dg.AssetSelection.assets(asset_keys.SILVER).without_checks()
-    | dg.AssetSelection.checks(
-        dg.AssetCheckKey(asset_keys.BRONZE, DEPENDENCIES),
-        *silver.CHECK_KEYS,
-        dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT),
-    ),
-    tags=run_tags("silver", timedelta(minutes=30)),
-    description=(
-        "Checks the dependencies, refreshes an hour of Silver, and counts the published bars against Bronze. Run "
-        "config: symbols, window, engine."
-    ),
-)
+def _bronze_to_silver_1m(family: Family) -> Any:
+    keys = FAMILY_KEYS[family]
+    return dg.define_asset_job(
+        name_of(family, "bronze_to_silver_1m"),
+        selection=dg.AssetSelection.assets(keys.bars).without_checks()
+        | dg.AssetSelection.checks(
+            dg.AssetCheckKey(keys.trades, DEPENDENCIES),
+            *silver.check_keys(family),
+            dg.AssetCheckKey(keys.bars, PUBLISHED_COUNT),
+        ),
+        tags={**run_tags("silver", timedelta(minutes=30)), **family_tag(family)},
+        description=(
+            f"Checks the dependencies, refreshes an hour of {TITLES[family]} in Silver, and counts the published bars "
+            "against Bronze. Run config: exchanges, symbols, window, engine."
+        ),
+    )
 
-silver_to_gold_daily = dg.define_asset_job(
-    "silver_to_gold_daily",
-    selection=dg.AssetSelection.assets(asset_keys.GOLD),
-    tags=run_tags("gold", timedelta(minutes=30)),
-    description="Refreshes a day of Gold.",
-)
+
+def _silver_to_gold_daily(family: Family) -> Any:
+    return dg.define_asset_job(
+        name_of(family, "silver_to_gold_daily"),
+        selection=dg.AssetSelection.assets(FAMILY_KEYS[family].daily),
+        tags={**run_tags("gold", timedelta(minutes=30)), **family_tag(family)},
+        description=f"Refreshes a day of {TITLES[family]} in Gold.",
+    )
 
 
 # Schedules.
@@ -150,43 +176,47 @@ def ingest_realtime_to_bronze_schedule(stream: StreamResource) -> Iterator[dg.Ru
     yield dg.SkipReason("the stream runs") if stream.is_running() else dg.RunRequest()
 
 
-def definitions(graph: Graph) -> dg.Definitions:
-    """Return the jobs, their schedules, and the checks that only they run."""
+def _of_family(graph: Graph, family: Family) -> dg.Definitions:
+    """Return a family's jobs, their schedules, and the checks that only they run."""
+    hourly, daily = _bronze_to_silver_1m(family), _silver_to_gold_daily(family)
+    settings = graph.settings.of_family(family)
 
     @dg.schedule(
-        job=bronze_to_silver_1m,
+        name=f"{hourly.name}_hourly",
+        job=hourly,
         cron_schedule="5 * * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         tags={"cadence": "hour"},
         description="Hourly at minute 5: the last hour that closed on the exchange clock.",
     )
-    def bronze_to_silver_1m_hourly(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        hour = last_closed(graph.settings, HOUR, context.scheduled_execution_time)
+    def each_hour(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        hour = last_closed(settings, HOUR, context.scheduled_execution_time)
         yield from _request(graph.partitions.hourly, hour, hour_key(hour))
 
     @dg.schedule(
-        job=silver_to_gold_daily,
+        name=f"{daily.name}_daily",
+        job=daily,
         cron_schedule="15 0 * * *",
         execution_timezone="UTC",
         default_status=dg.DefaultScheduleStatus.RUNNING,
         tags={"cadence": "day"},
         description="Daily at 00:15 UTC: the last day that closed on the exchange clock.",
     )
-    def silver_to_gold_daily_daily(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        day = last_closed(graph.settings, DAY, context.scheduled_execution_time)
+    def each_day(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        day = last_closed(settings, DAY, context.scheduled_execution_time)
         yield from _request(graph.partitions.daily, day, f"{day:%Y-%m-%d}")
 
-    with checks.preview_accepted():
-        count = dg.asset_check(
-            asset=asset_keys.SILVER,
-            name=PUBLISHED_COUNT,
-            blocking=True,
-            partitions_def=graph.partitions.hourly,
-            description=MEANINGS[PUBLISHED_COUNT],
-        )(published_count)
     return dg.Definitions(
-        asset_checks=[dependencies, count],
-        jobs=[ingest_realtime_to_bronze, bronze_to_silver_1m, silver_to_gold_daily],
-        schedules=[ingest_realtime_to_bronze_schedule, bronze_to_silver_1m_hourly, silver_to_gold_daily_daily],
+        asset_checks=[_dependencies(family), _published_count(family, graph.partitions.hourly)],
+        jobs=[hourly, daily],
+        schedules=[each_hour, each_day],
+    )
+
+
+def definitions(graph: Graph) -> dg.Definitions:
+    """Return the jobs, their schedules, and the checks that only they run."""
+    return dg.Definitions.merge(
+        dg.Definitions(jobs=[ingest_realtime_to_bronze], schedules=[ingest_realtime_to_bronze_schedule]),
+        *(_of_family(graph, family) for family in graph.settings.families),
     )

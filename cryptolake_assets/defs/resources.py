@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import TRADES
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.errors import CryptolakeError, PartError
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings
 
@@ -35,9 +36,12 @@ class EngineResource(dg.ConfigurableResource):
 
     settings: dg.ResourceDependency[Settings]
 
-    def engine(self, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
-        """Return the engine of that name; for `auto`, that of the settings. Raises `SparkError` if Spark is down."""
-        settings = self.settings
+    def engine(self, family: Family, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
+        """Return the engine of that name for a market family; for `auto`, that of the settings.
+
+        Raises `SparkError` if Spark is down.
+        """
+        settings = self.settings.of_family(family)
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
 
@@ -73,14 +77,18 @@ class StreamResource(dg.ConfigurableResource):
         return is_running(self.settings)
 
     def status(self) -> dict[str, Any]:
-        """Return the part's state, pid and log file, and its lag in Kafka records."""
+        """Return the part's state, pid and log file, and the lag of all trades in Kafka records."""
         from cryptolake_assets.platform.status import status
 
         part = next(part for part in status(self.settings) if part.name == "bronze")
-        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag()}
+        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag(*self.trades())}
 
-    def signals(self) -> "StreamSignals":
-        """Return the externally visible signals of the stream, for `bronze.stream_health`."""
+    def trades(self) -> tuple[StreamType, ...]:
+        """Return the stream of trades of each family with a tracked market."""
+        return tuple(TRADES_OF_FAMILY[family] for family in self.settings.families)
+
+    def signals(self, stream_type: StreamType) -> "StreamSignals":
+        """Return the externally visible signals of a stream's query, for `bronze.stream_health`."""
         from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
         from cryptolake_assets.bronze.stream_health import StreamSignals
         from cryptolake_assets.platform.status import process_state
@@ -92,8 +100,8 @@ class StreamResource(dg.ConfigurableResource):
             table=TRADES.bronze.name,
             state=process_state(process) if process is not None else None,
             report_age_s=report_age_s(settings),
-            committed=sum(committed_offsets(settings).values()),
-            lag=self.lag(),
+            committed=sum(committed_offsets(settings, stream_type).values()),
+            lag=self.lag(stream_type),
         )
 
     def restart(self) -> None:
@@ -102,27 +110,28 @@ class StreamResource(dg.ConfigurableResource):
 
         restart(self.settings, "bronze")
 
-    def lag(self, stream_type: StreamType = TRADES) -> int | None:
-        """Return the number of a stream's Kafka records that are not in Bronze; None if the broker does not respond."""
+    def lag(self, *stream_types: StreamType) -> int | None:
+        """Return the number of the streams' Kafka records that are not in Bronze; None if the broker does not
+        respond."""
         from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
-            return bronze_lag(self.settings, stream_type)
+            return sum(bronze_lag(self.settings, stream_type) for stream_type in stream_types)
         except CryptolakeError:
             return None
 
-    def catch_up(self, stream_type: StreamType = TRADES) -> str:
-        """Wait until Bronze has all records that are in Kafka now; ingest them if the stream does not run. Return the
-        method: `stream` or `available-now`. Raises `PartError` after `catch_up_timeout_s`.
+    def catch_up(self, *stream_types: StreamType) -> str:
+        """Wait until Bronze has all records of the streams that are in Kafka now; ingest them if the stream does not
+        run. Return the method: `stream` or `available-now`. Raises `PartError` after `catch_up_timeout_s`.
         """
         from cryptolake_assets.bronze.offsets import committed_offsets, lag
         from cryptolake_assets.bronze.stream import run_available_now
         from cryptolake_assets.kafka.topics import end_offsets
 
         settings = self.settings
-        target = end_offsets(settings, stream_type.topic(settings))
+        targets = [(stream_type, end_offsets(settings, stream_type.topic(settings))) for stream_type in stream_types]
         deadline = time.monotonic() + self.catch_up_timeout_s
-        while lag(target, committed_offsets(settings, stream_type)) > 0:
+        while any(lag(target, committed_offsets(settings, stream_type)) > 0 for stream_type, target in targets):
             if not self.is_running():
                 run_available_now(settings)
                 return "available-now"

@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.binance.stream_types import TRADES
-from cryptolake_assets.defs import asset_keys, audited, checks, previews
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
+from cryptolake_assets.defs import audited, checks, previews
+from cryptolake_assets.defs.asset_keys import FAMILY_KEYS
 from cryptolake_assets.defs.audited import Audited, AuditedTable
-from cryptolake_assets.defs.described import column_lineage, table_asset, table_metadata
+from cryptolake_assets.defs.described import TITLES, column_lineage, table_asset, table_metadata
 from cryptolake_assets.defs.follower import Followed, follower
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.model.windows import HOUR
@@ -31,36 +33,37 @@ if TYPE_CHECKING:
 Metadata = Mapping[str, Any]
 
 
-TABLE = {
-    **table_metadata(FUTURES.bars),
-    **column_lineage(BAR_MEASURES, FUTURES.trades, asset_keys.BRONZE),
-}
-
-AUDITED = AuditedTable(FUTURES.bars, SILVER_CHECKS, SILVER_OBSERVATIONS)
-
-PREVIEWED = ("symbol", "window_start", "open", "high", "low", "close", "volume", "trades", "is_complete")
+PREVIEWED = (
+    *("exchange", "symbol", "window_start", "open", "high", "low", "close"),
+    *("volume", "trades", "is_complete"),
+)
 
 # The schedule runs Silver at least hourly. The check `up_to_date` reports how recent its bars are.
 FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=75), fail_window=timedelta(minutes=150))
 
-# Checks that the asset's run evaluates at every refresh; the others count full hours and run in the jobs.
-CHECK_KEYS = [dg.AssetCheckKey(asset_keys.SILVER, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
-
 HOURS_A_RUN = 24  # hours of a backfill per run: a month takes about 30 runs instead of 720
 
 
-FOLLOWED = Followed(
-    stream=TRADES,
-    silver=asset_keys.SILVER,
-    checks=CHECK_KEYS,
-    interval_s=lambda settings: settings.silver_interval_in_use_s,
-    tick_s=lambda settings: settings.follower_interval_s,
-    max_runs_in_flight=24,
-    max_events_a_tick=100,  # SQLite writes about 60 events a second, and a tick may take a minute
-    hours_a_run=HOURS_A_RUN,
-    config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
-    has_priority=True,
-)
+def check_keys(family: Family) -> list[dg.AssetCheckKey]:
+    """Return the checks that the asset's run evaluates at every refresh; the others count full hours and run in the
+    jobs."""
+    return [dg.AssetCheckKey(FAMILY_KEYS[family].bars, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
+
+
+def followed(family: Family) -> Followed:
+    """Return the follower's limits for the bars of a family."""
+    return Followed(
+        stream=TRADES_OF_FAMILY[family],
+        silver=FAMILY_KEYS[family].bars,
+        checks=check_keys(family),
+        interval_s=lambda settings: settings.silver_interval_in_use_s,
+        tick_s=lambda settings: settings.follower_interval_s,
+        max_runs_in_flight=24,
+        max_events_a_tick=100,  # SQLite writes about 60 events a second, and a tick may take a minute
+        hours_a_run=HOURS_A_RUN,
+        config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
+        has_priority=True,
+    )
 
 
 class SilverConfig(dg.Config):
@@ -101,30 +104,55 @@ def _moment(text: str) -> datetime | None:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def futures_ohlcv_1m(
-    context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource
-) -> Iterator[audited.Event]:
-    from cryptolake_assets.transform.silver_run import run_silver
+def _asset(graph: Graph, family: Family) -> dg.AssetsDefinition:
+    tables, keys = FAMILY_TABLES[family], FAMILY_KEYS[family]
+    audited_table = AuditedTable(tables.bars, SILVER_CHECKS, SILVER_OBSERVATIONS)
+    described = {**table_metadata(tables.bars), **column_lineage(BAR_MEASURES, tables.trades, keys.trades)}
 
-    hours = sorted(map(hour_of, context.partition_keys))
-    days = run_silver(
-        lake.settings,
-        engine.engine(EngineName(config.engine)),
-        hours,
-        context.run.run_id,
-        from_sequence=config.from_sequence,
-        scope=config.scope(),
-    )
-    yield from audited.events(
-        context,
-        AUDITED,
-        (hour for day in days for hour in _audited(day)),
-        lambda: _checks_of_other_steps(context, lake.settings),
-    )
+    def ohlcv_1m(
+        context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource
+    ) -> Iterator[audited.Event]:
+        from cryptolake_assets.transform.silver_run import run_silver
+
+        settings = lake.settings.of_family(family)
+        hours = sorted(map(hour_of, context.partition_keys))
+        days = run_silver(
+            settings,
+            engine.engine(family, EngineName(config.engine)),
+            hours,
+            context.run.run_id,
+            from_sequence=config.from_sequence,
+            scope=config.scope(),
+        )
+        yield from audited.events(
+            context,
+            audited_table,
+            (hour for day in days for hour in _audited(day, described)),
+            lambda: _checks_of_other_steps(context, settings, keys.bars),
+        )
+
+    return table_asset(
+        tables.bars,
+        graph.partitions.hourly,
+        family=family,
+        cadence="minute",
+        kinds={"duckdb", "spark", "iceberg"},
+        deps=[keys.trades, keys.archive],
+        code_version=definition_hash(BAR_MEASURES),
+        metadata=described,
+        freshness_policy=FRESH,
+        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
+        check_specs=audited_table.check_specs(graph.partitions.hourly),
+        description=(
+            f"Exact one-minute bars per symbol of {TITLES[family]}, by write-audit-publish: recomputed from Bronze for "
+            "the touched minutes, checked as a candidate and published by one commit. If a check fails, the candidate "
+            "is rejected and the published bars stay."
+        ),
+    )(ohlcv_1m)
 
 
-def _audited(day: "DayOutcome") -> Iterator[Audited]:
-    """Yield a day's hours with their check outcomes."""
+def _audited(day: "DayOutcome", described: Metadata) -> Iterator[Audited]:
+    """Yield a day's hours with their check outcomes; `described` is the metadata of the table."""
     from cryptolake_assets.transform.silver_run import changed_by_hour
 
     publication = day.publication
@@ -133,37 +161,36 @@ def _audited(day: "DayOutcome") -> Iterator[Audited]:
         metadata = _metadata(candidate)
         version: str | None = None
         if publication is not None and candidate.passed:
-            metadata = _published(day, candidate, publication, changed[candidate.hour])
+            metadata = {**described, **_published(day, candidate, publication, changed[candidate.hour])}
             version = publication.version("window_start", candidate.hour, candidate.hour + HOUR)
         yield Audited(hour_key(candidate.hour), candidate.outcomes, candidate.observations, metadata, version)
 
 
-def _checks_of_other_steps(context: dg.AssetExecutionContext, settings: Settings) -> Iterator[dg.AssetCheckEvaluation]:
-    """Evaluate the run's Silver checks that have separate steps."""
+def _checks_of_other_steps(
+    context: dg.AssetExecutionContext, settings: Settings, bars: dg.AssetKey
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Evaluate the run's checks of the bars that have separate steps."""
     from cryptolake_assets.transform.freshness import check_up_to_date
     from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.published_count import check_published
 
     planned = checks.planned(context)
-    if counted := sorted(map(str, planned.get(dg.AssetCheckKey(asset_keys.SILVER, PUBLISHED_COUNT), ()))):
+    if counted := sorted(map(str, planned.get(dg.AssetCheckKey(bars, PUBLISHED_COUNT), ()))):
         rules = load_run_inputs(settings, hour_of(counted[0]), hour_of(counted[-1]) + HOUR).rules
         for key in counted:
             outcome = check_published(settings, hour_of(key), rules)
-            yield from checks.evaluations(asset_keys.SILVER, [PUBLISHED_COUNT], [outcome], key)
-    if partitions := planned.get(dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE)):
+            yield from checks.evaluations(bars, [PUBLISHED_COUNT], [outcome], key)
+    if partitions := planned.get(dg.AssetCheckKey(bars, UP_TO_DATE)):
         freshness = check_up_to_date(settings)
         severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
         for partition in partitions:
-            yield from checks.evaluations(
-                asset_keys.SILVER, [UP_TO_DATE], [freshness.outcome], partition, severity, blocking=False
-            )
+            yield from checks.evaluations(bars, [UP_TO_DATE], [freshness.outcome], partition, severity, blocking=False)
 
 
 def _published(
     day: "DayOutcome", candidate: "SilverCandidate", publication: "Publication", bars_changed: int
 ) -> Metadata:
     return {
-        **TABLE,
         "snapshot_id": str(publication.snapshot_id),
         "bronze_snapshot_id": str(day.inputs.bronze_snapshot),
         "bronze_sequence": day.inputs.bronze_sequence,
@@ -193,22 +220,9 @@ def _metadata(candidate: "SilverCandidate") -> Metadata:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return Silver's asset and the sensor that requests its runs."""
-    asset = table_asset(
-        FUTURES.bars,
-        graph.partitions.hourly,
-        cadence="minute",
-        kinds={"duckdb", "spark", "iceberg"},
-        deps=[asset_keys.BRONZE, asset_keys.ARCHIVE],
-        code_version=definition_hash(BAR_MEASURES),
-        metadata=TABLE,
-        freshness_policy=FRESH,
-        backfill_policy=dg.BackfillPolicy.multi_run(HOURS_A_RUN),
-        check_specs=AUDITED.check_specs(graph.partitions.hourly),
-        description=(
-            "Exact one-minute bars per symbol, by write-audit-publish: recomputed from Bronze for the touched minutes, "
-            "checked as a candidate and published by one commit. If a check fails, the candidate is rejected and the "
-            "published bars stay."
-        ),
-    )(futures_ohlcv_1m)
-    return dg.Definitions(assets=[asset], sensors=[follower(graph, FOLLOWED)])
+    """Return Silver's assets and the sensors that request their runs."""
+    families = graph.settings.families
+    return dg.Definitions(
+        assets=[_asset(graph, family) for family in families],
+        sensors=[follower(graph, followed(family)) for family in families],
+    )

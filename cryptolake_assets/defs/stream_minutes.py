@@ -11,7 +11,7 @@ import dagster as dg
 
 from cryptolake_assets.binance.stream_type import MinuteStream
 from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
-from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
+from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.defs import asset_keys, audited
 from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.bronze import FRESH_EXTRA
@@ -51,6 +51,7 @@ def _silver(graph: Graph, stream: MinuteStream) -> dg.AssetsDefinition:
     return table_asset(
         stream.silver,
         graph.partitions.hourly,
+        family=stream.family,
         cadence="minute",
         kinds={"duckdb", "iceberg"},
         deps=[asset_keys.of_table(stream.bronze)],
@@ -69,7 +70,9 @@ def _silver(graph: Graph, stream: MinuteStream) -> dg.AssetsDefinition:
 def _audited(context: dg.AssetExecutionContext, lake: LakeResource, stream: MinuteStream, hour: datetime) -> Audited:
     from cryptolake_assets.transform.stream_minutes import run_stream_minutes
 
-    candidate, publication = run_stream_minutes(lake.settings, stream, hour, context.run.run_id)
+    candidate, publication = run_stream_minutes(
+        lake.settings.of_family(stream.family), stream, hour, context.run.run_id
+    )
     metadata, version = {}, None
     if publication is not None:
         version = publication.version("window_start", hour, hour + HOUR)
@@ -99,15 +102,16 @@ def followed(stream: MinuteStream) -> Followed:
 
 
 def definitions(graph: Graph) -> dg.Definitions:
-    """Return the assets of all extra streams, and the sensors of those in use.
+    """Return the assets of the extra streams of the families in use, and the sensors of the streams in use.
 
     There are no sensors if the capture cannot be read; the replay exchange reports that.
     """
+    of_families = [stream for stream in EXTRA_STREAM_TYPES if stream.family in graph.settings.families]
     try:
-        in_use = extra_streams_in_use(graph.settings)
+        in_use = streams_in_use(graph.settings)
     except CaptureError:
         in_use = ()
     return dg.Definitions(
-        assets=[_silver(graph, stream) for stream in EXTRA_STREAM_TYPES],
-        sensors=[follower(graph, followed(stream)) for stream in in_use],
+        assets=[_silver(graph, stream) for stream in of_families],
+        sensors=[follower(graph, followed(stream)) for stream in of_families if stream in in_use],
     )

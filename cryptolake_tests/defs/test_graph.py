@@ -49,7 +49,7 @@ def test_partitions_and_intervals_follow_the_settings(live: Settings, tmp_path: 
     graphs = {settings.start_date: build_definitions(settings).get_repository_def() for settings in (live, other, live)}
     for settings in (live, other):
         repository = graphs[settings.start_date]
-        node = repository.asset_graph.get(asset_keys.GOLD)
+        node = repository.asset_graph.get(asset_keys.FUTURES.daily)
         assert node.partitions_def is not None
         assert node.partitions_def.get_first_partition_key() == str(settings.start_date)
         follower = repository.get_sensor_def("bronze_follower")
@@ -92,7 +92,7 @@ def test_catch_up_of_a_stopped_stream_is_recorded_as_an_observation(live: Settin
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(live, {"stream": Stopped(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
-        observed = instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
+        observed = instance.fetch_observations(asset_keys.FUTURES.trades, limit=1).records[0].asset_observation
     assert observed is not None
     assert {name: value.value for name, value in observed.metadata.items()} == {
         "caught_up_by": "available-now",
@@ -105,7 +105,7 @@ def test_running_stream_is_not_caught_up(live: Settings) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions(live, {"stream": Running(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
-        assert instance.fetch_observations(asset_keys.BRONZE, limit=1).records == []
+        assert instance.fetch_observations(asset_keys.FUTURES.trades, limit=1).records == []
 
 
 @pytest.mark.parametrize(
@@ -146,5 +146,7 @@ def test_only_extra_streams_in_use_have_followers(live: Settings) -> None:
 def test_jobs_run_their_asset_with_its_checks(live: Settings, name: str) -> None:
     job = build_definitions(live).resolve_job_def(name)
     (key,) = job.asset_layer.selected_asset_keys
-    assert key == {"bronze_to_silver_1m": asset_keys.SILVER, "silver_to_gold_daily": asset_keys.GOLD}[name]
+    assert (
+        key == {"bronze_to_silver_1m": asset_keys.FUTURES.bars, "silver_to_gold_daily": asset_keys.FUTURES.daily}[name]
+    )
     assert job.tags["dagster/max_runtime"] == "1800"

@@ -17,6 +17,7 @@ from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.run_requests import requested_hours
@@ -39,7 +40,7 @@ def loaded(lake: Settings) -> Loaded:
 def follow(graph: Graph, cursor: str | None) -> tuple[set[str], str, str]:
     """Run one tick of the follower; return the requested hours, the cursor and the skip message."""
     with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor=cursor) as context:
-        result = tick(context, graph, silver.FOLLOWED)
+        result = tick(context, graph, silver.followed(Family.FUTURES))
         if isinstance(result, dg.SkipReason):
             return set(), str(context.cursor), str(result.skip_message)
         hours = {hour for request in result.run_requests or () for hour in requested_hours(request)}

@@ -41,7 +41,7 @@ def instance() -> Iterator[dg.DagsterInstance]:
 def run_silver(settings: Settings, instance: dg.DagsterInstance, **selected: Any) -> dg.ExecuteInProcessResult:
     job = build_definitions(settings).resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
-        instance=instance, asset_selection=[asset_keys.SILVER], raise_on_error=False, **selected
+        instance=instance, asset_selection=[asset_keys.FUTURES.bars], raise_on_error=False, **selected
     )
 
 

@@ -34,8 +34,10 @@ class Runs:
         """Return the requested hours of klines and days of Gold; their runs succeed at once."""
         result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
         self.cursor = result.cursor
-        requested = tuple(set(result.get_requested_partitions(key)) for key in (asset_keys.KLINES, asset_keys.GOLD))
-        for key, partitions in zip((asset_keys.KLINES, asset_keys.GOLD), requested, strict=True):
+        requested = tuple(
+            set(result.get_requested_partitions(key)) for key in (asset_keys.FUTURES.klines, asset_keys.FUTURES.daily)
+        )
+        for key, partitions in zip((asset_keys.FUTURES.klines, asset_keys.FUTURES.daily), requested, strict=True):
             for partition in partitions:
                 self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
         return requested[0], requested[1]
@@ -49,11 +51,13 @@ class Runs:
                 "dagster/asset_partition_range_end": hour_key(last),
             }
         job = self.definitions.resolve_implicit_global_asset_job_def()
-        assert job.execute_in_process(instance=self.instance, asset_selection=[asset_keys.SILVER], tags=tags).success
+        assert job.execute_in_process(
+            instance=self.instance, asset_selection=[asset_keys.FUTURES.bars], tags=tags
+        ).success
 
     def materialized_at(self, hour: datetime) -> float:
         records = self.instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=asset_keys.SILVER, asset_partitions=[hour_key(hour)]), limit=1
+            dg.AssetRecordsFilter(asset_key=asset_keys.FUTURES.bars, asset_partitions=[hour_key(hour)]), limit=1
         )
         return records.records[0].timestamp
 

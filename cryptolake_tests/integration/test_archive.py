@@ -40,6 +40,7 @@ from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, get_settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.archives import (
@@ -93,7 +94,7 @@ class World:
         requested: set[str] = set()
         while True:
             context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-            result = tick(context, Graph.of(self.settings), silver.FOLLOWED)
+            result = tick(context, Graph.of(self.settings), silver.followed(Family.FUTURES))
             if isinstance(result, dg.SkipReason):
                 self.cursor = context.cursor
                 assert "0 hours pending" in str(result.skip_message)
@@ -110,7 +111,7 @@ class World:
                         dg.DagsterRun(
                             job.name,
                             run_id=str(uuid.uuid4()),
-                            asset_selection={asset_keys.SILVER},
+                            asset_selection={asset_keys.FUTURES.bars},
                             tags={**request.tags, **of_partition},
                             status=dg.DagsterRunStatus.SUCCESS,
                         )
@@ -118,10 +119,10 @@ class World:
 
     def materialize(self, day: date, **config: Any) -> dg.ExecuteInProcessResult:
         job = build_definitions().resolve_implicit_global_asset_job_def()
-        op = asset_keys.ARCHIVE.to_python_identifier()
+        op = asset_keys.FUTURES.archive.to_python_identifier()
         return job.execute_in_process(
             instance=self.instance,
-            asset_selection=[asset_keys.ARCHIVE],
+            asset_selection=[asset_keys.FUTURES.archive],
             partition_key=day.isoformat(),
             run_config={"ops": {op: {"config": config}}},
             raise_on_error=False,
@@ -475,7 +476,7 @@ def test_asset_reports_loaded_missing_and_rejected_files(world: World) -> None:
     write_klines(world.directory, kline_file("BTCUSDT", DAY), klines_without_trades(DAY, 1_440))
     done = world.materialize(DAY)
     assert done.success
-    (event,) = done.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier())
+    (event,) = done.asset_materializations_for_node(asset_keys.FUTURES.archive.to_python_identifier())
     assert event.partition == DAY.isoformat()
     assert event.metadata["dagster/row_count"].value == len(ROWS)
     assert event.metadata["klines"].value == 1_440
@@ -487,7 +488,7 @@ def test_asset_reports_loaded_missing_and_rejected_files(world: World) -> None:
     write_zip(world.directory, FILE, "1,1,1,1,1,1721260800000,true\n", checksum="ab" * 32)
     rejected = world.materialize(DAY, symbols=["btcusdt"])
     assert not rejected.success
-    assert rejected.asset_materializations_for_node(asset_keys.ARCHIVE.to_python_identifier()) == []
+    assert rejected.asset_materializations_for_node(asset_keys.FUTURES.archive.to_python_identifier()) == []
     failed = {item.check_name for item in rejected.get_asset_check_evaluations() if not item.passed}
     assert failed == {"checksum"}
     assert by_identity(world.bronze()) == by_identity(archived(ROWS))

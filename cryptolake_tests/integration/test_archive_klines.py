@@ -223,36 +223,36 @@ def test_archive_bars_equal_archive_klines_and_a_reissue_is_compared_again(world
     for symbol, klines in OFFICIAL.items():
         write_day(world.directory, ArchiveFile(symbol, DAY), recorded_aggregates(symbol))
         write_klines(world.directory, kline_file(symbol, DAY), klines)
-    op = asset_keys.ARCHIVE.to_python_identifier()
+    op = asset_keys.FUTURES.archive.to_python_identifier()
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions().resolve_implicit_global_asset_job_def()
 
         def load() -> dict[dg.AssetCheckKey, dg.AssetCheckEvaluation]:
             done = job.execute_in_process(
                 instance=instance,
-                asset_selection=[asset_keys.ARCHIVE],
+                asset_selection=[asset_keys.FUTURES.archive],
                 partition_key=DAY.isoformat(),
                 run_config={"ops": {op: {"config": {"symbols": list(OFFICIAL)}}}},
             )
             return {item.asset_check_key: item for item in done.get_asset_check_evaluations()}
 
         evaluations = load()
-        of_day = evaluations[dg.AssetCheckKey(asset_keys.ARCHIVE, "klines_of_the_day")]
+        of_day = evaluations[dg.AssetCheckKey(asset_keys.FUTURES.archive, "klines_of_the_day")]
         assert not of_day.passed
         assert of_day.description is not None
         assert "BTCUSDT-1m-2024-07-19.zip: 5 of 1440 minutes" in of_day.description
         done = job.execute_in_process(
-            instance=instance, asset_selection=[asset_keys.SILVER], partition_key=hour_key(MIDNIGHT)
+            instance=instance, asset_selection=[asset_keys.FUTURES.bars], partition_key=hour_key(MIDNIGHT)
         )
         (judged,) = (item for item in done.get_asset_check_evaluations() if item.check_name == OFFICIAL_KLINES)
         assert judged.passed
         assert str(judged.description).startswith("6 of 6 complete bars equal the official klines; 4 ")
-        assert dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES) not in load()
+        assert dg.AssetCheckKey(asset_keys.FUTURES.bars, OFFICIAL_KLINES) not in load()
 
         # Reissue one kline with unchanged trades: the archive run itself evaluates the check again.
         first, *others = OFFICIAL["ETHUSDT"]
         write_klines(world.directory, kline_file("ETHUSDT", DAY), [replace(first, high="9999.99"), *others])
-        compared_again = load()[dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES)]
+        compared_again = load()[dg.AssetCheckKey(asset_keys.FUTURES.bars, OFFICIAL_KLINES)]
         assert (compared_again.passed, compared_again.partition) == (False, hour_key(MIDNIGHT))
         assert str(compared_again.description).startswith("6 of 7 ")
     (row,) = run_sql(world.settings, DIFFERENCES).to_pylist()

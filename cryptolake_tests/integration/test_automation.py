@@ -33,9 +33,9 @@ class Days:
         hourly = GraphPartitions.of(get_settings()).hourly
 
         @dg.asset(
-            key=asset_keys.SILVER,
+            key=asset_keys.FUTURES.bars,
             partitions_def=hourly,
-            check_specs=specs(asset_keys.SILVER, SILVER_CHECKS, hourly),
+            check_specs=specs(asset_keys.FUTURES.bars, SILVER_CHECKS, hourly),
             output_required=False,
         )
         def gated() -> Iterator[dg.MaterializeResult[None] | dg.AssetCheckResult]:
@@ -53,9 +53,11 @@ class Days:
             self.definitions, self.instance, cursor=self.cursor, evaluation_time=now
         )
         self.cursor = result.cursor
-        days = set(result.get_requested_partitions(asset_keys.GOLD))
+        days = set(result.get_requested_partitions(asset_keys.FUTURES.daily))
         for day in days:
-            self.instance.report_runless_asset_event(dg.AssetMaterialization(asset_keys.GOLD, partition=str(day)))
+            self.instance.report_runless_asset_event(
+                dg.AssetMaterialization(asset_keys.FUTURES.daily, partition=str(day))
+            )
         return {str(day) for day in days}
 
 

@@ -26,7 +26,7 @@ def run_range(instance: dg.DagsterInstance, first: datetime, last: datetime) -> 
     job = build_definitions().resolve_implicit_global_asset_job_def()
     return job.execute_in_process(
         instance=instance,
-        asset_selection=[asset_keys.SILVER],
+        asset_selection=[asset_keys.FUTURES.bars],
         tags={
             "dagster/asset_partition_range_start": hour_key(first),
             "dagster/asset_partition_range_end": hour_key(last),
@@ -44,7 +44,7 @@ def test_run_of_many_hours_publishes_every_hour_that_passes(settings: Settings) 
     before = len(load_table(settings, FUTURES.bars).snapshots())
     with dg.DagsterInstance.ephemeral() as instance:
         result = run_range(instance, HOURS[0], HOURS[-1])
-        materialized = instance.get_materialized_partitions(asset_keys.SILVER)
+        materialized = instance.get_materialized_partitions(asset_keys.FUTURES.bars)
     assert not result.success
     passed = {hour_key(hour) for hour in HOURS if hour != BAD}
     assert materialized == passed

@@ -18,6 +18,7 @@ from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.backup import backup
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
@@ -55,7 +56,7 @@ def dagster_instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
     """Evaluate the follower from its stored cursor and run its requests; return whether there were any."""
-    result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), silver.FOLLOWED)
+    result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), silver.followed(Family.FUTURES))
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     job = build_definitions().resolve_implicit_global_asset_job_def()
     for request in requests:

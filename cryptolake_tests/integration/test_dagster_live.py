@@ -118,7 +118,7 @@ def test_backfill_and_follower_produce_the_same_bars(live: tuple[Settings, list[
         LAUNCH,
         {
             "params": {
-                "assetSelection": [{"path": asset_keys.SILVER.path}],
+                "assetSelection": [{"path": asset_keys.FUTURES.bars.path}],
                 "partitionNames": [hour_key(one) for one in HOURS],
             }
         },
@@ -136,10 +136,10 @@ def test_backfill_and_follower_produce_the_same_bars(live: tuple[Settings, list[
     assert [run["status"] for run in runs] == ["SUCCESS"] * DAYS, "one run per day"
 
     # The follower saw the same trades, and Gold is updated automatically.
-    wait_for(lambda: stats(settings, asset_keys.GOLD.path)["numMaterialized"] >= DAYS, timeout_s=180)
+    wait_for(lambda: stats(settings, asset_keys.FUTURES.daily.path)["numMaterialized"] >= DAYS, timeout_s=180)
     # A schedule may have added the hour that has closed meanwhile.
-    assert stats(settings, asset_keys.SILVER.path)["numMaterialized"] >= len(HOURS)
-    assert stats(settings, asset_keys.SILVER.path)["numFailed"] == 0
+    assert stats(settings, asset_keys.FUTURES.bars.path)["numMaterialized"] >= len(HOURS)
+    assert stats(settings, asset_keys.FUTURES.bars.path)["numFailed"] == 0
     got = bars(settings, FIRST, hours=24 * DAYS)
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
@@ -151,19 +151,19 @@ def test_graph_shows_groups_dependencies_checks_and_freshness(live: tuple[Settin
     nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
     assert {node["groupName"] for node in nodes.values()} == {"bronze", "silver", "gold", "marts", "maintenance"}
     upstream = {key: {tuple(item["path"]) for item in node["dependencyKeys"]} for key, node in nodes.items()}
-    assert upstream[tuple(asset_keys.GOLD.path)] == {tuple(asset_keys.SILVER.path)}
-    assert tuple(asset_keys.SILVER.path) in upstream["marts", "ohlcv_1h"]
+    assert upstream[tuple(asset_keys.FUTURES.daily.path)] == {tuple(asset_keys.FUTURES.bars.path)}
+    assert tuple(asset_keys.FUTURES.bars.path) in upstream["marts", "ohlcv_1h"]
 
     hour = hour_key(WITH_TRADES[0])
-    run_id = launch_asset(settings, list(asset_keys.SILVER.path), hour)
+    run_id = launch_asset(settings, list(asset_keys.FUTURES.bars.path), hour)
     wait_for(lambda: run_status(settings, run_id) in ("SUCCESS", "FAILURE", "CANCELED"), timeout_s=120)
     assert run_status(settings, run_id) == "SUCCESS"
-    answer = ask(settings, CHECKS, {"key": {"path": asset_keys.SILVER.path}, "name": "row_count"})
+    answer = ask(settings, CHECKS, {"key": {"path": asset_keys.FUTURES.bars.path}, "name": "row_count"})
     (of_run,) = [item for item in answer["assetCheckExecutions"] if item["runId"] == run_id]
     assert of_run["status"] == "SUCCEEDED"
     assert of_run["evaluation"]["description"] == "Bronze holds 8 rows; read 8, accounted for 8"
     nodes = {tuple(node["assetKey"]["path"]): node for node in ask(settings, GRAPH)["assetNodes"]}
-    assert nodes[tuple(asset_keys.SILVER.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
+    assert nodes[tuple(asset_keys.FUTURES.bars.path)]["freshnessStatusInfo"]["freshnessStatus"] == "HEALTHY"
 
 
 def test_api_reports_assets_and_checks(live: tuple[Settings, list[Trade]]) -> None:
@@ -186,7 +186,7 @@ def test_api_reports_assets_and_checks(live: tuple[Settings, list[Trade]]) -> No
 
 def test_manual_run_validates_its_arguments_and_reports_its_failure(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
-    silver_name, hour = asset_keys.SILVER.to_user_string(), hour_key(WITH_TRADES[0])
+    silver_name, hour = asset_keys.FUTURES.bars.to_user_string(), hour_key(WITH_TRADES[0])
     day = f"{FIRST.date()}"
 
     def materialize(*arguments: str) -> tuple[int, str, str]:

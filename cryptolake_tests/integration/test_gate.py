@@ -106,7 +106,10 @@ def test_readers_never_see_a_failed_candidate(
     with dg.DagsterInstance.ephemeral() as instance:
         job = build_definitions().resolve_implicit_global_asset_job_def()
         failed = job.execute_in_process(
-            instance=instance, asset_selection=[asset_keys.SILVER], partition_key=hour_key(START), raise_on_error=False
+            instance=instance,
+            asset_selection=[asset_keys.FUTURES.bars],
+            partition_key=hour_key(START),
+            raise_on_error=False,
         )
         assert not failed.success
         assert during == [before]
@@ -116,9 +119,12 @@ def test_readers_never_see_a_failed_candidate(
         evaluations = {item.check_name: item for item in failed.get_asset_check_evaluations()}
         assert [name for name, item in evaluations.items() if not item.passed and item.blocking] == ["drop_ratio"]
         assert "30 of 90 trades dropped (33.33%)" in str(evaluations["drop_ratio"].description)
-        assert failed.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
-        assert instance.get_latest_materialization_event(asset_keys.SILVER) is None
-        assert dg.evaluate_automation_conditions(build_definitions(), instance).get_num_requested(asset_keys.GOLD) == 0
+        assert failed.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier()) == []
+        assert instance.get_latest_materialization_event(asset_keys.FUTURES.bars) is None
+        assert (
+            dg.evaluate_automation_conditions(build_definitions(), instance).get_num_requested(asset_keys.FUTURES.daily)
+            == 0
+        )
     recorded = run_sql(
         settings,
         "SELECT rows_dropped, rows_written, passed, snapshot FROM cryptolake.ops.run_metrics "

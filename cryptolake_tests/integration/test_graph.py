@@ -23,6 +23,7 @@ from cryptolake_assets.lake.bronze_follower import FollowerState
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
@@ -52,7 +53,7 @@ def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Exec
 
 def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
     context = dg.build_sensor_context(instance=instance, cursor=cursor)
-    return tick(context, Graph.of(settings), silver.FOLLOWED)
+    return tick(context, Graph.of(settings), silver.followed(Family.FUTURES))
 
 
 def cursor_at_head(settings: Settings) -> str:
@@ -77,12 +78,13 @@ def test_follower_requests_only_changed_hours_despite_trades_out_of_range(
         hour_key(HOUR + timedelta(hours=1)),
     }
     assert {(event.asset_key, event.partition) for event in result.asset_events} == {
-        (asset_keys.BRONZE, hour_key(HOUR)),
-        (asset_keys.BRONZE, hour_key(HOUR + timedelta(hours=1))),
+        (asset_keys.FUTURES.trades, hour_key(HOUR)),
+        (asset_keys.FUTURES.trades, hour_key(HOUR + timedelta(hours=1))),
     }
     for request in result.run_requests:
         assert (
-            request.run_config["ops"][asset_keys.SILVER.to_python_identifier()]["config"]["from_sequence"] == sequence
+            request.run_config["ops"][asset_keys.FUTURES.bars.to_python_identifier()]["config"]["from_sequence"]
+            == sequence
         )
         assert run_request(instance, request).success
     assert bars(settings, HOUR, hours=2).keys() == reference_bars(valid).keys()
@@ -102,7 +104,7 @@ def test_hour_that_fails_its_gate_stays_pending_until_it_passes(
     hour = HOUR + timedelta(days=1)
     good = [trade(hour + timedelta(seconds=number), number) for number in range(20)]
     append(settings, good)
-    assert run_asset(instance, asset_keys.SILVER, hour_key(hour)).success
+    assert run_asset(instance, asset_keys.FUTURES.bars, hour_key(hour)).success
     published = bars(settings, hour)
 
     cursor = cursor_at_head(settings)
@@ -118,7 +120,7 @@ def test_hour_that_fails_its_gate_stays_pending_until_it_passes(
     evaluations = {event.check_name: event for event in failed.get_asset_check_evaluations()}
     assert not evaluations["drop_ratio"].passed
     assert evaluations["unique_key"].passed
-    assert failed.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
+    assert failed.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier()) == []
     assert bars(settings, hour) == published
 
     # More valid trades bring the drop ratio below the limit: the hour is requested again from its first failure on.
@@ -174,9 +176,9 @@ def follow(
     for request in ticked.run_requests or []:
         assert run_request(instance, request).success
     evaluated = dg.evaluate_automation_conditions(definitions, instance, cursor=automation)
-    assert evaluated.get_requested_partitions(asset_keys.GOLD) == set(expected_days)
+    assert evaluated.get_requested_partitions(asset_keys.FUTURES.daily) == set(expected_days)
     for day in expected_days:
-        assert run_asset(instance, asset_keys.GOLD, day).success
+        assert run_asset(instance, asset_keys.FUTURES.daily, day).success
     return ticked.cursor, evaluated.cursor
 
 
@@ -187,9 +189,9 @@ def daily(settings: Settings, *days: str) -> dict[str, dict[str, Any]]:
 
 
 def test_manual_bronze_run_ingests_kafka_and_counts_the_hour(settings: Settings, instance: dg.DagsterInstance) -> None:
-    result = run_asset(instance, asset_keys.BRONZE, hour_key(HOUR))
+    result = run_asset(instance, asset_keys.FUTURES.trades, hour_key(HOUR))
     assert result.success
-    (materialization,) = result.asset_materializations_for_node(asset_keys.BRONZE.to_python_identifier())
+    (materialization,) = result.asset_materializations_for_node(asset_keys.FUTURES.trades.to_python_identifier())
     counted = run_sql(
         settings,
         "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades "
@@ -205,7 +207,7 @@ def test_manual_bronze_run_ingests_kafka_and_counts_the_hour(settings: Settings,
 def test_manual_gold_run_materializes_the_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=2)
     append(settings, [trade(hour + timedelta(minutes=number), number) for number in range(5)])
-    assert run_asset(instance, asset_keys.SILVER, hour_key(hour)).success
-    assert run_asset(instance, asset_keys.GOLD, hour.date().isoformat()).success
+    assert run_asset(instance, asset_keys.FUTURES.bars, hour_key(hour)).success
+    assert run_asset(instance, asset_keys.FUTURES.daily, hour.date().isoformat()).success
     rows = run_sql(settings, f"SELECT * FROM cryptolake.gold.futures_daily_stats WHERE trade_date = '{hour.date()}'")
     assert rows.to_pylist()[0]["minutes_with_trades"] == 5

@@ -47,7 +47,7 @@ def run_silver(instance: dg.DagsterInstance, hour: datetime, **config: Any) -> d
         instance,
         "bronze_to_silver_1m",
         partition_key=hour_key(hour),
-        run_config={"ops": {asset_keys.SILVER.to_python_identifier(): {"config": config}}} if config else None,
+        run_config={"ops": {asset_keys.FUTURES.bars.to_python_identifier(): {"config": config}}} if config else None,
     )
 
 
@@ -66,7 +66,9 @@ def test_silver_job_runs_its_dependency_checks_first_and_the_count_last(
     assert outcomes[DEPENDENCIES]
     assert outcomes[PUBLISHED_COUNT]
     order = [event.step_key for event in result.all_events if event.is_step_success]
-    assert order.index("bronze__futures_trades_dependencies") < order.index(asset_keys.SILVER.to_python_identifier())
+    assert order.index("bronze__futures_trades_dependencies") < order.index(
+        asset_keys.FUTURES.bars.to_python_identifier()
+    )
     got = bars(settings, HOUR)
     assert {key: bar["trades"] for key, bar in got.items()} == {
         key: bar["trades"] for key, bar in reference_bars(trades).items()
@@ -115,7 +117,7 @@ def test_silver_job_accepts_symbols_window_and_engine(
         window_end=(hour + timedelta(minutes=8)).isoformat(),
         engine=engine,
     )
-    (materialization,) = result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier())
+    (materialization,) = result.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier())
     assert materialization.metadata["engine"].value == engine
     assert set(bars(settings, hour)) == {
         ("binance_futures", "ETHUSDT", hour + timedelta(minutes=minute)) for minute in (5, 6, 7)
@@ -131,7 +133,7 @@ def test_invalid_window_is_rejected(settings: Settings, instance: dg.DagsterInst
     assert not result.success
     (failure,) = result.get_step_failure_events()
     assert "window_start" in str(failure.step_failure_data.error)
-    assert result.asset_materializations_for_node(asset_keys.SILVER.to_python_identifier()) == []
+    assert result.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier()) == []
 
 
 async def test_job_ingests_kafka_while_the_stream_is_stopped(settings: Settings, instance: dg.DagsterInstance) -> None:
@@ -140,7 +142,7 @@ async def test_job_ingests_kafka_while_the_stream_is_stopped(settings: Settings,
     result = run_job(instance, "ingest_realtime_to_bronze")
     assert result.success
     assert committed_offsets(settings) == end_offsets(settings, settings.kafka_topic_futures)
-    observed = instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
+    observed = instance.fetch_observations(asset_keys.FUTURES.trades, limit=1).records[0].asset_observation
     assert observed is not None
     assert observed.metadata["caught_up_by"].value == "available-now"
     assert run_job(instance, "ingest_realtime_to_bronze").success

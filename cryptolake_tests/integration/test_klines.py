@@ -84,7 +84,7 @@ def materialize(instance: dg.DagsterInstance, key: dg.AssetKey, url: str, monkey
 def last_evaluation(instance: dg.DagsterInstance) -> dg.AssetCheckEvaluation:
     """Return the latest evaluation of the check on Silver."""
     (record, *_) = instance.event_log_storage.get_asset_check_execution_history(
-        dg.AssetCheckKey(asset_keys.SILVER, OFFICIAL_KLINES), limit=1
+        dg.AssetCheckKey(asset_keys.FUTURES.bars, OFFICIAL_KLINES), limit=1
     )
     assert record.event is not None
     evaluation = record.event.asset_check_evaluation
@@ -97,19 +97,19 @@ def test_bars_equal_official_klines_and_a_difference_is_flagged_until_resolved(
 ) -> None:
     settings, instance = captured
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
-        materialize(instance, asset_keys.SILVER, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.bars, url, monkeypatch)
         assert str(last_evaluation(instance).description).startswith("no reference: ")
         assert not last_evaluation(instance).passed
-        result = materialize(instance, asset_keys.KLINES, url, monkeypatch)
+        result = materialize(instance, asset_keys.FUTURES.klines, url, monkeypatch)
         assert last_evaluation(instance).passed
         assert str(last_evaluation(instance).description).startswith("10 of 10 ")
         assert last_evaluation(instance).partition == hour_key(HOUR)
-        (event,) = result.asset_materializations_for_node(asset_keys.KLINES.to_python_identifier())
+        (event,) = result.asset_materializations_for_node(asset_keys.FUTURES.klines.to_python_identifier())
         assert event.partition == hour_key(HOUR)
         assert run_sql(settings, DIFFERENCES).num_rows == 0
         # A second time nothing is new, and nothing is written.
         snapshot = load_table(settings, FUTURES.klines).metadata.current_snapshot_id
-        materialize(instance, asset_keys.KLINES, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.klines, url, monkeypatch)
         assert load_table(settings, FUTURES.klines).metadata.current_snapshot_id == snapshot
 
     drifted = tmp_path / "drifted"
@@ -122,14 +122,14 @@ def test_bars_equal_official_klines_and_a_difference_is_flagged_until_resolved(
     lines[at] = ",".join([*values[:5], str(official), *values[6:]])
     path.write_text("\n".join(lines) + "\n")
     with ServedExchange(drifted, LAST_MS) as url:
-        materialize(instance, asset_keys.KLINES, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.klines, url, monkeypatch)
     assert not last_evaluation(instance).passed
     assert str(last_evaluation(instance).description).startswith("9 of 10 ")
     (row,) = run_sql(settings, DIFFERENCES).to_pylist()
     assert (row["symbol"], row["window_start"], row["field"]) == ("ETHUSDT", HOUR.replace(minute=2), "volume")
     assert row["official"] - row["ours"] == Decimal("0.001")
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
-        materialize(instance, asset_keys.KLINES, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.klines, url, monkeypatch)
     assert last_evaluation(instance).passed
     assert run_sql(settings, DIFFERENCES).num_rows == 0
 
@@ -141,8 +141,8 @@ def test_check_fails_without_official_klines(
     bare = tmp_path / "bare"
     shutil.copytree(DEMO_CAPTURE_DIR, bare, ignore=shutil.ignore_patterns("*.csv"))
     with ServedExchange(bare, LAST_MS) as url:
-        materialize(instance, asset_keys.SILVER, url, monkeypatch)
-        materialize(instance, asset_keys.KLINES, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.bars, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.klines, url, monkeypatch)
     assert not last_evaluation(instance).passed
     assert last_evaluation(instance).description is not None
     assert "no reference" in (last_evaluation(instance).description or "")
@@ -156,10 +156,10 @@ def test_delisted_symbol_does_not_block_klines_of_others(
     delisted = CoverageRow(USD_M.exchange, "GONEUSDT", "trade", 1721347022000, LAST_MS, 0, 10**9, "ws://replay")
     IcebergCoverageSink(settings).write([delisted])
     with ServedExchange(DEMO_CAPTURE_DIR, LAST_MS) as url:
-        materialize(instance, asset_keys.SILVER, url, monkeypatch)
-        result = materialize(instance, asset_keys.KLINES, url, monkeypatch)
+        materialize(instance, asset_keys.FUTURES.bars, url, monkeypatch)
+        result = materialize(instance, asset_keys.FUTURES.klines, url, monkeypatch)
     assert result.success
-    (made,) = result.asset_materializations_for_node(asset_keys.KLINES.to_python_identifier())
+    (made,) = result.asset_materializations_for_node(asset_keys.FUTURES.klines.to_python_identifier())
     assert made.metadata["not_listed"].value == "GONEUSDT"
     stored = load_table(settings, FUTURES.klines).scan().to_arrow()["symbol"].to_pylist()
     assert set(stored) == set(SYMBOLS)

@@ -68,7 +68,7 @@ class Simulation:
 
     def publish(self, hour: datetime, version: str = "") -> None:
         """Report changed Silver bars of an hour, unless `version` equals the last one."""
-        self.report(asset_keys.SILVER, hour_key(hour.replace(minute=0, second=0)), version)
+        self.report(asset_keys.FUTURES.bars, hour_key(hour.replace(minute=0, second=0)), version)
 
     def report(self, key: dg.AssetKey, partition: str, version: str = "") -> None:
         tags = {VERSION_TAG: version or uuid4().hex}
@@ -77,7 +77,7 @@ class Simulation:
     def judge(self, hour: datetime, passed: bool) -> None:
         """Report a blocking check of an hour, from a separate run."""
         evaluation = dg.AssetCheckEvaluation(
-            asset_key=asset_keys.SILVER,
+            asset_key=asset_keys.FUTURES.bars,
             check_name="drop_ratio",
             passed=passed,
             blocking=True,
@@ -183,7 +183,7 @@ def test_day_waits_while_a_blocking_check_of_one_of_its_hours_fails(instance: dg
 def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
     simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), RETURNS)
     day = CLOSED_DAY.date().isoformat()
-    simulation.report(asset_keys.GOLD, day)
+    simulation.report(asset_keys.FUTURES.daily, day)
     simulation.run(timedelta(minutes=5))
     assert simulation.counted == {day: 1}
 
@@ -203,4 +203,6 @@ def test_failed_run_is_requested_again(instance: dg.DagsterInstance, monkeypatch
 
 def test_simulation_covers_both_code_locations() -> None:
     assets = [asset for asset in all_definitions().assets or () if isinstance(asset, dg.AssetsDefinition)]
-    assert {BARS, RETURNS, OVERVIEW, asset_keys.SILVER, asset_keys.GOLD} <= {key for one in assets for key in one.keys}
+    assert {BARS, RETURNS, OVERVIEW, asset_keys.FUTURES.bars, asset_keys.FUTURES.daily} <= {
+        key for one in assets for key in one.keys
+    }

@@ -74,15 +74,18 @@ def test_every_mart_has_complete_metadata(repository: dg.RepositoryDefinition) -
 
 def test_marts_are_downstream_of_silver_and_gold(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
-    assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == {asset_keys.SILVER, asset_keys.GOLD}
-    assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == {asset_keys.GOLD}
+    assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == {
+        asset_keys.FUTURES.bars,
+        asset_keys.FUTURES.daily,
+    }
+    assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == {asset_keys.FUTURES.daily}
     parents = {
-        asset_keys.GOLD,
+        asset_keys.FUTURES.daily,
         dg.AssetKey(["silver", "fear_greed_daily"]),
         dg.AssetKey(["silver", "coingecko_global"]),
     }
     assert graph.get(dg.AssetKey(["marts", "sentiment_vs_market"])).parent_keys == parents
-    assert graph.get(OVERVIEW).parent_keys == {asset_keys.SILVER}
+    assert graph.get(OVERVIEW).parent_keys == {asset_keys.FUTURES.bars}
 
 
 def test_dbt_tests_are_blocking_checks(repository: dg.RepositoryDefinition) -> None:

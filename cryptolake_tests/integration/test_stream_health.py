@@ -155,7 +155,7 @@ def test_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: Wat
     job = build_definitions().resolve_job_def("restart_bronze_stream")
     assert job.execute_in_process(instance=watch._instance, run_config=request.run_config).success
     assert bronze_pid(settings) != before
-    observed = watch._instance.fetch_observations(asset_keys.BRONZE, limit=1).records[0].asset_observation
+    observed = watch._instance.fetch_observations(asset_keys.FUTURES.trades, limit=1).records[0].asset_observation
     assert observed is not None
     metadata: dict[str, Any] = {name: value.value for name, value in observed.metadata.items()}
     assert metadata["reason"].startswith("no recent report")
@@ -167,9 +167,9 @@ def test_hung_stream_warns_fails_and_is_restarted(settings: Settings, watch: Wat
 def test_checks_run_in_a_job(settings: Settings) -> None:
     definitions = build_definitions()
     keys = [
-        dg.AssetCheckKey(asset_keys.BRONZE, HEARTBEAT),
-        dg.AssetCheckKey(asset_keys.BRONZE, FRAMES_ACCEPTED),
-        dg.AssetCheckKey(asset_keys.SILVER, UP_TO_DATE),
+        dg.AssetCheckKey(asset_keys.FUTURES.trades, HEARTBEAT),
+        dg.AssetCheckKey(asset_keys.FUTURES.trades, FRAMES_ACCEPTED),
+        dg.AssetCheckKey(asset_keys.FUTURES.bars, UP_TO_DATE),
     ]
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.define_asset_job("now", selection=dg.AssetSelection.checks(*keys))

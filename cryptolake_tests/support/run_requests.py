@@ -25,7 +25,7 @@ def run_silver_request(
     """Run a request of the follower."""
     return job.execute_in_process(
         instance=instance,
-        asset_selection=[asset_keys.SILVER],
+        asset_selection=[asset_keys.FUTURES.bars],
         partition_key=request.partition_key,
         run_config=request.run_config,
         tags=dict(request.tags),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import dagster as dg
 
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.tables import POOLED_TABLES
 
-ARCHIVE_POOL = "bronze_futures_trades_archive"  # runs that load the archive into `FUTURES.trades`
+# By family: runs that load the archive into its table of trades.
+ARCHIVE_POOLS = {family: f"bronze_{family}_trades_archive" for family in Family}
 
 MARTS_POOL = MARTS_NAMESPACE  # dbt's runs: one merges at a time
 
@@ -21,7 +23,7 @@ MAINTENANCE_POOL = "maintenance"  # table maintenance: concurrent runs would inv
 
 def pools() -> tuple[str, ...]:
     """Return every pool of the graph."""
-    return (*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MARTS_POOL, MAINTENANCE_POOL)
+    return (*(table.writer_pool for table in POOLED_TABLES), *ARCHIVE_POOLS.values(), MARTS_POOL, MAINTENANCE_POOL)
 
 
 def ensure_pools(instance: dg.DagsterInstance) -> None:
