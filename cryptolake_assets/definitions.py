@@ -53,7 +53,7 @@ def build_definitions(settings: Settings | None = None, resources: Mapping[str, 
     graph = Graph.of(settings)
     automation = dg.AutomationConditionSensorDefinition(
         "automation",
-        target=dg.AssetSelection.all() - batch.selection(),
+        target=dg.AssetSelection.all() - batch.selection(graph),
         minimum_interval_seconds=AUTOMATION_INTERVAL_S,
         default_status=dg.DefaultSensorStatus.RUNNING,
     )

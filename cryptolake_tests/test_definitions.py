@@ -12,9 +12,11 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs.instance.pools import ARCHIVE_POOL, MAINTENANCE_POOL
+from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs.instance.pools import ARCHIVE_POOLS, MAINTENANCE_POOL
 from cryptolake_assets.ingest.archive_checks import KLINES_OF_DAY, WARNING
 from cryptolake_assets.lake.maintenance.tasks import Task
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.tables import POOLED_TABLES
 from cryptolake_assets.quality import batch_checks
 from cryptolake_assets.quality.bar_checks import (
@@ -25,7 +27,7 @@ from cryptolake_assets.quality.bar_checks import (
     UP_TO_DATE,
 )
 from cryptolake_assets.quality.stream_minute_checks import MINUTES_WITHOUT_ROW
-from cryptolake_assets.settings import PROJECT_ROOT
+from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 
 # The project's packages that the graph may load; all others are imported inside the functions that need them.
 LIGHT = {"dagster", "filelock", "httpx", "msgspec", "pydantic", "pydantic-settings", "pyyaml", "rich", "structlog"}
@@ -70,6 +72,76 @@ def repository() -> dg.RepositoryDefinition:
     return build_definitions().get_repository_def()
 
 
+def repository_of(*markets: str) -> dg.RepositoryDefinition:
+    """Return the graph of a live platform that tracks these markets."""
+    settings = load_settings(markets=",".join(markets), source="binance", start_date="2026-01-01")
+    return build_definitions(settings).get_repository_def()
+
+
+def names_of_assets(repository: dg.RepositoryDefinition) -> set[str]:
+    return {key.to_user_string() for key in repository.asset_graph.materializable_asset_keys}
+
+
+@pytest.fixture(scope="module")
+def of_both_families() -> dg.RepositoryDefinition:
+    return repository_of("usdm", "spot")
+
+
+SPOT_ASSETS = {
+    "bronze/spot_trades",
+    "bronze/spot_trades_archive",
+    "bronze/spot_klines_1m",
+    "silver/spot_ohlcv_1m",
+    "gold/spot_daily_stats",
+}
+
+
+def test_graph_has_the_assets_of_the_tracked_families(of_both_families: dg.RepositoryDefinition) -> None:
+    of_futures, of_spot = names_of_assets(repository_of("usdm")), names_of_assets(repository_of("spot"))
+    assert names_of_assets(of_both_families) == of_futures | SPOT_ASSETS
+    assert of_spot == {name for name in of_futures if "futures" not in name} | SPOT_ASSETS
+    assert names_of_assets(repository_of("usdm", "coinm")) == names_of_assets(repository_of("coinm")) == of_futures
+
+
+def test_spot_has_what_futures_have(of_both_families: dg.RepositoryDefinition) -> None:
+    """Both come from the same factories: partitions, upstream assets, checks, automation, freshness and retries."""
+    graph = of_both_families.asset_graph
+
+    def described(keys: asset_keys.FamilyKeys, family: Family) -> list[object]:
+        found: list[object] = []
+        for key in vars(keys).values():
+            node = graph.get(key)
+            checks = {
+                check.name: graph.get_check_spec(check).blocking for check in graph.get_check_keys_for_assets({key})
+            }
+            parents = {parent.to_user_string().replace(family, "") for parent in node.parent_keys}
+            assert node.tags["market_family"] == family
+            assert node.pools == ({key.to_user_string().replace("/", "_")} if node.pools else set())
+            found.append(
+                (
+                    node.partitions_def,
+                    parents,
+                    checks,
+                    str(node.automation_condition),
+                    node.freshness_policy,
+                    node.kinds,
+                )
+            )
+        return found
+
+    assert described(asset_keys.SPOT, Family.SPOT) == described(asset_keys.FUTURES, Family.FUTURES)
+    sensors = {sensor.name for sensor in of_both_families.sensor_defs}
+    assert {"bronze_follower", "spot_trades_follower", "stream_health"} <= sensors
+    jobs = {schedule.name: schedule.job_name for schedule in of_both_families.schedule_defs}
+    for job, schedule in (
+        ("bronze_to_silver_1m", "bronze_to_silver_1m_hourly"),
+        ("silver_to_gold_daily", "silver_to_gold_daily_daily"),
+    ):
+        assert jobs[schedule] == job
+        assert jobs[f"spot_{schedule}"] == f"spot_{job}"
+        assert of_both_families.get_job(f"spot_{job}").tags["dagster/max_runtime"] == "1800"
+
+
 def test_graph_has_the_documented_assets_and_partitions(repository: dg.RepositoryDefinition) -> None:
     graph = repository.asset_graph
     assert {key.to_user_string() for key in graph.materializable_asset_keys} == {
@@ -94,8 +166,8 @@ def test_graph_has_the_documented_assets_and_partitions(repository: dg.Repositor
         *(f"maintenance/{task.value}" for task in Task),
         "maintenance/dagster_event_log",
     }
-    hourly = graph.get(dg.AssetKey(["silver", "futures_ohlcv_1m"])).partitions_def
-    daily = graph.get(dg.AssetKey(["gold", "futures_daily_stats"])).partitions_def
+    hourly = graph.get(asset_keys.FUTURES.bars).partitions_def
+    daily = graph.get(asset_keys.FUTURES.daily).partitions_def
     assert isinstance(hourly, dg.HourlyPartitionsDefinition)
     assert isinstance(daily, dg.DailyPartitionsDefinition)
     assert hourly.get_first_partition_key() == "2024-07-18-00:00"
@@ -164,9 +236,9 @@ def test_maintenance_is_scheduled_in_utc_by_default_with_timeout_and_retries(
 
 
 def test_audit_checks_block_and_checks_have_the_partitions_of_their_asset(
-    repository: dg.RepositoryDefinition,
+    of_both_families: dg.RepositoryDefinition,
 ) -> None:
-    graph = repository.asset_graph
+    graph = of_both_families.asset_graph
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert specs
     for spec in specs:
@@ -179,8 +251,8 @@ def test_audit_checks_block_and_checks_have_the_partitions_of_their_asset(
         assert spec.partitions_def == (None if is_unpartitioned else graph.get(spec.asset_key).partitions_def)
 
 
-def test_every_asset_has_owner_kind_description_and_freshness(repository: dg.RepositoryDefinition) -> None:
-    graph = repository.asset_graph
+def test_every_asset_has_owner_kind_description_and_freshness(of_both_families: dg.RepositoryDefinition) -> None:
+    graph = of_both_families.asset_graph
     for key in graph.materializable_asset_keys:
         node = graph.get(key)
         assert node.owners, key
@@ -196,7 +268,7 @@ def test_every_asset_has_owner_kind_description_and_freshness(repository: dg.Rep
             assert "dagster/column_lineage" in node.metadata
 
 
-def test_every_table_written_by_runs_has_a_pool(repository: dg.RepositoryDefinition) -> None:
-    graph = repository.asset_graph
+def test_every_table_written_by_runs_has_a_pool(of_both_families: dg.RepositoryDefinition) -> None:
+    graph = of_both_families.asset_graph
     named = {pool for key in graph.materializable_asset_keys for pool in graph.get(key).pools or ()}
-    assert named == {*(table.writer_pool for table in POOLED_TABLES), ARCHIVE_POOL, MAINTENANCE_POOL}
+    assert named == {*(table.writer_pool for table in POOLED_TABLES), *ARCHIVE_POOLS.values(), MAINTENANCE_POOL}

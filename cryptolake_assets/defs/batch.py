@@ -173,18 +173,22 @@ def _version(publication: "Publication", spec: TableSpec, day: date) -> str:
     return publication.version(column, start, start + timedelta(days=1))
 
 
-def selection() -> dg.AssetSelection:
+def _sources(graph: Graph) -> list[BatchSource]:
+    """Return the sources of the families in use, and those of no family."""
+    settings = graph.settings
+    return [one for one in BATCH_SOURCES if one.settings_of(settings).venue.family in settings.families]
+
+
+def selection(graph: Graph) -> dg.AssetSelection:
     """Return the selection of all sources' assets."""
-    tables = [table for source in BATCH_SOURCES for table in (source.raw, *source.silver)]
+    tables = [table for source in _sources(graph) for table in (source.raw, *source.silver)]
     return dg.AssetSelection.assets(*map(asset_keys.of_table, tables))
 
 
 def definitions(graph: Graph) -> dg.Definitions:
     """Return the assets of every source of the families in use, and a sensor for each source that these settings can
     reach."""
-    families = graph.settings.families
-    sources = [one for one in BATCH_SOURCES if one.settings_of(graph.settings).venue.family in families]
-    of_source = {source: [_raw(graph, source)] for source in sources}
+    of_source = {source: [_raw(graph, source)] for source in _sources(graph)}
     for source, assets in of_source.items():
         assets += [_silver(graph, source, spec) for spec in source.silver]
     sensors = [

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 import pydantic
 
-from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.stream_health import HealthVerdict, ProgressHistory, StreamHealth, StreamSignals
 from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.alerts import send_alert
@@ -93,8 +92,7 @@ def _checks_now(family: Family) -> dg.AssetChecksDefinition:
         from cryptolake_assets.transform.freshness import check_up_to_date
 
         settings, now = lake.settings.of_family(family), time.time()
-        signals = stream.signals(TRADES_OF_FAMILY[family])
-        verdict = ProgressHistory(well_at=now).judge(signals, now, settings.stream_stall_s)
+        verdict = ProgressHistory(well_at=now).judge(stream.signals()[family], now, settings.stream_stall_s)
         found = {
             HEARTBEAT: _heartbeat(verdict),
             FRAMES_ACCEPTED: _frames_accepted(settings),
@@ -266,8 +264,7 @@ def definitions(graph: Graph) -> dg.Definitions:
     def stream_health(context: dg.SensorEvaluationContext) -> dg.SensorResult | dg.SkipReason:
         # A resource injected by Dagster would open Dagster's instance, which costs more than the evaluation.
         stream = StreamResource(settings=graph.settings)
-        signals = {stream_type.family: stream.signals(stream_type) for stream_type in stream.trades()}
-        return evaluate(context, graph, signals, time.time())
+        return evaluate(context, graph, stream.signals(), time.time())
 
     return dg.Definitions(
         asset_checks=[_checks_now(family) for family in graph.settings.families],

@@ -6,13 +6,14 @@ A separate code location imports this module (`cryptolake_assets.marts_definitio
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 from dagster_dbt import DagsterDbtTranslator, DbtCliResource, DbtProject, dbt_assets
 
 from cryptolake_assets.defs import asset_keys, checks
+from cryptolake_assets.defs.asset_keys import FAMILY_KEYS
 from cryptolake_assets.defs.automation import freshness_of_followers
 from cryptolake_assets.defs.described import OWNERS
 from cryptolake_assets.defs.graph import Graph
@@ -27,12 +28,8 @@ from cryptolake_assets.platform.dbt import EXECUTABLE, PROJECT_DIR, ensure_manif
 from cryptolake_assets.settings import Settings
 
 OVERVIEW = "market_overview"
-# Asset keys by the part before the dot of a column's `of`.
-SOURCES = {
-    "silver": asset_keys.SILVER,
-    "gold": asset_keys.GOLD,
-    **{spec.name: asset_keys.of_table(spec) for spec in (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)},
-}
+
+Sources = Mapping[str, Sequence[dg.AssetKey]]  # assets by the part before the dot of a column's `of`
 
 
 class MartsTranslator(DagsterDbtTranslator):
@@ -40,6 +37,16 @@ class MartsTranslator(DagsterDbtTranslator):
 
     def __init__(self, graph: Graph) -> None:
         super().__init__()
+        in_use = [FAMILY_KEYS[family] for family in graph.settings.families]
+        self._sources = {
+            "silver": [keys.bars for keys in in_use],
+            "gold": [keys.daily for keys in in_use],
+            **{spec.name: [asset_keys.of_table(spec)] for spec in (SILVER_FEAR_GREED, SILVER_COINGECKO_GLOBAL)},
+        }
+        # The tables of every family exist, but those of a family that is not tracked are assets of no location.
+        self._not_in_use = {
+            key for keys in FAMILY_KEYS.values() if keys not in in_use for key in (keys.bars, keys.daily)
+        }
         self._freshness = freshness_of_followers(graph.settings)
         self._follows_its_day = follows_its_day(graph.partitions)
 
@@ -50,6 +57,7 @@ class MartsTranslator(DagsterDbtTranslator):
             return spec
         is_latest = node["name"] == OVERVIEW
         return spec.replace_attributes(
+            deps=[dep for dep in spec.deps if dep.asset_key not in self._not_in_use],
             group_name=MARTS_NAMESPACE,
             owners=OWNERS,
             tags={**spec.tags, "layer": MARTS_NAMESPACE, "cadence": "quarter-hour"},
@@ -57,7 +65,7 @@ class MartsTranslator(DagsterDbtTranslator):
             code_version=definition_hash(manifest, node),
             freshness_policy=self._freshness,
             automation_condition=FOLLOWS_THE_MARKET if is_latest else self._follows_its_day,
-            metadata={**spec.metadata, **table_metadata(node)},
+            metadata={**spec.metadata, **table_metadata(node, self._sources)},
         )
 
 
@@ -67,7 +75,7 @@ def definition_hash(manifest: Mapping[str, Any], node: Mapping[str, Any]) -> str
     return hashlib.sha256("".join([node["raw_code"], *sorted(macros)]).encode()).hexdigest()[:12]
 
 
-def table_metadata(node: Mapping[str, Any]) -> dict[str, Any]:
+def table_metadata(node: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     """Return table name, columns by the model's contract, and their source columns as metadata."""
     key = node["config"]["unique_key"]
     columns = node["columns"].values()
@@ -87,17 +95,19 @@ def table_metadata(node: Mapping[str, Any]) -> dict[str, Any]:
         ),
         "dagster/column_lineage": dg.TableColumnLineage(
             {
-                column["name"]: [_column(source) for source in column["config"]["meta"].get("of", ())]
+                column["name"]: [
+                    source for name in column["config"]["meta"].get("of", ()) for source in _columns(name, sources)
+                ]
                 for column in columns
             }
         ),
     }
 
 
-def _column(source: str) -> dg.TableColumnDep:
-    """Return a source column, such as `silver.close`, as a column of its asset."""
+def _columns(source: str, sources: Sources) -> list[dg.TableColumnDep]:
+    """Return a source column, such as `silver.close`, as a column of its assets."""
     layer, _, name = source.partition(".")
-    return dg.TableColumnDep(asset_key=SOURCES[layer], column_name=name)
+    return [dg.TableColumnDep(asset_key=key, column_name=name) for key in sources[layer]]
 
 
 def dbt_resource() -> DbtCliResource:

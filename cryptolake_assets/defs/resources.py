@@ -4,6 +4,7 @@ Methods import heavy packages, so that definitions load without them.
 """
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -87,22 +88,21 @@ class StreamResource(dg.ConfigurableResource):
         """Return the stream of trades of each family with a tracked market."""
         return tuple(TRADES_OF_FAMILY[family] for family in self.settings.families)
 
-    def signals(self, stream_type: StreamType) -> "StreamSignals":
-        """Return the externally visible signals of a stream's query, for `bronze.stream_health`."""
-        from cryptolake_assets.bronze.offsets import committed_offsets, report_age_s
+    def signals(self) -> Mapping[Family, "StreamSignals"]:
+        """Return the externally visible signals of the stream by market family, for `bronze.stream_health`."""
+        from cryptolake_assets.bronze.offsets import report_age_s, trade_progress
         from cryptolake_assets.bronze.stream_health import StreamSignals
         from cryptolake_assets.platform.status import process_state
         from cryptolake_assets.platform.supervisor import Supervisor
 
         settings = self.settings
         process = Supervisor(settings).processes().get("bronze")
-        return StreamSignals(
-            table=TRADES.bronze.name,
-            state=process_state(process) if process is not None else None,
-            report_age_s=report_age_s(settings),
-            committed=sum(committed_offsets(settings, stream_type).values()),
-            lag=self.lag(stream_type),
-        )
+        state = process_state(process) if process is not None else None
+        age_s = report_age_s(settings)
+        return {
+            family: StreamSignals(of_family.table, state, age_s, of_family.committed, of_family.lag)
+            for family, of_family in zip(settings.families, trade_progress(settings), strict=True)
+        }
 
     def restart(self) -> None:
         """Restart the stream and return when it serves again. Raises `PartError`."""

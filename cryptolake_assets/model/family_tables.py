@@ -59,4 +59,4 @@ def _tables(family: Family) -> FamilyTables:
 
 FAMILY_TABLES = {family: _tables(family) for family in Family}
 
-FUTURES = FAMILY_TABLES[Family.FUTURES]
+FUTURES, SPOT = FAMILY_TABLES[Family.FUTURES], FAMILY_TABLES[Family.SPOT]

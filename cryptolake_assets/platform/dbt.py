@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from cryptolake_assets.errors import CryptolakeError, DbtError
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FUTURES, SPOT
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_FEAR_GREED
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import PROJECT_ROOT, Settings, get_settings
@@ -28,7 +28,9 @@ EXECUTABLE = Path(sys.executable).parent / "cryptolake-dbt"  # runs this module,
 # Environment variables from which the macro `at_snapshot` reads the snapshot id of each source.
 SNAPSHOT_VARIABLES = {
     "CRYPTOLAKE_SILVER_SNAPSHOT": FUTURES.bars,
+    "CRYPTOLAKE_SPOT_SILVER_SNAPSHOT": SPOT.bars,
     "CRYPTOLAKE_GOLD_SNAPSHOT": FUTURES.daily,
+    "CRYPTOLAKE_SPOT_GOLD_SNAPSHOT": SPOT.daily,
     "CRYPTOLAKE_FEAR_GREED_SNAPSHOT": SILVER_FEAR_GREED,
     "CRYPTOLAKE_COINGECKO_SNAPSHOT": SILVER_COINGECKO_GLOBAL,
 }

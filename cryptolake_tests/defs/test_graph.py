@@ -10,7 +10,6 @@ import dagster as dg
 import pytest
 
 from cryptolake_assets.binance.stream_type import StreamType
-from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
@@ -68,13 +67,13 @@ class Stopped(StreamResource):
     def is_running(self) -> bool:
         return False
 
-    def lag(self, stream_type: StreamType = TRADES) -> int | None:
+    def lag(self, *stream_types: StreamType) -> int | None:
         return 3
 
     def status(self) -> dict[str, Any]:
         return {"state": "stopped", "pid": None, "log": None, "lag": self.lag()}
 
-    def catch_up(self, stream_type: StreamType = TRADES) -> str:
+    def catch_up(self, *stream_types: StreamType) -> str:
         return "available-now"
 
 
@@ -84,7 +83,7 @@ class Running(Stopped):
     def is_running(self) -> bool:
         return True
 
-    def catch_up(self, stream_type: StreamType = TRADES) -> str:
+    def catch_up(self, *stream_types: StreamType) -> str:
         raise AssertionError("a running stream must not be caught up")
 
 

@@ -14,6 +14,7 @@ from cryptolake_assets.api.health_routes import DEPENDENCIES
 from cryptolake_assets.bronze.stream_health import StreamSignals
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import evaluate
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.platform.notify import Alert, AlertKind
 from cryptolake_assets.producer.status_file import ProducerStatus, RejectedSymbol, status_path, write_status
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
@@ -48,7 +49,7 @@ def test_symbol_with_rejected_frames_fails_the_check_and_alerts_once(
         for number, rejecting in enumerate(steps):
             report(lake, **rejecting)
             context = dg.build_sensor_context(instance=instance, cursor=cursor)
-            result = evaluate(context, graph, WELL, time.time() + number)
+            result = evaluate(context, graph, {Family.FUTURES: WELL}, time.time() + number)
             cursor = context.cursor if isinstance(result, dg.SkipReason) else result.cursor
             events = [] if isinstance(result, dg.SkipReason) else result.asset_events
             verdicts += [
@@ -56,7 +57,7 @@ def test_symbol_with_rejected_frames_fails_the_check_and_alerts_once(
                 for event in events
                 if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == FRAMES_ACCEPTED
             ]
-    assert json.loads(cursor or "{}")["rejecting"] is False
+    assert json.loads(cursor or "{}")["futures"]["rejecting"] is False
     problem = "币安人生USDT: 60 frames rejected since the last accepted one (symbol_format: s is ...)"
     assert verdicts == [
         (True, "frames of every symbol are accepted"),

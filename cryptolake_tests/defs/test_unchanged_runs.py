@@ -12,6 +12,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.silver_runs import refresh
@@ -34,10 +35,9 @@ class Runs:
         """Return the requested hours of klines and days of Gold; their runs succeed at once."""
         result = dg.evaluate_automation_conditions(self.definitions, self.instance, cursor=self.cursor)
         self.cursor = result.cursor
-        requested = tuple(
-            set(result.get_requested_partitions(key)) for key in (asset_keys.FUTURES.klines, asset_keys.FUTURES.daily)
-        )
-        for key, partitions in zip((asset_keys.FUTURES.klines, asset_keys.FUTURES.daily), requested, strict=True):
+        followers = (asset_keys.FUTURES.klines, asset_keys.FUTURES.daily)
+        requested = tuple(set(result.get_requested_partitions(key)) for key in followers)
+        for key, partitions in zip(followers, requested, strict=True):
             for partition in partitions:
                 self.instance.report_runless_asset_event(dg.AssetMaterialization(key, partition=partition))
         return requested[0], requested[1]
@@ -51,9 +51,8 @@ class Runs:
                 "dagster/asset_partition_range_end": hour_key(last),
             }
         job = self.definitions.resolve_implicit_global_asset_job_def()
-        assert job.execute_in_process(
-            instance=self.instance, asset_selection=[asset_keys.FUTURES.bars], tags=tags
-        ).success
+        selected = [asset_keys.FUTURES.bars]
+        assert job.execute_in_process(instance=self.instance, asset_selection=selected, tags=tags).success
 
     def materialized_at(self, hour: datetime) -> float:
         records = self.instance.fetch_materializations(
@@ -107,7 +106,8 @@ def test_bars_of_a_run_that_died_after_its_commit_request_downstream_runs(runs: 
     runs.silver(HOUR)
     runs.tick()
     append(runs.settings, [trade(HOUR + timedelta(seconds=1), 2)])
-    _, publication = refresh(runs.settings, EngineResource(settings=runs.settings).engine(), HOUR)
+    engine = EngineResource(settings=runs.settings).engine(Family.FUTURES)
+    _, publication = refresh(runs.settings, engine, HOUR)
     assert publication is not None
     assert publication.committed
     assert runs.tick() == (set(), set()), "no event reports the publication"

@@ -11,6 +11,7 @@ with minutes as (
 
 bars as (
   select
+    exchange,
     symbol,
     bar_start,
     min_by(open, window_start) as open,
@@ -30,11 +31,11 @@ bars as (
     if(count(evidence) = count(*), max_by(evidence, array_position(array('ids', 'barrier', 'klines'), evidence)), null)
       as weakest_evidence
   from minutes
-  group by symbol, bar_start
+  group by exchange, symbol, bar_start
 ),
 
 complete_days as (
-  select symbol, trade_date
+  select exchange, symbol, trade_date
   from {{ ref('stg_daily_stats') }}
   where is_complete and {{ in_window('trade_date', kind='date') }}
 ),
@@ -47,10 +48,13 @@ judged as (
       as is_complete
   from bars
   left join complete_days
-    on complete_days.symbol = bars.symbol and complete_days.trade_date = cast(bars.bar_start as date)
+    on complete_days.exchange = bars.exchange
+    and complete_days.symbol = bars.symbol
+    and complete_days.trade_date = cast(bars.bar_start as date)
 )
 
 select
+  bars.exchange,
   bars.symbol,
   bars.bar_start as window_start,
   bars.open,

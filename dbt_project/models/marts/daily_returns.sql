@@ -1,13 +1,14 @@
 -- A corrected day changes the return of the next day and the drawdown of all later days, so every day from the window's
--- start to the last one is recomputed. Gold has one row per symbol and day.
+-- start to the last one is recomputed. Gold has one row per exchange, symbol and day.
 {{ config(
-  unique_key=['symbol', 'trade_date'],
+  unique_key=['exchange', 'symbol', 'trade_date'],
   incremental_predicates=[in_window('present.trade_date', kind='date', open_ended=true)],
   partition_by=['years(trade_date)'],
   post_hook='{{ join_files() }}',
 ) }}
 with days as (
   select
+    exchange,
     symbol,
     trade_date,
     close,
@@ -18,7 +19,7 @@ with days as (
     realised_volatility,
     is_complete
   from {{ ref('stg_daily_stats') }}
-  window by_day as (partition by symbol order by trade_date)
+  window by_day as (partition by exchange, symbol order by trade_date)
 ),
 
 ratios as (
@@ -27,6 +28,7 @@ ratios as (
 )
 
 select
+  exchange,
   symbol,
   trade_date,
   close,

@@ -1,6 +1,6 @@
--- "Now" is the newest minute of any symbol, so that all symbols are compared at one time. The window variables do not
+-- "Now" is the newest minute of any symbol of any market, so that all symbols are compared at one time. The window variables do not
 -- apply: the table always shows the latest state.
-{{ config(unique_key=['symbol']) }}
+{{ config(unique_key=['exchange', 'symbol']) }}
 with newest as (
   select max(window_start) as minute from {{ ref('stg_ohlcv_1m') }}
 ),
@@ -14,6 +14,7 @@ minutes as (
 
 symbols as (
   select
+    exchange,
     symbol,
     max(window_start) as latest_minute,
     max_by(is_complete, window_start) as is_complete,
@@ -25,11 +26,12 @@ symbols as (
     sum(quote_volume) filter (where is_recent) as quote_volume_24h,
     sum(trades) filter (where is_recent) as trades_24h
   from minutes
-  group by symbol
+  group by exchange, symbol
   having count_if(is_recent) > 0
 )
 
 select
+  exchange,
   symbol,
   latest_minute,
   is_complete,

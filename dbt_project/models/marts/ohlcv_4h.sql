@@ -1,5 +1,5 @@
 {{ config(
-  unique_key=['symbol', 'window_start'],
+  unique_key=['exchange', 'symbol', 'window_start'],
   incremental_predicates=[in_window('present.window_start')],
   partition_by=['months(window_start)'],
   post_hook='{{ join_files() }}',

@@ -1,6 +1,6 @@
 -- All values are copied from Gold or a batch source unchanged: nothing is computed or rounded.
 {{ config(
-  unique_key=['symbol', 'trade_date'],
+  unique_key=['exchange', 'symbol', 'trade_date'],
   incremental_predicates=[in_window('present.trade_date', kind='date')],
   partition_by=['years(trade_date)'],
   post_hook='{{ join_files() }}',
@@ -16,6 +16,7 @@ with market as (
 )
 
 select
+  days.exchange,
   days.symbol,
   days.trade_date,
   days.close,

@@ -1,5 +1,5 @@
 {{ config(
-  unique_key=['symbol', 'window_start', 'bucket_low'],
+  unique_key=['exchange', 'symbol', 'window_start', 'bucket_low'],
   incremental_predicates=[in_window('present.window_start')],
   partition_by=['days(window_start)'],
 ) }}
@@ -14,6 +14,7 @@ with minutes as (
 
 buckets as (
   select
+    exchange,
     symbol,
     hour_start,
     -- A remainder of decimals is exact.
@@ -24,10 +25,11 @@ buckets as (
     sum(trades) as trades,
     count(*) as minutes_with_trades
   from minutes
-  group by symbol, hour_start, vwap - vwap % bucket_width, bucket_width
+  group by exchange, symbol, hour_start, vwap - vwap % bucket_width, bucket_width
 )
 
 select
+  exchange,
   symbol,
   hour_start as window_start,
   {{ fits('bucket_low', 'decimal(18,8)', 'bucket_low') }} as bucket_low,
