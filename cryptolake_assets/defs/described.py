@@ -47,7 +47,7 @@ def table_asset(
 
 def family_tag(family: Family | None) -> dict[str, str]:
     """Return the tag of a market family: `futures` or `spot`."""
-    return {} if family is None else {"market_family": family}
+    return {} if family is None else {"market_family": family.value}
 
 
 def code_version(table: TableSpec, *texts: str) -> str:

@@ -34,7 +34,7 @@ def _asset(graph: Graph, family: Family) -> dg.AssetsDefinition:
         from cryptolake_assets.transform.gold_run import run_gold
 
         day = date.fromisoformat(context.partition_key)
-        engine_in_use = engine.engine(family)
+        engine_in_use = engine.engine()
         candidate, publication = run_gold(lake.settings.of_family(family), engine_in_use, day, context.run.run_id)
         metadata, version = {}, None
         if publication is not None:

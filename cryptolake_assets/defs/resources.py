@@ -37,12 +37,9 @@ class EngineResource(dg.ConfigurableResource):
 
     settings: dg.ResourceDependency[Settings]
 
-    def engine(self, family: Family, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
-        """Return the engine of that name for a market family; for `auto`, that of the settings.
-
-        Raises `SparkError` if Spark is down.
-        """
-        settings = self.settings.of_family(family)
+    def engine(self, name: EngineName = EngineName.AUTO) -> "AggregationEngine":
+        """Return the engine of that name; for `auto`, that of the settings. Raises `SparkError` if Spark is down."""
+        settings = self.settings
         if (settings.engine_in_use if name is EngineName.AUTO else name) is EngineName.SPARK:
             return self._spark(settings)
 

@@ -72,6 +72,9 @@ class SilverConfig(dg.Config):
     from_sequence: int | None = pydantic.Field(
         default=None, ge=0, description="Bronze sequence number from which files count as new; default: all files."
     )
+    exchanges: list[str] = pydantic.Field(
+        default=[], description="Recompute only these values of the column `exchange`, such as binance_futures."
+    )
     symbols: list[str] = pydantic.Field(default=[], description="Recompute only these symbols.")
     window_start: str = pydantic.Field(
         default="", description="Recompute only minutes from this time on, such as 2026-01-31T09:00:00Z."
@@ -93,7 +96,7 @@ class SilverConfig(dg.Config):
         from cryptolake_assets.transform.silver_candidate import RunScope
 
         symbols = tuple(in_capitals(symbol) for symbol in self.symbols)
-        return RunScope(symbols, _moment(self.window_start), _moment(self.window_end))
+        return RunScope(symbols, _moment(self.window_start), _moment(self.window_end), tuple(self.exchanges))
 
 
 def _moment(text: str) -> datetime | None:
@@ -118,7 +121,7 @@ def _asset(graph: Graph, family: Family) -> dg.AssetsDefinition:
         hours = sorted(map(hour_of, context.partition_keys))
         days = run_silver(
             settings,
-            engine.engine(family, EngineName(config.engine)),
+            engine.engine(EngineName(config.engine)),
             hours,
             context.run.run_id,
             from_sequence=config.from_sequence,

@@ -12,7 +12,6 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import EngineResource
-from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.silver_runs import refresh
@@ -106,8 +105,7 @@ def test_bars_of_a_run_that_died_after_its_commit_request_downstream_runs(runs: 
     runs.silver(HOUR)
     runs.tick()
     append(runs.settings, [trade(HOUR + timedelta(seconds=1), 2)])
-    engine = EngineResource(settings=runs.settings).engine(Family.FUTURES)
-    _, publication = refresh(runs.settings, engine, HOUR)
+    _, publication = refresh(runs.settings, EngineResource(settings=runs.settings).engine(), HOUR)
     assert publication is not None
     assert publication.committed
     assert runs.tick() == (set(), set()), "no event reports the publication"
