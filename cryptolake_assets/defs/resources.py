@@ -79,7 +79,7 @@ class StreamResource(dg.ConfigurableResource):
         from cryptolake_assets.platform.status import status
 
         part = next(part for part in status(self.settings) if part.name == "bronze")
-        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": self.lag(*self.trades())}
+        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": part.lag}
 
     def trades(self) -> tuple[StreamType, ...]:
         """Return the stream of trades of each family with a tracked market."""
@@ -107,13 +107,12 @@ class StreamResource(dg.ConfigurableResource):
 
         restart(self.settings, "bronze")
 
-    def lag(self, *stream_types: StreamType) -> int | None:
-        """Return the number of the streams' Kafka records that are not in Bronze; None if the broker does not
-        respond."""
+    def lag(self, stream_type: StreamType) -> int | None:
+        """Return the number of a stream's Kafka records that are not in Bronze; None if the broker does not respond."""
         from cryptolake_assets.bronze.offsets import bronze_lag
 
         try:
-            return sum(bronze_lag(self.settings, stream_type) for stream_type in stream_types)
+            return bronze_lag(self.settings, stream_type)
         except CryptolakeError:
             return None
 

@@ -92,8 +92,8 @@ def test_stalled_query_of_a_family_fails_its_heartbeat_and_requests_one_restart(
     heartbeats: dict[dg.AssetKey, bool] = {}
     requests: list[dg.RunRequest] = []
     for number in range(4):
-        well = StreamSignals(state="running", report_age_s=1.0, committed=100 + number, lag=1)
-        stalled = StreamSignals(state="running", report_age_s=1.0, committed=100, lag=5)
+        well = StreamSignals("futures_trades", "running", report_age_s=1.0, committed=100 + number, lag=1)
+        stalled = StreamSignals("spot_trades", "running", report_age_s=1.0, committed=100, lag=5)
         context = dg.build_sensor_context(instance, cursor=cursor)
         signals = {Family.FUTURES: well, Family.SPOT: stalled}
         result = evaluate(context, graph, signals, now + number * 0.6 * settings.stream_stall_s)
@@ -107,4 +107,4 @@ def test_stalled_query_of_a_family_fails_its_heartbeat_and_requests_one_restart(
                 heartbeats[event.asset_key] = event.passed
     assert heartbeats == {asset_keys.FUTURES.trades: True, asset_keys.SPOT.trades: False}
     (request,) = requests
-    assert "Kafka holds 5 more records" in str(request.run_config)
+    assert "spot_trades: no progress while Kafka holds 5 more records" in str(request.run_config)

@@ -67,11 +67,11 @@ class Stopped(StreamResource):
     def is_running(self) -> bool:
         return False
 
-    def lag(self, *stream_types: StreamType) -> int | None:
+    def lag(self, stream_type: StreamType) -> int | None:
         return 3
 
     def status(self) -> dict[str, Any]:
-        return {"state": "stopped", "pid": None, "log": None, "lag": self.lag()}
+        return {"state": "stopped", "pid": None, "log": None, "lag": 3}
 
     def catch_up(self, *stream_types: StreamType) -> str:
         return "available-now"
