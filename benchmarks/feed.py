@@ -1,9 +1,10 @@
 """A WebSocket server that sends recorded frames as fast as the client reads, or at a steady rate, at low CPU cost.
 
-Run as `python -m benchmarks.feed PORT FRAMES`. It replays the trades of the shipped capture endlessly, each as the
-aggregate of one trade: `aggTrade` is the stream used live, and the only one that cryptofeed reads. Ids increase by one
-per symbol; times are the current time. The server acknowledges subscriptions like the exchange and serves its clock at
-`/fapi/v1/time`. `/feed?frames=…&per_s=…` starts sending on the newest connection (per_s 0: as fast as it reads).
+Run as `python -m benchmarks.feed PORT FRAMES [MARKETS]`. It replays the trades of the shipped capture endlessly, each
+as the aggregate of one trade: `aggTrade` is the stream used live, and the only one that cryptofeed reads. Ids increase
+by one per symbol; times are the current time. The server acknowledges subscriptions like the exchange and serves its
+clock at each market's `/time`. `/feed?frames=…&per_s=…` starts sending on the newest connection of each market (per_s
+0: as fast as it reads); the markets take turns. The base URL of one of several markets ends with its name.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from itertools import count, cycle, islice
@@ -25,9 +26,11 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+COIN_M_SYMBOLS = {"BTCUSDT": "BTCUSD_PERP", "ETHUSDT": "ETHUSD_PERP"}
 FRAMES_PER_WRITE = 256
 MAX_UNSENT_BYTES = 1 << 20
 TICK_S = 0.005
@@ -35,12 +38,13 @@ FIRST_ID = 1_000_000_000
 
 
 class RecordedFrames:
-    """An endless repetition of the shipped capture's trades."""
+    """An endless repetition of the shipped capture's trades, with the symbols of a market."""
 
-    def __init__(self) -> None:
+    def __init__(self, market: str = Market.USD_M) -> None:
         trades = [json.loads(frame.raw)["data"] for frame in read_frames(DEMO_CAPTURE_DIR)]
+        trades = [trade | {"s": symbol_in(market, trade["s"])} for trade in trades]
         self._templates = [(trade["s"], _template(trade)) for trade in trades if trade["X"] == "MARKET"]
-        self._ids = {symbol: count(FIRST_ID) for symbol in SYMBOLS}
+        self._ids = {symbol_in(market, symbol): count(FIRST_ID) for symbol in SYMBOLS}
         self._endless = cycle(self._templates)
 
     def take(self, number: int, time_ms: int) -> Iterator[bytes]:
@@ -48,6 +52,11 @@ class RecordedFrames:
         for symbol, template in islice(self._endless, number):
             trade_id = next(self._ids[symbol])
             yield template % (time_ms, trade_id, trade_id, trade_id, time_ms)
+
+
+def symbol_in(market: str, symbol: str) -> str:
+    """Return the market's symbol for one of SYMBOLS."""
+    return COIN_M_SYMBOLS[symbol] if market == Market.COIN_M else symbol
 
 
 def _template(trade: dict[str, object]) -> bytes:
@@ -60,9 +69,9 @@ def _template(trade: dict[str, object]) -> bytes:
 
 
 @contextmanager
-def serving(port: int, prepared: int) -> Iterator[str]:
+def serving(port: int, prepared: int, markets: Sequence[str] = (Market.USD_M,)) -> Iterator[str]:
     """Run the server in a separate process, with `prepared` frames in memory; yield its host and port."""
-    command = [sys.executable, "-m", "benchmarks.feed", str(port), str(prepared)]
+    command = [sys.executable, "-m", "benchmarks.feed", str(port), str(prepared), *markets]
     process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
@@ -79,18 +88,39 @@ def text_message(payload: bytes) -> bytes:
     return (struct.pack("!BB", 0x81, size) if size < 126 else struct.pack("!BBH", 0x81, 126, size)) + payload
 
 
-class Feed:
-    """The server's state; it runs one plan at a time, for the newest connection."""
+class MarketStream:
+    """One market's frames and its newest connection."""
 
-    def __init__(self, prepared: int) -> None:
-        self._frames = RecordedFrames()
-        self._sockets: list[ServerConnection] = []
-        self._task: asyncio.Task[None] | None = None
+    def __init__(self, market: str, prepared: int) -> None:
+        self.frames = RecordedFrames(market)
+        self.socket: ServerConnection | None = None
         # Generate frames in advance, because doing so while sending would slow the sending.
-        self._ready = [text_message(frame) for frame in self._frames.take(prepared, time.time_ns() // 1_000_000)]
+        self.ready = [text_message(frame) for frame in self.frames.take(prepared, time.time_ns() // 1_000_000)]
+
+    def write(self, frames: Iterable[bytes]) -> None:
+        assert self.socket is not None, "no connection"
+        self.socket.transport.write(b"".join(frames))
+
+    async def wait_for_room(self) -> None:
+        """Wait while the client does not read."""
+        assert self.socket is not None, "no connection"
+        while self.socket.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:  # noqa: ASYNC110
+            await asyncio.sleep(0.0005)
+
+
+class Feed:
+    """The server's state; it runs one plan at a time, spread over the markets."""
+
+    def __init__(self, prepared: int, markets: Sequence[str]) -> None:
+        self._streams = {market: MarketStream(market, prepared // len(markets)) for market in markets}
+        self._connections = 0
+        self._task: asyncio.Task[None] | None = None
 
     async def handle(self, socket: ServerConnection) -> None:
-        self._sockets.append(socket)
+        assert socket.request is not None
+        market = socket.request.path.split("/")[1]
+        self._streams.get(market, next(iter(self._streams.values()))).socket = socket
+        self._connections += 1
         with suppress(ConnectionClosed):
             async for text in socket:
                 await socket.send(json.dumps({"result": [], "id": json.loads(text)["id"]}))
@@ -101,36 +131,40 @@ class Feed:
         if address.path == "/feed":
             plan = {name: int(values[0]) for name, values in parse_qs(address.query).items()}
             send = self._send_paced if plan["per_s"] else self._send_all
-            self._task = asyncio.get_running_loop().create_task(send(self._sockets[-1], **plan))
+            self._task = asyncio.get_running_loop().create_task(send(**plan))
         elif address.path == "/connections":
-            return connection.respond(HTTPStatus.OK, str(len(self._sockets)))
-        elif address.path != "/fapi/v1/time":
+            return connection.respond(HTTPStatus.OK, str(self._connections))
+        elif not address.path.endswith("/time"):
             return None
         return connection.respond(HTTPStatus.OK, json.dumps({"serverTime": time.time_ns() // 1_000_000}))
 
-    async def _send_all(self, socket: ServerConnection, frames: int, per_s: int) -> None:
+    async def _send_all(self, frames: int, per_s: int) -> None:
         assert not per_s
-        ready, self._ready = self._ready[:frames], self._ready[frames:]
-        assert len(ready) == frames, "more frames requested than prepared"
-        for start in range(0, frames, FRAMES_PER_WRITE):
-            socket.transport.write(b"".join(ready[start : start + FRAMES_PER_WRITE]))
-            while socket.transport.get_write_buffer_size() > MAX_UNSENT_BYTES:  # noqa: ASYNC110
-                await asyncio.sleep(0.0005)
+        streams = list(self._streams.values())
+        share = frames // len(streams)
+        assert all(len(stream.ready) >= share for stream in streams), "more frames requested than prepared"
+        for start in range(0, share, FRAMES_PER_WRITE):
+            for stream in streams:
+                stream.write(stream.ready[start : min(share, start + FRAMES_PER_WRITE)])
+                await stream.wait_for_room()
             await asyncio.sleep(0)
+        for stream in streams:
+            del stream.ready[:share]
 
-    async def _send_paced(self, socket: ServerConnection, frames: int, per_s: int) -> None:
+    async def _send_paced(self, frames: int, per_s: int) -> None:
+        streams = cycle(self._streams.values())
         began, sent = time.perf_counter(), 0
         while sent < frames:
             due = min(frames, int((time.perf_counter() - began) * per_s)) - sent
             if due:
-                now_ms = time.time_ns() // 1_000_000
-                socket.transport.write(b"".join(map(text_message, self._frames.take(due, now_ms))))
+                stream = next(streams)
+                stream.write(map(text_message, stream.frames.take(due, time.time_ns() // 1_000_000)))
                 sent += due
             await asyncio.sleep(TICK_S)
 
 
-async def main(port: int, prepared: int) -> None:
-    feed = Feed(prepared)
+async def main(port: int, prepared: int, markets: Sequence[str]) -> None:
+    feed = Feed(prepared, markets)
     async with serve(
         feed.handle, "127.0.0.1", port, process_request=feed.request, ping_interval=None, compression=None
     ) as server:
@@ -139,4 +173,4 @@ async def main(port: int, prepared: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2])))
+    asyncio.run(main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:] or [Market.USD_M]))

@@ -10,19 +10,27 @@ import sys
 import time
 import venv
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 from statistics import quantiles
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from benchmarks import lakes
 from benchmarks.bare.clock import Clock
-from benchmarks.feed import SYMBOLS, serving
+from benchmarks.feed import SYMBOLS, serving, symbol_in
 from benchmarks.results import ROOT
 from benchmarks.steps import main
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.publisher import DeliveryListener, Message, Publisher
 from cryptolake_assets.producer.status_file import ProducerStatus
 
+if TYPE_CHECKING:
+    from cryptolake_assets.producer.market_feed import MarketSource
+    from cryptolake_assets.settings import Settings
+
 POLL_S = 0.02
+URLS = {"exchange_ws_url": "ws", "exchange_rest_url": "http"}
 LIMIT_S = 180
 BUILD_TOOLS = ("cython", "setuptools", "wheel")
 
@@ -97,47 +105,35 @@ def _timed(publisher: Publisher) -> list[_Stopwatch]:
     return found
 
 
-def produce(home: str, io: str, frames: int, per_s: int) -> dict[str, Any]:
-    """Run the complete producer in this process; measure from the first sent to the last acknowledged frame."""
-    return asyncio.run(_produce(Path(home), io, frames, per_s))
+def produce(home: str, io: str, frames: int, per_s: int, markets: Sequence[str] = (Market.USD_M,)) -> dict[str, Any]:
+    """Run the complete producer in this process; measure from the first sent to the last acknowledged frame.
+
+    The frames are spread evenly over the markets.
+    """
+    return asyncio.run(_produce(Path(home), io, frames, per_s, tuple(map(Market, markets))))
 
 
-async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, Any]:
+async def _produce(home: Path, io: str, frames: int, per_s: int, markets: tuple[Market, ...]) -> dict[str, Any]:
     from httpx import AsyncClient
 
-    from cryptolake_assets.binance.rest import AsyncExchangeRest
-    from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
-    from cryptolake_assets.lake.gap_ledger import IcebergGapSink
     from cryptolake_assets.producer.client_libraries import make_publisher
     from cryptolake_assets.producer.connection import ConnectionOptions
     from cryptolake_assets.producer.process import Producer, ProducerOptions, raise_gc_thresholds
-    from cryptolake_assets.settings import TradeStream
     from cryptolake_assets.settings.producer import ProducerIo
 
     raise_gc_thresholds()  # like the producer's own process
-    base, warm_up = lakes.lake_settings(home), frames // 10
+    settings, warm_up = lakes.lake_settings(home).model_copy(update={"markets": markets}), frames // 10
     stop = asyncio.Event()
-    with serving(base.exchange_port, 0 if per_s else warm_up + frames) as address:
-        settings = base.model_copy(
-            update={
-                "exchange_ws_url": f"ws://{address}",
-                "exchange_rest_url": f"http://{address}",
-                "symbols": SYMBOLS,
-                "trade_stream": TradeStream.AGG_TRADE,
-            }
-        )
+    with serving(settings.exchange_port, 0 if per_s else warm_up + frames, markets) as address:
         publisher = make_publisher(settings, ProducerIo(io))
         stopwatch = _timed(publisher) if per_s else []
-        async with AsyncExchangeRest(settings.rest_url) as rest, AsyncClient(timeout=30) as client:
+        async with AsyncExitStack() as clients, AsyncClient(timeout=30) as client:
             producer = Producer(
                 settings,
-                resolve_subscriptions(settings),
+                [await _market(settings.of_market(market), address, clients) for market in markets],
                 publisher=publisher,
-                clock=rest,
                 sink=IcebergCoverageSink(settings),
-                gaps=IcebergGapSink(settings),
-                history=rest,
                 options=ProducerOptions(ConnectionOptions(io=ProducerIo(io))),
             )
             run = asyncio.create_task(producer.run(stop))
@@ -151,10 +147,18 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
             async def begin(number: int, rate: int) -> None:
                 await client.get(f"http://{address}/feed?frames={number}&per_s={rate}")
 
-            await until(lambda status: any(item.state == "streaming" for item in status.connections))
+            await until(
+                lambda status: all(
+                    any(item.state == "streaming" for item in market.connections) for market in status.markets.values()
+                )
+            )
             # Exclude one-time work of the process, mainly the imports for the first coverage.
             await begin(warm_up, per_s)
-            await until(lambda status: status.events_acked == warm_up and bool(status.coverage_to_ms))
+            await until(
+                lambda status: (
+                    status.events_acked == warm_up and all(market.coverage_to_ms for market in status.markets.values())
+                )
+            )
             clock = Clock()
             if stopwatch:
                 stopwatch[0].acknowledgements.clear()
@@ -164,12 +168,28 @@ async def _produce(home: Path, io: str, frames: int, per_s: int) -> dict[str, An
             status = producer.status()
             stop.set()
             assert await run, "the producer did not deliver all events"
-    assert (status.rejected, status.messages_resent, status.ids_missing) == (0, 0, 0), status
+    missing = sum(market.ids_missing for market in status.markets.values())
+    assert (status.rejected, status.messages_resent, missing) == (0, 0, 0), status
     result = {**reading, "frames": frames, "cpu_s_per_million": round(reading["cpu_s"] / frames * 1e6, 3)}
     if stopwatch:
         percentiles = quantiles(stopwatch[0].latencies_ms(), n=100)
         result |= {"p50_ms": round(percentiles[49], 1), "p99_ms": round(percentiles[98], 1)}
     return result
+
+
+async def _market(settings: Settings, address: str, clients: AsyncExitStack) -> MarketSource:
+    """Return the source of one of the frame server's markets, without resume points."""
+    from cryptolake_assets.captures.tracked_symbols import Subscriptions
+    from cryptolake_assets.producer.process import market_source
+
+    urls = {name: f"{scheme}://{address}/{settings.market}" for name, scheme in URLS.items()}
+    source = await market_source(settings.model_copy(update=urls), clients)
+    symbols = tuple(symbol_in(settings.market, symbol) for symbol in SYMBOLS)
+
+    async def subscribe() -> Subscriptions:
+        return Subscriptions(symbols, "aggTrade")
+
+    return replace(source, subscribe=subscribe, resume_points=None, refresh=None)
 
 
 def make_cryptofeed(directory: str) -> str:

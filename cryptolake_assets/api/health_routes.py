@@ -24,7 +24,7 @@ from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.platform import probes
-from cryptolake_assets.producer.status_file import read_status, rejecting_problem, status_path
+from cryptolake_assets.producer.status_file import read_status, rejecting_problem, status_path, waiting_problem
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _kafka(settings: Settings, _reader: Reader) -> str | None:
 def _producer(settings: Settings, _reader: Reader) -> str | None:
     if not probes.reporting(status_path(settings), 0):
         return "has not reported its status for a minute"
-    return rejecting_problem(settings)
+    return waiting_problem(settings) or rejecting_problem(settings)
 
 
 def _bronze(settings: Settings, _reader: Reader) -> str | None:
@@ -188,11 +188,12 @@ class LakeCollector:
             "Seconds from the end of a symbol's newest bar to the exchange's clock.",
             labels=("symbol",),
         )
-        if status is not None and status.exchange_time_ms is not None:
+        clock_ms = status.exchange_time_ms(self._reader.settings.venue.exchange) if status is not None else None
+        if clock_ms is not None:
             spans = self._reader.symbols.spans(self._reader.table_cache.table(FUTURES.bars.identifier))
             for symbol, span in spans.items():
                 end_s = (span.last + MINUTE).timestamp()
-                lag.add_metric([symbol], max(0.0, status.exchange_time_ms / 1000 - end_s))
+                lag.add_metric([symbol], max(0.0, clock_ms / 1000 - end_s))
         return (lag,)
 
     def _stream_lag(self) -> Iterable[Any]:

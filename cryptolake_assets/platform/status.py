@@ -27,7 +27,14 @@ from cryptolake_assets.platform.parts import (
     local_parts,
 )
 from cryptolake_assets.platform.supervisor import ProcessInfo, Supervisor
-from cryptolake_assets.producer.status_file import rejecting_problem
+from cryptolake_assets.producer.status_file import (
+    MarketState,
+    ProducerStatus,
+    read_status,
+    rejecting_problem,
+    rejecting_problems,
+    waiting_problem,
+)
 from cryptolake_assets.settings import Settings
 
 RUNNING = "running"
@@ -102,18 +109,26 @@ def problems(settings: Settings) -> list[str]:
             )
         elif row.state == EXTERNAL and row.detail.endswith("unreachable"):
             found.append(f"{row.name}: {row.detail}. Check that it runs, and check its address and security settings.")
-    if rejecting := rejecting_problem(settings):
-        queries = " and ".join(
-            f'`cryptolake sql "SELECT reason, count(*) FROM {family.tables.rejected.full_name} GROUP BY ALL"`'
-            for family in settings.each_family
-        )
-        shows = "show" if len(settings.families) > 1 else "shows"
-        found.append(f"producer: {rejecting}. Minutes since then are incomplete; {queries} {shows} the reasons.")
+    found += producer_problems(settings)
     if any(row.name == DAGSTER_WEBSERVER and row.state == RUNNING for row in rows):
         try:
             found += [f"dagster: definitions failed to load: {error}" for error in graphql.location_errors(settings)]
         except CryptolakeError as error:
             found.append(str(error))
+    return found
+
+
+def producer_problems(settings: Settings) -> list[str]:
+    """Return the problems that the producer reports: markets that it cannot follow, and rejected frames."""
+    found = []
+    if waiting := waiting_problem(settings):
+        found.append(f"producer: {waiting}. Check the exchange and the symbols; see `cryptolake logs producer`.")
+    for market, rejecting in rejecting_problems(settings).items():
+        table = settings.of_market(market).tables.rejected.full_name
+        found.append(
+            f"producer: {rejecting}. Minutes since then are incomplete; "
+            f'`cryptolake sql "SELECT reason, count(*) FROM {table} GROUP BY ALL"` shows the reasons.'
+        )
     return found
 
 
@@ -186,19 +201,30 @@ def _progress(part: Part, settings: Settings) -> tuple[int | None, str]:
     if part.name == EXCHANGE:
         return None, _exchange_progress(settings)
     if part.name == PRODUCER:
-        report = probes.file_json(settings.run_dir / "producer.json")
-        counts = {key: report.get(key, 0) for key in ("frames", "events_acked", "rejected")}
-        text = f"{report.get('state', '')}, {', '.join(f'{n} {key}' for key, n in counts.items())}".replace("_", " ")
-        if rejecting := rejecting_problem(settings):
-            text += f", rejecting: {rejecting}"
-        if stale := report.get("stale_symbols"):
-            text += f", stale: {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''}"
-        return _int_or_none(report.get("queued_frames")), text
+        report = read_status(settings)
+        return (None, "") if report is None else (report.queued_frames, _producer_progress(settings, report))
     if part.name == BRONZE:
         progress = trade_progress(settings)
         lags = [trades.lag for trades in progress if trades.lag is not None]
         return sum(lags) if len(lags) == len(progress) else None, "; ".join(map(str, progress))
     return None, ""
+
+
+def _producer_progress(settings: Settings, report: ProducerStatus) -> str:
+    counts = f"{report.frames} frames, {report.events_acked} events acked, {report.rejected} rejected"
+    markets = [
+        f"{name}: {of_market.symbols} symbols, {of_market.frames} frames"
+        if of_market.state is MarketState.STREAMING
+        else f"{name}: {of_market.state}".replace("_", " ")
+        for name, of_market in report.markets.items()
+    ]
+    text = f"{report.state}, {counts} ({'; '.join(markets)})".replace("_", " ")
+    if rejecting := rejecting_problem(settings):
+        text += f", rejecting: {rejecting}"
+    stale = [f"{symbol} ({name})" for name, of_market in report.markets.items() for symbol in of_market.stale_symbols]
+    if stale:
+        text += f", stale: {', '.join(stale[:5])}{' …' if len(stale) > 5 else ''}"
+    return text
 
 
 def _exchange_progress(settings: Settings) -> str:
@@ -207,7 +233,3 @@ def _exchange_progress(settings: Settings) -> str:
         return "no response"
     clock = datetime.fromtimestamp(report["clock_ms"] / 1000, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     return f"{report['state']}, {report['frames_passed']} of {report['frames_total']} frames, clock {clock}"
-
-
-def _int_or_none(value: object) -> int | None:
-    return value if isinstance(value, int) else None

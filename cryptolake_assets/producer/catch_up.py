@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import structlog
 
-from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
 from cryptolake_assets.producer.rest_history import StreamHistory
@@ -107,6 +107,9 @@ class CatchUp:
             log.warning("newest_trades_unknown", symbol=symbol, error=str(error))
             watched.request_at = self._monotonic() + self._options.retry_s
             return
+        except UnknownSymbolError as error:
+            log.warning("newest_trades_unknown", symbol=symbol, error=str(error))
+            page = []  # delisted: no new trades
         # A malformed row has no time; the repairer handles it in the gap that the next trade reveals.
         known = [(row.trade_id, row.time_ms) for row in page if row.trade_id is not None and row.time_ms is not None]
         if not known:

@@ -138,6 +138,9 @@ class ConnectionSpan:
         return self._from_ms, self._to_ms
 
 
+DueRows = dict[tuple[str, int, Evidence], CoverageRow]  # by symbol, start of the interval (ms) and evidence
+
+
 @dataclass
 class _Interval:
     """An interval that is claimed again and again with a later end."""
@@ -147,38 +150,34 @@ class _Interval:
     written_to_ms: int | None = None
 
 
-class CoverageWriter:
-    """Collects claims and writes the new ones."""
+class CoverageClaims:
+    """The claims of one market's trade stream: those due, and the written ones."""
 
     def __init__(
         self,
-        sink: CoverageSink,
         *,
         exchange: str,
         stream: str,
         source: str,
         partition_for: Callable[[bytes], int],
         overlap_ms: int,
-        first: Callable[[], Awaitable[bool]] | None = None,
+        first: Callable[[], Awaitable[bool]],
     ) -> None:
         """`first` is awaited before each write; the claims are written only if it returns True.
 
         A claim that extends a written one begins `overlap_ms` before the written end: its cost does not grow with the
         interval.
         """
-        self._sink = sink
         self._exchange = exchange
         self._stream = stream
         self._source = source
         self._partition_for = partition_for
-        self._first = first
+        self.first = first
         self._overlap_ms = overlap_ms
-        self._due: dict[tuple[str, int, Evidence], CoverageRow] = {}
+        self._due: DueRows = {}
         # Per symbol and evidence: the start of the latest interval, and the ends claimed and written of it.
         self._intervals: dict[tuple[str, Evidence], _Interval] = {}
-        self._writing = asyncio.Lock()
         self.covered_to_ms: dict[str, int] = {}  # per symbol, the end of the coverage written last
-        self.failures = 0  # failed writes since the last success
 
     def claim(
         self,
@@ -210,33 +209,68 @@ class CoverageWriter:
                 evidence,
             )
 
-    async def write(self) -> bool:
+    @property
+    def are_written(self) -> bool:
+        """Return whether no claim is due."""
+        return not self._due
+
+    def take_due(self) -> DueRows:
+        """Return the rows of the due claims; the caller passes them to `written` or `give_back`."""
+        rows, self._due = self._due, {}
+        return rows
+
+    def give_back(self, rows: DueRows) -> None:
+        """Make rows of a failed write due again; newer claims replace them."""
+        self._due = rows | self._due
+
+    def written(self, rows: DueRows) -> None:
+        """Record that the rows are written."""
+        for (symbol, begin_ms, evidence), row in rows.items():
+            known = self._intervals.get((symbol, evidence))
+            if known is not None and known.from_ms == begin_ms:
+                known.written_to_ms = row.connected_to_ms
+        # In the order of the claims: the newest of a symbol wins.
+        self.covered_to_ms |= {row.symbol: row.connected_to_ms for row in rows.values()}
+
+
+class CoverageWriter:
+    """Writes the due claims of all markets in one commit."""
+
+    def __init__(self, sink: CoverageSink) -> None:
+        self._sink = sink
+        self._writing = asyncio.Lock()
+        self.failures = 0  # failed writes since the last success
+
+    async def write(self, markets: Sequence[CoverageClaims]) -> bool:
         """Write due claims in a thread; they stay due on failure. Return whether all are written."""
         async with self._writing:
-            rows, self._due = self._due, {}
-            if self._first is not None and not await self._first():
-                self._due = rows | self._due
-                return False
-            if not rows:
-                return not self._due
-            try:
-                await asyncio.to_thread(self._sink.write, list(rows.values()))
-            except Exception as error:
-                self.failures += 1
-                self._due = rows | self._due
-                log.error(
-                    "coverage_write_failed",
-                    rows=len(self._due),
-                    failures=self.failures,
-                    error=f"{type(error).__name__}: {error}",
-                )
-                return False
-            self.failures = 0
-            for (symbol, begin_ms, evidence), row in rows.items():
-                known = self._intervals.get((symbol, evidence))
-                if known is not None and known.from_ms == begin_ms:
-                    known.written_to_ms = row.connected_to_ms
-            # In the order of the claims: the newest of a symbol wins.
-            self.covered_to_ms |= {row.symbol: row.connected_to_ms for row in rows.values()}
-            log.debug("coverage_written", rows=len(rows))
-            return not self._due
+            taken: list[tuple[CoverageClaims, DueRows]] = []
+            for claims in markets:
+                due = claims.take_due()
+                if await claims.first():
+                    taken.append((claims, due))
+                else:
+                    claims.give_back(due)
+            rows = [row for _, due in taken for row in due.values()]
+            if rows:
+                await self._write(rows, taken)
+            return all(claims.are_written for claims in markets)
+
+    async def _write(self, rows: Sequence[CoverageRow], taken: Sequence[tuple[CoverageClaims, DueRows]]) -> None:
+        try:
+            await asyncio.to_thread(self._sink.write, rows)
+        except Exception as error:
+            self.failures += 1
+            for claims, due in taken:
+                claims.give_back(due)
+            log.error(
+                "coverage_write_failed",
+                rows=len(rows),
+                failures=self.failures,
+                error=f"{type(error).__name__}: {error}",
+            )
+            return
+        self.failures = 0
+        for claims, due in taken:
+            claims.written(due)
+        log.debug("coverage_written", rows=len(rows))

@@ -33,7 +33,7 @@ class _Segment:
 
     def __init__(self) -> None:
         self.waiting = 0
-        self.closed_by: OffsetsCallback | None = None
+        self.closed_by: Callable[[], None] | None = None
 
 
 class ReliableDelivery:
@@ -43,13 +43,10 @@ class ReliableDelivery:
         self,
         publisher: Publisher,
         *,
-        counted_topic: str,
         max_in_flight: int = MAX_IN_FLIGHT,
         retry_first_s: float = RETRY_FIRST_S,
     ) -> None:
-        """`counted_topic` is the topic whose offsets the markers report."""
         self._publisher = publisher
-        self._topic = counted_topic
         self._max_in_flight = max_in_flight
         self._retry_first_s = retry_first_s
         self._retry_s = retry_first_s
@@ -62,8 +59,8 @@ class ReliableDelivery:
         self._unconfirmed: set[Message] = set()
         # Fails with `BrokerAccessError` once retries cannot help.
         self.fatal: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        # Per partition of the counted topic: the last acknowledged offset + 1 (initially the end offset).
-        self.next_offsets: dict[int, int] = {}
+        # Per trade topic and partition: the last acknowledged offset + 1 (initially the end offset).
+        self.next_offsets: dict[str, dict[int, int]] = {}
         self.in_flight = 0
         self.acked: dict[str, int] = {}  # acknowledged messages per topic
         self.messages_resent = 0
@@ -85,7 +82,7 @@ class ReliableDelivery:
                 log.warning("broker_unreachable", error=str(error), retry_in_s=round(pause_s, 1))
                 await asyncio.sleep(pause_s)
                 pause_s = min(RETRY_MAX_S, pause_s * 2)
-        self.next_offsets = dict(self._publisher.start_offsets)
+        self.next_offsets = {topic: dict(offsets) for topic, offsets in self._publisher.start_offsets.items()}
 
     async def wait_for_room(self) -> None:
         """Wait while too many messages are in flight."""
@@ -116,8 +113,14 @@ class ReliableDelivery:
         """Seconds since the last acknowledgement while messages are in flight; 0 if none are."""
         return time.monotonic() - self._last_ack_at if self.in_flight else 0.0
 
-    def mark(self, when_acknowledged: OffsetsCallback) -> None:
-        """Call back, with the next offset per partition, once all earlier messages are acknowledged."""
+    def mark(self, topic: str, when_acknowledged: OffsetsCallback) -> None:
+        """Call back, with the topic's next offset per partition, once all earlier messages are acknowledged.
+
+        Earlier messages of other topics delay the call as well.
+        """
+        self._close_segment(lambda: when_acknowledged(dict(self.next_offsets[topic])))
+
+    def _close_segment(self, when_acknowledged: Callable[[], None]) -> None:
         self._segments[-1].closed_by = when_acknowledged
         self._segments.append(_Segment())
         self._finish_segments()
@@ -125,20 +128,21 @@ class ReliableDelivery:
     async def drained(self) -> None:
         """Wait until all messages so far are acknowledged."""
         done = asyncio.get_running_loop().create_future()
-        self.mark(lambda _offsets: None if done.done() else done.set_result(None))
+        self._close_segment(lambda: None if done.done() else done.set_result(None))
         await done
 
     # Reports of the publisher.
 
     def acknowledged(self, messages: Sequence[Message], partition: int, first_offset: int) -> None:
         topic = messages[0].topic
-        if topic == self._topic:
+        next_offsets = self.next_offsets.get(topic)
+        if next_offsets is not None:
             next_offset = first_offset + len(messages)
-            if self._unconfirmed or first_offset < self.next_offsets.get(partition, 0):
-                messages = self._confirmed(messages, partition, first_offset)
+            if self._unconfirmed or first_offset < next_offsets.get(partition, 0):
+                messages = self._confirmed(messages, partition, first_offset, next_offsets.get(partition, 0))
                 if not messages:
                     return
-            self.next_offsets[partition] = next_offset
+            next_offsets[partition] = next_offset
         elif first_offset >= 0:
             for offset, message in enumerate(messages, first_offset):
                 if message.when_acknowledged is not None:
@@ -156,21 +160,23 @@ class ReliableDelivery:
             message.tag.waiting -= 1
         self._finish_segments()
 
-    def _confirmed(self, messages: Sequence[Message], partition: int, first_offset: int) -> Sequence[Message]:
+    def _confirmed(
+        self, messages: Sequence[Message], partition: int, first_offset: int, next_offset: int
+    ) -> Sequence[Message]:
         """Return the messages that count as acknowledged; the others are resent.
 
         A broker that recognizes a batch as a duplicate reports no offset, but a coverage claim needs one. The second
         acknowledgement always counts: in that case the topic was recreated.
         """
         confirmed: Sequence[Message] = messages
-        if first_offset < self.next_offsets.get(partition, 0):
+        if first_offset < next_offset:
             confirmed = [message for message in messages if message in self._unconfirmed]
             unconfirmed = [message for message in messages if message not in self._unconfirmed]
             if unconfirmed:
                 self._unconfirmed.update(unconfirmed)
                 error = BrokerError(
-                    f"kafka: partition {partition} acknowledged offset {first_offset}, which is below the next offset "
-                    f"{self.next_offsets.get(partition, 0)}. The producer resends the messages."
+                    f"kafka: partition {partition} of {messages[0].topic} acknowledged offset {first_offset}, which is "
+                    f"below the next offset {next_offset}. The producer resends the messages."
                 )
                 self.failed(unconfirmed, error)
         self._unconfirmed.difference_update(confirmed)
@@ -235,4 +241,4 @@ class ReliableDelivery:
     def _finish_segments(self) -> None:
         while not (first := self._segments[0]).waiting and first.closed_by is not None:
             self._segments.popleft()
-            first.closed_by(dict(self.next_offsets))
+            first.closed_by()

@@ -13,7 +13,7 @@ from typing import Final
 
 import structlog
 
-from cryptolake_assets.errors import ExchangeError
+from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
 from cryptolake_assets.producer.rest_history import StreamHistory
@@ -88,7 +88,7 @@ class GapRepairer:
         """Fetch a range; return whether to pause before the next attempt."""
         try:
             fetched = await self._fetch(missing)
-        except ExchangeError as error:
+        except (ExchangeError, UnknownSymbolError) as error:  # an unknown symbol was delisted
             log.warning("gap_repair_failed", symbol=missing.symbol, first_missing_id=missing.first, error=str(error))
             return True
         log.info(

@@ -79,12 +79,12 @@ class Publisher(Protocol):
     async def stop(self) -> None:
         """Disconnect after a short wait for messages in flight."""
 
-    def partition_for(self, key: bytes) -> int:
-        """Return the trade topic's partition for this key; known after `start`, then stable."""
+    def partition_for(self, topic: str, key: bytes) -> int:
+        """Return a trade topic's partition for this key; known after `start`, then stable."""
 
     @property
-    def start_offsets(self) -> dict[int, int]:
-        """End offset of each partition of the trade topic before anything was sent."""
+    def start_offsets(self) -> dict[str, dict[int, int]]:
+        """End offset of each partition of the trade topics before anything was sent."""
 
 
 class Session(Protocol):
@@ -104,16 +104,17 @@ class SessionPublisher(ABC):
         self._settings = settings
         self._session: Session | None = None
         self._listener: DeliveryListener | None = None
-        self._start_offsets: dict[int, int] = {}
+        self._topics = tuple(of_family.topic_trades for of_family in settings.each_family)
+        self._start_offsets: dict[str, dict[int, int]] = {}
 
     @property
-    def start_offsets(self) -> dict[int, int]:
+    def start_offsets(self) -> dict[str, dict[int, int]]:
         return self._start_offsets
 
     async def start(self, listener: DeliveryListener) -> None:
         self._listener = listener
         await kafka.ensure_topics_async(self._settings)
-        self._start_offsets = await kafka.end_offsets_async(self._settings, self._settings.topic_trades)
+        self._start_offsets = {topic: await kafka.end_offsets_async(self._settings, topic) for topic in self._topics}
         self._session = await self._open(listener)
 
     @abstractmethod
@@ -127,10 +128,10 @@ class SessionPublisher(ABC):
     def judge(self, error: BaseException) -> FailureVerdict:
         """As `Publisher.judge`."""
 
-    def partition_for(self, key: bytes) -> int:
+    def partition_for(self, topic: str, key: bytes) -> int:
         from aiokafka.partitioner import DefaultPartitioner
 
-        numbers = sorted(self._start_offsets)
+        numbers = sorted(self._start_offsets[topic])
         # Kafka's own key hash, so that other producers choose the same partition.
         return int(DefaultPartitioner()(key, numbers, numbers))
 

@@ -185,11 +185,11 @@ class ConfluentPublisher(SessionPublisher):
     async def _open(self, listener: DeliveryListener) -> Session:
         from confluent_kafka import KafkaException
 
-        topic = self._settings.topic_trades
         session = _ConfluentSession(client_configuration(self._settings), listener)
         try:
             # librdkafka connects lazily. This blocking call verifies the connection, hence the thread.
-            await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
+            for topic in self._topics:
+                await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
         except KafkaException as error:
             await session.close()
             cause = DeliveryError(error.args[0])

@@ -38,10 +38,14 @@ class ResumePoints(Protocol):
     """Finds the resume point."""
 
     async def find(self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int]) -> ResumePoint:
-        """Return the symbols' newest known trades; read the topic below these offsets. Skip unreadable sources."""
+        """Return the symbols' newest known trades; read the topic below these offsets. Skip unreadable sources.
+
+        The topic is that of the market's family.
+        """
 
 
 class _Event(msgspec.Struct):
+    exchange: str
     symbol: str
     event_time: int
     trade_id: int
@@ -52,7 +56,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 
 class StoredResumePoints:
-    """`ResumePoints` from the topic and the lake of these settings."""
+    """`ResumePoints` of one market, from its family's topic and the lake."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -113,18 +117,19 @@ class StoredResumePoints:
         if not spans:
             return []
         records = await read_async(self._settings, self._settings.topic_trades, spans)
-        return [trade for trade in trades_of(records, stream) if trade.symbol in symbols]
+        found = trades_of(records, self._settings.venue.exchange, stream)
+        return [trade for trade in found if trade.symbol in symbols]
 
 
-def trades_of(records: Collection[PeekedRecord], stream: str) -> list[KnownTrade]:
-    """Return the records that are trades of the stream; skip records that are not events of the contract."""
+def trades_of(records: Collection[PeekedRecord], exchange: str, stream: str) -> list[KnownTrade]:
+    """Return the records that are trades of the exchange's stream; skip those that are not events of the contract."""
     found: list[KnownTrade] = []
     for record in records:
         try:
             event = _decode(record.value or b"")
         except msgspec.MsgspecError:
             continue
-        if event.stream == stream:
+        if (event.exchange, event.stream) == (exchange, stream):
             is_fetched = record.headers == tuple(FETCHED_HEADERS)
             found.append(KnownTrade(event.symbol, event.trade_id, event.event_time, is_fetched))
     return found

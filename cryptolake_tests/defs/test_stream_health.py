@@ -7,16 +7,23 @@ import time
 from typing import Any
 
 import dagster as dg
-import msgspec
 import pytest
 
 from cryptolake_assets.api.health_routes import DEPENDENCIES
 from cryptolake_assets.bronze.stream_health import StreamSignals
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.health import evaluate
-from cryptolake_assets.model.markets import Family
+from cryptolake_assets.model.markets import Family, Market
 from cryptolake_assets.platform.notify import Alert, AlertKind
-from cryptolake_assets.producer.status_file import ProducerStatus, RejectedSymbol, status_path, write_status
+from cryptolake_assets.platform.status import producer_problems
+from cryptolake_assets.producer.status_file import (
+    MarketState,
+    MarketStatus,
+    ProducerStatus,
+    RejectedSymbol,
+    status_path,
+    write_status,
+)
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
 from cryptolake_assets.settings import Settings
 
@@ -24,11 +31,13 @@ WELL = StreamSignals(table="futures_trades", state="running", report_age_s=1.0, 
 
 
 def report(settings: Settings, **rejecting: RejectedSymbol) -> None:
-    """Write a producer's status; only `rejecting` matters."""
-    fields: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
-    fields |= {"state": "streaming", "stream": "trade", "connections": [], "streams": {}, "coverage_to_ms": {}}
-    fields |= {"stale_symbols": [], "rejecting": msgspec.to_builtins(rejecting)}
-    write_status(status_path(settings), msgspec.convert(fields, ProducerStatus))
+    """Write a producer's status; only `rejecting` of USD-M matters."""
+    report_markets(settings, {Market.USD_M: MarketStatus(MarketState.STREAMING, rejecting=rejecting)})
+
+
+def report_markets(settings: Settings, markets: dict[Market, MarketStatus]) -> None:
+    counts: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
+    write_status(status_path(settings), ProducerStatus(**{**counts, "state": "streaming", "markets": markets}))
 
 
 def test_symbol_with_rejected_frames_fails_the_check_and_alerts_once(
@@ -58,7 +67,7 @@ def test_symbol_with_rejected_frames_fails_the_check_and_alerts_once(
                 if isinstance(event, dg.AssetCheckEvaluation) and event.check_name == FRAMES_ACCEPTED
             ]
     assert json.loads(cursor or "{}")["futures"]["rejecting"] is False
-    problem = "币安人生USDT: 60 frames rejected since the last accepted one (symbol_format: s is ...)"
+    problem = "usdm 币安人生USDT: 60 frames rejected since the last accepted one (symbol_format: s is ...)"
     assert verdicts == [
         (True, "frames of every symbol are accepted"),
         (False, problem),
@@ -74,6 +83,24 @@ def test_api_health_names_the_symbol(lake: Settings) -> None:
     (producer,) = [dependency for dependency in DEPENDENCIES if dependency.name == "producer"]
     report(lake, ETHUSDT=RejectedSymbol(2, "price_format: p is '6.21e-2'"))
     problem = producer.problem(lake, None)  # type: ignore[arg-type]
-    assert problem == "ETHUSDT: 2 frames rejected since the last accepted one (price_format: p is '6.21e-2')"
+    assert problem == "usdm ETHUSDT: 2 frames rejected since the last accepted one (price_format: p is '6.21e-2')"
     report(lake)
     assert producer.problem(lake, None) is None  # type: ignore[arg-type]
+
+
+def test_health_names_a_market_whose_exchange_does_not_respond(lake: Settings) -> None:
+    (producer,) = [dependency for dependency in DEPENDENCIES if dependency.name == "producer"]
+    waiting = {Market.USD_M: MarketStatus(MarketState.STREAMING), Market.SPOT: MarketStatus(MarketState.WAITING)}
+    report_markets(lake, waiting)
+    assert producer.problem(lake, None) == "spot: the exchange does not respond"  # type: ignore[arg-type]
+    (line,) = producer_problems(lake)
+    assert line.startswith("producer: spot: the exchange does not respond.")
+
+
+def test_rejected_frames_of_a_market_name_the_table_of_its_family(lake: Settings) -> None:
+    markets = (Market.USD_M, Market.SPOT)
+    rejecting = {"BTCUSDT": RejectedSymbol(2, "price_format: p is '6.21e-2'")}
+    report_markets(lake, {market: MarketStatus(MarketState.STREAMING, rejecting=rejecting) for market in markets})
+    for line, market, family in zip(producer_problems(lake), markets, ("futures", "spot"), strict=True):
+        assert line.startswith(f"producer: {market} BTCUSDT: 2 frames rejected")
+        assert f"FROM cryptolake.bronze.{family}_trades_rejected" in line

@@ -6,6 +6,7 @@ import asyncio
 import json
 import uuid
 from collections import defaultdict
+from functools import partial
 from pathlib import Path
 
 from cryptolake_assets.binance.rest import AsyncExchangeRest
@@ -20,6 +21,7 @@ from cryptolake_assets.producer.subscriptions import refresh_symbols
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_tests.support.fakes import MemoryGaps, MemorySink, until
+from cryptolake_tests.support.producing import market_source
 
 
 def emitted() -> dict[str, list[int]]:
@@ -60,31 +62,26 @@ async def test_replacements_and_symbol_changes_lose_no_trade(platform: Settings,
                 "symbols_file": symbols,
             }
         )
-        producer = Producer(
-            settings,
-            Subscriptions(("BTCUSDT",), "trade"),
-            publisher=AiokafkaPublisher(settings),
-            clock=rest,
-            sink=sink,
-            gaps=gaps,
-            history=rest,
-        )
+        refresh = partial(refresh_symbols, settings, ("BTCUSDT",), rest)
+        subscriptions = Subscriptions(("BTCUSDT",), "trade")
+        market = market_source(settings, subscriptions, clock=rest, history=rest, gaps=gaps, refresh=refresh)
+        producer = Producer(settings, [market], publisher=AiokafkaPublisher(settings), sink=sink)
         run = asyncio.create_task(producer.run(stop))
-        selection = asyncio.create_task(refresh_symbols(settings, ("BTCUSDT",), rest, producer.pool))
         try:
             await until(lambda: sink.spans("BTCUSDT"), timeout_s=30)
             symbols.write_text("BTCUSDT\nETHUSDT\n")
             await until(lambda: sink.spans("ETHUSDT"), timeout_s=30)
             symbols.write_text("ETHUSDT\nBTCUSDT\n")  # another order is no change
+            feed = producer.feeds[settings.market]
             await until(
-                lambda: min(producer.status().coverage_to_ms.values()) >= exchange.status()["last_event_time_ms"],
+                lambda: min(feed.status().coverage_to_ms.values()) >= exchange.status()["last_event_time_ms"],
                 timeout_s=60,
             )
-            assert producer.pool.replacements >= 4
+            assert feed.pool.replacements >= 4
             stop.set()
             assert await run
         finally:
-            await cancel_and_wait([selection, run])
+            await cancel_and_wait([run])
     sent, found = emitted(), await published(settings)
     assert found["BTCUSDT"] == set(sent["BTCUSDT"])
     first = min(found["ETHUSDT"])

@@ -47,6 +47,7 @@ from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
 from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
 from cryptolake_tests.support.fakes import MemorySink, until
+from cryptolake_tests.support.producing import market_source
 
 FIRST_MS = 1_709_200_800_000
 """2024-02-29T10:00:00Z, in a day that no other test writes to."""
@@ -195,14 +196,12 @@ async def run_drill(drill: Drill, platform: Settings, home: Path, topic: TopicRe
         await asyncio.to_thread(bootstrap, settings)
         gaps, stop = IcebergGapSink(settings), asyncio.Event()
         async with AsyncExchangeRest(settings.rest_url, api_key="any") as rest:
+            market = market_source(settings, resolve_subscriptions(settings), clock=rest, history=rest, gaps=gaps)
             producer = Producer(
                 settings,
-                resolve_subscriptions(settings),
+                [market],
                 publisher=AiokafkaPublisher(settings),
-                clock=rest,
                 sink=MemorySink(),
-                gaps=gaps,
-                history=rest,
                 options=ProducerOptions(
                     QUICK, ConnectionPoolOptions(drill.connection_life_s, connect_apart_s=0.05), QUICK_CATCH_UP
                 ),
@@ -211,8 +210,9 @@ async def run_drill(drill: Drill, platform: Settings, home: Path, topic: TopicRe
             try:
                 in_kafka = topic.ids[drill.symbol]
                 await until(lambda: run.done() or len(in_kafka) == AGGREGATES, timeout_s=60)
-                await until(lambda: run.done() or producer.status().ids_missing == 0, timeout_s=10)
-                reconnects = sum(connection.reconnects for connection in producer.status().connections)
+                feed = producer.feeds[settings.market]
+                await until(lambda: run.done() or feed.status().ids_missing == 0, timeout_s=10)
+                reconnects = sum(connection.reconnects for connection in feed.status().connections)
                 stop.set()
                 assert await run
             finally:
@@ -229,7 +229,7 @@ async def run_drill(drill: Drill, platform: Settings, home: Path, topic: TopicRe
         await asyncio.to_thread(read_gaps, settings),
         fault_counts,
         reconnects,
-        producer.pool.replacements,
+        feed.pool.replacements,
     )
 
 

@@ -48,6 +48,7 @@ from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.bronze import trade as bronze_trade
 from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture
 from cryptolake_tests.support.fakes import until
+from cryptolake_tests.support.producing import market_source
 from cryptolake_tests.support.sockets import NOON_MS
 
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
@@ -151,17 +152,16 @@ async def producing(on: Scene) -> AsyncIterator[None]:
         AsyncExchangeRest(settings.rest_url) as rest,
         AsyncExchangeRest(settings.rest_url, api_key=key) as history,
     ):
-        producer = Producer(
+        market = market_source(
             settings,
             resolve_subscriptions(settings),
-            publisher=AiokafkaPublisher(settings),
             clock=rest,
-            sink=IcebergCoverageSink(settings),
-            gaps=IcebergGapSink(settings),
             history=history,
+            gaps=IcebergGapSink(settings),
             resume_points=StoredResumePoints(settings),
-            options=QUICK,
         )
+        publisher, sink = AiokafkaPublisher(settings), IcebergCoverageSink(settings)
+        producer = Producer(settings, [market], publisher=publisher, sink=sink, options=QUICK)
         run = asyncio.create_task(producer.run(stop))
         try:
             yield
@@ -272,13 +272,13 @@ async def test_gaps_of_single_trades_stay_open_without_an_api_key(platform: Sett
 async def publish(settings: Settings, frames: Iterable[str]) -> None:
     """Publish the frames as events on the topic."""
     publisher = AiokafkaPublisher(settings)
-    delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
+    delivery = ReliableDelivery(publisher)
     await delivery.start()
     for frame in frames:
         parsed = parse_frame(frame, ingest_time_us=0, exchange="binance_futures")
         assert isinstance(parsed, AcceptedFrame)
         key = parsed.event.symbol.encode()
-        partition = publisher.partition_for(key)
+        partition = publisher.partition_for(settings.kafka_topic_futures, key)
         await delivery.put(Message(settings.kafka_topic_futures, parsed.event.encode(), key, partition))
     await delivery.drained()
     await publisher.stop()

@@ -78,17 +78,17 @@ def event(trade_id: int) -> bytes:
 async def deliver(settings: Settings, io: ProducerIo, values: Sequence[bytes]) -> dict[int, int]:
     """Deliver values as the producer does; return the next offset of each partition."""
     publisher = make_publisher(settings, io)
-    delivery = ReliableDelivery(publisher, counted_topic=settings.kafka_topic_futures)
+    delivery = ReliableDelivery(publisher)
     try:
         async with asyncio.timeout(60):
             await delivery.start()
             for number, value in enumerate(values):
-                partition = number % len(delivery.next_offsets)
+                partition = number % len(delivery.next_offsets[settings.topic_trades])
                 await delivery.put(Message(settings.kafka_topic_futures, value, b"BTCUSDT", partition))
             await delivery.drained()
     finally:
         await publisher.stop()
-    return delivery.next_offsets
+    return delivery.next_offsets[settings.topic_trades]
 
 
 ACCESS_CASES = [
@@ -172,7 +172,7 @@ async def test_restart_of_the_publisher_detects_a_changed_password(
 ) -> None:
     """A restarted publisher authenticates again; the library itself would retry forever."""
     publisher = make_publisher(own, io)
-    delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
+    delivery = ReliableDelivery(publisher)
     await delivery.start()
     try:
         publisher._settings = with_fields(own, **broker.access(**WRONG))  # type: ignore[attr-defined]

@@ -210,7 +210,7 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
         for spec in (toy.STREAM.bronze, toy.STREAM.silver):
             await asyncio.to_thread(ensure_table, own, spec)
         publisher = make_publisher(own, io_in_use(own))
-        delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
+        delivery = ReliableDelivery(publisher)
         await delivery.start()
         feed = ExtraFeed(own, lambda: own.symbols, put=delivery.put, clock=FakeClock(), options=FAST)
         running = asyncio.create_task(feed.run())

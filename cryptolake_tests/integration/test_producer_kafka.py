@@ -40,7 +40,8 @@ from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
 from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, write_capture
-from cryptolake_tests.support.fakes import FakeClock, FakeExchange, MemoryGaps, MemoryHistory, MemorySink, trade, until
+from cryptolake_tests.support.fakes import FakeExchange, MemorySink, trade, until
+from cryptolake_tests.support.producing import market_source, market_status
 from cryptolake_tests.support.sockets import NOON_MS
 
 BOTH = pytest.mark.parametrize("io", [ProducerIo.DEFAULT, ProducerIo.FAST])
@@ -67,16 +68,9 @@ async def producing(
     """Run a producer with the settings' subscriptions; set the event to end it, else it ends with the block."""
     stop = asyncio.Event()
     async with AsyncExchangeRest(settings.rest_url) as rest:
-        producer = Producer(
-            settings,
-            resolve_subscriptions(settings),
-            publisher=make_publisher(settings, io),
-            clock=rest,
-            sink=sink,
-            gaps=gaps or MemoryGaps(),
-            history=rest,
-            options=ProducerOptions(ConnectionOptions(io=io)),
-        )
+        market = market_source(settings, resolve_subscriptions(settings), clock=rest, history=rest, gaps=gaps)
+        options = ProducerOptions(ConnectionOptions(io=io))
+        producer = Producer(settings, [market], publisher=make_publisher(settings, io), sink=sink, options=options)
         run = asyncio.create_task(producer.run(stop))
         try:
             yield stop
@@ -108,8 +102,7 @@ def acknowledged(settings: Settings) -> Callable[[], int]:
 
 def covered_to_ms(settings: Settings) -> int:
     """Return the end of the coverage of all symbols, in ms of exchange time."""
-    status = read_status(settings)
-    return min(status.coverage_to_ms.values(), default=0) if status else 0
+    return min(market_status(settings).coverage_to_ms.values(), default=0)
 
 
 async def trades(settings: Settings) -> Counter[tuple[str, int]]:
@@ -304,7 +297,7 @@ async def test_killed_broker_loses_no_trade(own: Settings, platform: Settings, i
 @BOTH
 async def test_restarted_session_loses_no_message(own: Settings, io: ProducerIo) -> None:
     publisher = make_publisher(own, io)
-    delivery = ReliableDelivery(publisher, counted_topic=own.kafka_topic_futures)
+    delivery = ReliableDelivery(publisher)
     await delivery.start()
     resend = asyncio.create_task(delivery.run())
     count = 5_000
@@ -321,7 +314,7 @@ async def test_restarted_session_loses_no_message(own: Settings, io: ProducerIo)
         await publisher.stop()
     records = await kafka.peek_async(own, own.kafka_topic_futures, 10**9, from_end=False)
     assert {int(record.value or b"") for record in records} == set(range(count))
-    assert delivery.next_offsets[0] == len(records) == count + delivery.messages_resent
+    assert delivery.next_offsets[own.topic_trades][0] == len(records) == count + delivery.messages_resent
 
 
 @BOTH
@@ -330,16 +323,10 @@ async def test_rejected_frames_are_published_to_the_dead_letter_topic(own: Setti
     async with exchange.running():
         settings = own.model_copy(update={"exchange_ws_url": exchange.url})
         stop = asyncio.Event()
-        producer = Producer(
-            settings,
-            resolve_subscriptions(settings),
-            publisher=make_publisher(settings, io),
-            clock=FakeClock(),
-            sink=MemorySink(),
-            gaps=MemoryGaps(),
-            history=MemoryHistory(),
-            options=ProducerOptions(ConnectionOptions(io=io)),
-        )
+        market = market_source(settings, resolve_subscriptions(settings))
+        options = ProducerOptions(ConnectionOptions(io=io))
+        publisher = make_publisher(settings, io)
+        producer = Producer(settings, [market], publisher=publisher, sink=MemorySink(), options=options)
         run = asyncio.create_task(producer.run(stop))
         huge = b"\xff" * (1 << 20)
         await exchange.send(trade(1, NOON_MS), b'{"data":{"e":"trade"', huge, trade(2, NOON_MS))
@@ -371,7 +358,8 @@ async def test_killed_producer_leaves_a_gap_in_coverage_only(own: Settings, io: 
         first = run_producer(settings)
         await until(lambda: acknowledged(settings)() > 3_000, timeout_s=60)
         await until(
-            lambda: bool((s := read_status(settings)) and s.pid == first.pid and s.coverage_to_ms), timeout_s=60
+            lambda: (s := read_status(settings)) and s.pid == first.pid and market_status(settings).coverage_to_ms,
+            timeout_s=60,
         )
         first.kill()
         await asyncio.to_thread(first.wait)
@@ -382,7 +370,7 @@ async def test_killed_producer_leaves_a_gap_in_coverage_only(own: Settings, io: 
             status: ProducerStatus | None = read_status(settings)
             if status is None or status.pid != second.pid:
                 return False
-            return min(status.coverage_to_ms.values(), default=0) >= exchange.clock.last_ns // 10**6
+            return covered_to_ms(settings) >= exchange.clock.last_ns // 10**6
 
         await until(finished, timeout_s=90)
         second.send_signal(signal.SIGTERM)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
-from cryptolake_assets.producer.coverage_statements import MAX_STEP_MS, ConnectionSpan, CoverageWriter
+from cryptolake_assets.producer.coverage_statements import MAX_STEP_MS, ConnectionSpan, CoverageClaims, CoverageWriter
 from cryptolake_tests.support.fakes import NOON_MS, MemorySink
 
 YEAR_2099_MS = 4_070_908_800_000
@@ -89,20 +89,35 @@ def test_out_of_order_frames_do_not_move_the_end_back() -> None:
     assert fed(span(), NOON_MS + 500, NOON_MS + 400).last_ms == NOON_MS + 500
 
 
-def writer(sink: MemorySink) -> CoverageWriter:
-    return CoverageWriter(
-        sink,
-        exchange="binance_futures",
-        stream="trade",
-        source="ws://x",
-        partition_for=lambda key: len(key) % 4,
-        overlap_ms=5,
-    )
+class Coverage:
+    """A writer with the claims of some markets; `stored` returns whether a market's gaps are stored."""
+
+    def __init__(self, sink: MemorySink, *exchanges: str) -> None:
+        self.stored = dict.fromkeys(exchanges or ("binance_futures",), True)
+        self.writer = CoverageWriter(sink)
+        self.claims = [self._claims(exchange) for exchange in self.stored]
+        self.claim = self.claims[0].claim
+
+    def _claims(self, exchange: str) -> CoverageClaims:
+        async def first() -> bool:
+            return self.stored[exchange]
+
+        return CoverageClaims(
+            exchange=exchange,
+            stream="trade",
+            source="ws://x",
+            partition_for=lambda key: len(key) % 4,
+            overlap_ms=5,
+            first=first,
+        )
+
+    async def write(self) -> bool:
+        return await self.writer.write(self.claims)
 
 
 async def test_row_contains_partition_and_offset_of_its_symbol() -> None:
     sink = MemorySink()
-    coverage = writer(sink)
+    coverage = Coverage(sink)
     coverage.claim(["BTCUSDT", "X"], (10, 20), {3: 77, 1: 5})
     assert await coverage.write()
     assert sink.writes == [
@@ -115,7 +130,7 @@ async def test_row_contains_partition_and_offset_of_its_symbol() -> None:
 
 async def test_only_new_claims_are_written() -> None:
     sink = MemorySink()
-    coverage = writer(sink)
+    coverage = Coverage(sink)
     coverage.claim(["BTCUSDT"], (10, 20), {3: 1})
     await coverage.write()
     coverage.claim(["BTCUSDT"], (10, 20), {3: 9})
@@ -129,7 +144,7 @@ async def test_only_new_claims_are_written() -> None:
 
 async def test_extended_claim_begins_before_the_end_that_is_written() -> None:
     sink = MemorySink()
-    coverage = writer(sink)
+    coverage = Coverage(sink)
     for end_ms in (20, 30, 40):
         coverage.claim(["BTCUSDT"], (10, end_ms), {})
         await coverage.write()
@@ -143,15 +158,42 @@ async def test_extended_claim_begins_before_the_end_that_is_written() -> None:
 async def test_claims_of_a_failed_write_are_written_next_time() -> None:
     sink = MemorySink()
     sink.failures_left = 2
-    coverage = writer(sink)
+    coverage = Coverage(sink)
     coverage.claim(["BTCUSDT"], (10, 20), {})
     assert not await coverage.write()
     coverage.claim(["BTCUSDT"], (10, 30), {})
     coverage.claim(["BTCUSDT"], (50, 60), {})
     assert not await coverage.write()
-    assert coverage.failures == 2
-    assert coverage.covered_to_ms == {}
+    assert coverage.writer.failures == 2
+    assert coverage.claims[0].covered_to_ms == {}
     assert await coverage.write()
-    assert coverage.failures == 0
+    assert coverage.writer.failures == 0
     assert sink.spans() == [(10, 30), (50, 60)]
-    assert coverage.covered_to_ms == {"BTCUSDT": 60}
+    assert coverage.claims[0].covered_to_ms == {"BTCUSDT": 60}
+
+
+async def test_claims_of_all_markets_are_one_write() -> None:
+    sink = MemorySink()
+    coverage = Coverage(sink, "binance_futures", "binance_spot")
+    for claims, end_ms in zip(coverage.claims, (20, 30), strict=True):
+        claims.claim(["BTCUSDT"], (10, end_ms), {3: end_ms})
+    assert await coverage.write()
+    (rows,) = sink.writes
+    assert [(row.exchange, row.connected_to_ms, row.kafka_offset) for row in rows] == [
+        ("binance_futures", 20, 20),
+        ("binance_spot", 30, 30),
+    ]
+    assert [claims.covered_to_ms for claims in coverage.claims] == [{"BTCUSDT": 20}, {"BTCUSDT": 30}]
+
+
+async def test_market_whose_gaps_are_not_stored_keeps_its_claims_and_delays_no_other() -> None:
+    sink = MemorySink()
+    coverage = Coverage(sink, "binance_futures", "binance_spot")
+    for claims in coverage.claims:
+        claims.claim(["BTCUSDT"], (10, 20), {})
+    coverage.stored["binance_futures"] = False
+    assert not await coverage.write()
+    assert [row.exchange for row in sink.rows] == ["binance_spot"]
+    coverage.stored["binance_futures"] = True
+    assert await coverage.write()
+    assert [row.exchange for row in sink.rows] == ["binance_spot", "binance_futures"]

@@ -13,6 +13,8 @@ from cryptolake_assets.producer.delivery import ReliableDelivery
 from cryptolake_assets.producer.publisher import FailureVerdict, Message
 from cryptolake_tests.support.fakes import FakePublisher, until
 
+TOPICS = {"trades": 2, "spot": 1}
+
 
 def message(number: int, topic: str = "trades", partition: int = 0) -> Message:
     return Message(topic, b"%d" % number, b"key", partition)
@@ -20,7 +22,7 @@ def message(number: int, topic: str = "trades", partition: int = 0) -> Message:
 
 @asynccontextmanager
 async def running(publisher: FakePublisher, max_in_flight: int = 1000) -> AsyncIterator[ReliableDelivery]:
-    delivery = ReliableDelivery(publisher, counted_topic="trades", max_in_flight=max_in_flight, retry_first_s=0.001)
+    delivery = ReliableDelivery(publisher, max_in_flight=max_in_flight, retry_first_s=0.001)
     await delivery.start()
     resend = asyncio.create_task(delivery.run())
     try:
@@ -35,7 +37,7 @@ def sent_values(publisher: FakePublisher) -> list[bytes]:
 
 
 async def test_message_that_cannot_be_sent_is_resent() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.fails_send = [OSError("gone"), OSError("still gone")]
     async with running(publisher) as delivery:
         await delivery.put(message(1))
@@ -50,7 +52,7 @@ async def test_message_that_cannot_be_sent_is_resent() -> None:
 
 
 async def test_message_without_acknowledgement_is_resent() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.fails_delivery = [TimeoutError()]
     async with running(publisher) as delivery:
         await delivery.put(message(1))
@@ -61,16 +63,16 @@ async def test_message_without_acknowledgement_is_resent() -> None:
 
 
 async def test_mark_waits_for_earlier_messages_only() -> None:
-    publisher = FakePublisher(start_offset=100)
+    publisher = FakePublisher(TOPICS, start_offset=100)
     publisher.holds_acks = True
     marks: list[tuple[str, dict[int, int]]] = []
     async with running(publisher) as delivery:
-        delivery.mark(lambda offsets: marks.append(("empty", offsets)))
+        delivery.mark("trades", lambda offsets: marks.append(("empty", offsets)))
         assert marks == [("empty", {0: 100, 1: 100})]
         await delivery.put(message(1))
         await delivery.put(message(2, partition=1))
-        delivery.mark(lambda offsets: marks.append(("first", offsets)))
-        delivery.mark(lambda offsets: marks.append(("second", offsets)))
+        delivery.mark("trades", lambda offsets: marks.append(("first", offsets)))
+        delivery.mark("trades", lambda offsets: marks.append(("second", offsets)))
         assert len(marks) == 1
         publisher.fails_delivery = [TimeoutError()]
         publisher.holds_acks = False
@@ -83,38 +85,54 @@ async def test_mark_waits_for_earlier_messages_only() -> None:
 
 
 async def test_marks_are_called_in_order_even_if_later_messages_are_faster() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     marks: list[int] = []
     async with running(publisher) as delivery:
         publisher.fails_delivery = [TimeoutError()]
         await delivery.put(message(1))
-        delivery.mark(lambda _: marks.append(1))
+        delivery.mark("trades", lambda _: marks.append(1))
         await delivery.put(message(2))
-        delivery.mark(lambda _: marks.append(2))
+        delivery.mark("trades", lambda _: marks.append(2))
         assert marks == []
         await until(lambda: len(marks) == 2)
         assert marks == [1, 2]
 
 
 async def test_messages_of_other_topics_delay_marks_but_do_not_advance_offsets() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.holds_acks = True
     marks: list[dict[int, int]] = []
     async with running(publisher) as delivery:
         await delivery.put(message(1, topic="trades_rejected"))
-        delivery.mark(marks.append)
+        delivery.mark("trades", marks.append)
         assert marks == []
         publisher.release()
         assert marks == [{0: 0, 1: 0}]
 
 
+async def test_topics_have_their_own_offsets_and_marks_wait_for_all_of_them() -> None:
+    publisher = FakePublisher(TOPICS, start_offset=100)
+    publisher.holds_acks = True
+    marks: list[tuple[str, dict[int, int]]] = []
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
+        await delivery.put(message(2, topic="spot"))
+        await delivery.put(message(3, topic="spot"))
+        delivery.mark("trades", lambda offsets: marks.append(("trades", offsets)))
+        delivery.mark("spot", lambda offsets: marks.append(("spot", offsets)))
+        assert marks == []
+        publisher.release()
+        assert marks == [("trades", {0: 101, 1: 100}), ("spot", {0: 102})]
+        assert delivery.acked == {"trades": 1, "spot": 2}
+
+
 async def test_message_acknowledged_without_an_offset_is_resent() -> None:
-    publisher = FakePublisher(start_offset=10)
+    publisher = FakePublisher(TOPICS, start_offset=10)
     publisher.offsets = [-1]
     marks: list[dict[int, int]] = []
     async with running(publisher) as delivery:
         await delivery.put(message(1))
-        delivery.mark(marks.append)
+        delivery.mark("trades", marks.append)
         assert marks == []
         await until(lambda: marks)
         assert marks == [{0: 12, 1: 10}]  # the first attempt is at offset 10, the duplicate at 11
@@ -122,17 +140,17 @@ async def test_message_acknowledged_without_an_offset_is_resent() -> None:
 
 
 async def test_recreated_topic_does_not_stop_the_delivery() -> None:
-    publisher = FakePublisher(start_offset=500)
+    publisher = FakePublisher(TOPICS, start_offset=500)
     publisher.offsets = [0, 1]
     async with running(publisher) as delivery:
         await delivery.put(message(1))
         async with asyncio.timeout(5):
             await delivery.drained()
-        assert delivery.next_offsets[0] == 2
+        assert delivery.next_offsets["trades"][0] == 2
 
 
 async def test_full_delivery_makes_the_caller_wait() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.holds_acks = True
     async with running(publisher, max_in_flight=2) as delivery:
         await delivery.put(message(1))
@@ -149,7 +167,7 @@ async def test_broken_session_is_restarted_and_its_messages_are_resent() -> None
     class SequenceError(Exception):
         pass
 
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
     publisher.holds_acks = True
     async with running(publisher) as delivery:
@@ -168,7 +186,7 @@ async def test_restart_without_a_broker_is_retried(monkeypatch: pytest.MonkeyPat
     class SequenceError(Exception):
         pass
 
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.verdicts = {SequenceError: FailureVerdict.RESTART}
     publisher.fails_delivery = [SequenceError()]
     restart = publisher.restart
@@ -189,7 +207,7 @@ async def test_restart_without_a_broker_is_retried(monkeypatch: pytest.MonkeyPat
 
 
 async def test_permanent_rejection_is_raised() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.verdicts = {PermissionError: FailureVerdict.FATAL}
     publisher.fails_delivery = [PermissionError("not yours")]
     async with running(publisher) as delivery:
@@ -199,15 +217,15 @@ async def test_permanent_rejection_is_raised() -> None:
 
 
 async def test_start_waits_for_the_broker() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.fails_start = [BrokerError("kafka: unavailable"), BrokerError("kafka: unavailable")]
     async with running(publisher) as delivery:
-        assert delivery.next_offsets == {0: 0, 1: 0}
+        assert delivery.next_offsets == {"trades": {0: 0, 1: 0}, "spot": {0: 0}}
     assert not publisher.fails_start
 
 
 async def test_start_raises_if_the_broker_rejects_the_client() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.fails_start = [BrokerAccessError("kafka: no")]
     with pytest.raises(BrokerAccessError, match="kafka: no"):
         async with running(publisher):
@@ -215,7 +233,7 @@ async def test_start_raises_if_the_broker_rejects_the_client() -> None:
 
 
 async def test_stall_is_reported_while_messages_are_in_flight() -> None:
-    publisher = FakePublisher()
+    publisher = FakePublisher(TOPICS)
     publisher.holds_acks = True
     async with running(publisher) as delivery:
         assert delivery.stalled_s == 0

@@ -43,7 +43,7 @@ async def test_shutdown_notice_replaces_its_connection_before_it_ends() -> None:
         await on.exchange.send(trade(1, NOON_MS), json.dumps({"stream": "!serverShutdown", "data": SHUTDOWN}))
         await until(lambda: len(on.exchange.sockets) == 2)
         assert on.exchange.sockets[0].close_code is None, "the old connection stays open until the new one is open"
-        await until(lambda: on.producer.status().renewals == 1)
+        await until(lambda: on.feed.status().connections_replaced == 1)
         assert [socket.close_code is None for socket in on.exchange.sockets] == [False, True]
         assert await on.ended()
 
@@ -60,7 +60,7 @@ async def test_symbol_with_rejected_frames_is_not_covered_and_is_reported() -> N
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
         assert on.sink.spans("ETHUSDT") == [(NOON_MS, NOON_MS + 10)], "up to the last frame before the rejected ones"
-        (entry,) = on.producer.status().rejecting.items()
+        (entry,) = on.feed.status().rejecting.items()
         assert entry == ("ETHUSDT", RejectedSymbol(2, "price_format: p is '6.21e-2'"))
         assert await on.ended()
 
@@ -73,7 +73,7 @@ async def test_coverage_begins_with_the_first_accepted_trade_after_rejected_ones
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans("ETHUSDT") == [(NOON_MS + 31, NOON_MS + 1_000)])
         assert on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)]
-        assert on.producer.status().rejecting == {}
+        assert on.feed.status().rejecting == {}
         assert await on.ended()
 
 

@@ -20,6 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import BrokerAccessError
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.process import ProducerOptions
@@ -43,7 +44,7 @@ async def test_trades_go_to_the_trade_topic_keyed_by_symbol() -> None:
         assert [message.topic for message in on.publisher.log] == [on.topic] * 3
         assert [message.key for message in on.publisher.log] == [b"BTCUSDT", b"ETHUSDT", b"BTCUSDT"]
         assert [message.partition for message in on.publisher.log] == [
-            on.publisher.partition_for(key) for key in (b"BTCUSDT", b"ETHUSDT", b"BTCUSDT")
+            on.publisher.partition_for(on.topic, key) for key in (b"BTCUSDT", b"ETHUSDT", b"BTCUSDT")
         ]
         event = json.loads(on.publisher.log[0].value)
         assert (event["price"], event["event_time"], event["exchange"]) == ("1.50", NOON_MS * 1000, "binance_futures")
@@ -100,7 +101,7 @@ async def test_coverage_spans_the_first_frame_to_the_exchange_clock() -> None:
         await on.exchange.send(trade(1, NOON_MS + 5), trade(2, NOON_MS + 90))
         on.clock.now_ms = NOON_MS + 1_000
         await until(lambda: on.sink.spans() == [(NOON_MS, NOON_MS + 1_000)])
-        partition = on.publisher.partition_for(b"BTCUSDT")
+        partition = on.publisher.partition_for(on.topic, b"BTCUSDT")
         assert on.sink.rows[0] == CoverageRow(
             "binance_futures",
             "BTCUSDT",
@@ -281,9 +282,10 @@ async def test_status_counts_messages_and_times() -> None:
         status = read_status(on.settings)
         assert status is not None
         assert (status.events_acked, status.rejected, status.messages_resent) == (2, 1, 1)
-        assert (status.last_event_time_ms, status.exchange_time_ms) == (NOON_MS + 40, NOON_MS + 700)
-        assert status.coverage_to_ms == {"BTCUSDT": NOON_MS + 700}
-        assert [(link.name, link.symbols) for link in status.connections] == [("trade-0", 1)]
+        market = status.markets[Market.USD_M]
+        assert (market.last_event_time_ms, market.exchange_time_ms) == (NOON_MS + 40, NOON_MS + 700)
+        assert market.coverage_to_ms == {"BTCUSDT": NOON_MS + 700}
+        assert [(link.name, link.symbols) for link in market.connections] == [("usdm-trade-0", 1)]
 
 
 def run_module(**environment: str) -> subprocess.Popen[str]:
@@ -333,7 +335,7 @@ async def test_replaced_connection_leaves_no_gap_in_the_coverage() -> None:
                 with suppress(ConnectionClosed):
                     await socket.send(trade(number, NOON_MS + number * 100))
             await asyncio.sleep(0.002)
-        await until(lambda: on.producer.pool.replacements >= 2)
+        await until(lambda: on.feed.pool.replacements >= 2)
         assert await on.ended()
         assert set(on.sent()) == set(range(400))
         assert on.gaps.gaps == {}
@@ -348,13 +350,13 @@ async def test_stale_symbol_is_reported_and_its_connection_replaced() -> None:
         for number in range(2):  # a rate is known from the second check on
             now_ms = on.clock.now_ms = NOON_MS + 1_000 * (number + 1)
             await on.exchange.send(trade(number, now_ms - 1), trade(number, now_ms - 1, "ETHUSDT"))
-            await until(lambda: on.producer.status().coverage_to_ms.get("ETHUSDT") == on.clock.now_ms)
+            await until(lambda: on.feed.status().coverage_to_ms.get("ETHUSDT") == on.clock.now_ms)
         on.clock.now_ms = NOON_MS + 120_000
         await on.exchange.send(trade(2, NOON_MS + 119_000))
-        await until(lambda: on.producer.status().stale_symbols == ("ETHUSDT",))
-        await until(lambda: on.producer.pool.replacements == 1)
+        await until(lambda: on.feed.status().stale_symbols == ("ETHUSDT",))
+        await until(lambda: on.feed.pool.replacements == 1)
         await on.exchange.send(trade(2, NOON_MS + 119_500, "ETHUSDT"))
-        await until(lambda: on.producer.status().stale_symbols == ())
+        await until(lambda: on.feed.status().stale_symbols == ())
         assert await on.ended()
 
 
@@ -363,18 +365,18 @@ async def test_changed_symbols_file_changes_the_tracked_symbols(tmp_path: Path) 
     path.write_text("BTCUSDT\n")
     async with stage(symbols=("BTCUSDT",), symbols_file=path) as on, AsyncExchangeRest("http://127.0.0.1:1") as rest:
         await on.opened()
-        refreshing = asyncio.create_task(refresh_symbols(on.settings, ("BTCUSDT",), rest, on.producer.pool))
+        refreshing = asyncio.create_task(refresh_symbols(on.settings, ("BTCUSDT",), rest, on.feed.pool))
         try:
             with capture_logs() as logs:
                 path.write_text("NOPE\n")
                 await until(lambda: [entry for entry in logs if entry["event"] == "symbol_refresh_rejected"])
-            assert on.producer.pool.symbols == ("BTCUSDT",)
+            assert on.feed.pool.symbols == ("BTCUSDT",)
             path.write_text("BTCUSDT\nETHUSDT\n")
             await until(lambda: on.exchange.paths[-1] == "/market/stream?streams=btcusdt@trade/ethusdt@trade")
             await until(lambda: on.exchange.sockets[0].close_code is not None)
             await on.exchange.send(trade(1, NOON_MS, "ETHUSDT"))
             await until(lambda: on.sent() == [1])
-            assert on.producer.status().symbols == 2
+            assert on.feed.status().symbols == 2
         finally:
             await cancel_and_wait([refreshing])
         assert await on.ended()

@@ -28,6 +28,7 @@ from cryptolake_tests.support.fakes import (
     trade,
     until,
 )
+from cryptolake_tests.support.producing import market_source
 
 OPTIONS = ProducerOptions(
     connection=QUICK,
@@ -86,17 +87,15 @@ async def stage(history: MemoryHistory, newest: ResumePoint | None = None, at_s:
     async with on.exchange.running():
         on.settings = load_settings(exchange_ws_url=on.exchange.url, coverage_interval_s=0.05)
         stop = asyncio.Event()
-        producer = Producer(
+        market = market_source(
             on.settings,
             Subscriptions(("BTCUSDT",), "trade"),
-            publisher=on.publisher,
             clock=on.clock,
-            sink=on.sink,
-            gaps=on.gaps,
             history=history,
+            gaps=on.gaps,
             resume_points=FixedResumePoint(newest or ResumePoint()),
-            options=OPTIONS,
         )
+        producer = Producer(on.settings, [market], publisher=on.publisher, sink=on.sink, options=OPTIONS)
         run = asyncio.create_task(producer.run(stop))
         try:
             yield on

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
@@ -20,11 +20,14 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
 from cryptolake_assets.settings import load_settings
 
 NOON_MS = 1_700_049_600_000  # 2023-11-15T12:00:00Z
+FUTURES_TOPIC, SPOT_TOPIC = (load_settings().of_family(family).topic_trades for family in Family)
+PARTITIONS = {FUTURES_TOPIC: 2, SPOT_TOPIC: 3}
 
 
 QUICK = ConnectionOptions(
@@ -48,9 +51,12 @@ def trade(trade_id: int, exchange_time_ms: int, symbol: str = "BTCUSDT", price: 
 
 
 class FakePublisher:
-    """Acknowledges at once, or on `release`; fails as scripted. One offset sequence per (topic, partition)."""
+    """Acknowledges at once, or on `release`; fails as scripted. One offset sequence per (topic, partition).
 
-    def __init__(self, partitions: int = 2, start_offset: int = 0) -> None:
+    `partitions` are the numbers of partitions of the trade topics.
+    """
+
+    def __init__(self, partitions: Mapping[str, int] = PARTITIONS, start_offset: int = 0) -> None:
         self.holds_acks = False
         """True: acknowledgements wait for `release`."""
         self.fails_send: list[BaseException] = []
@@ -65,13 +71,16 @@ class FakePublisher:
         """Messages stored by the broker, in order."""
         self.restarts = 0
         self.stopped = False
-        self._start_offsets = dict.fromkeys(range(partitions), start_offset)
+        self._start_offset = start_offset
+        self._start_offsets = {
+            topic: dict.fromkeys(range(number), start_offset) for topic, number in partitions.items()
+        }
         self._next: dict[tuple[str, int], int] = {}
         self._pending: list[Message] = []
         self._listener: DeliveryListener | None = None
 
     @property
-    def start_offsets(self) -> dict[int, int]:
+    def start_offsets(self) -> dict[str, dict[int, int]]:
         return self._start_offsets
 
     async def start(self, listener: DeliveryListener) -> None:
@@ -79,8 +88,8 @@ class FakePublisher:
             raise self.fails_start.pop(0)
         self._listener = listener
 
-    def partition_for(self, key: bytes) -> int:
-        return sum(key) % len(self._start_offsets)
+    def partition_for(self, topic: str, key: bytes) -> int:
+        return sum(key) % len(self._start_offsets[topic])
 
     def send(self, messages: Sequence[Message]) -> None:
         assert self._listener is not None
@@ -101,7 +110,7 @@ class FakePublisher:
                 self._listener.failed([message], self.fails_delivery.pop(0))
                 continue
             partition = message.partition or 0
-            offset = self._next.get((message.topic, partition), self._start_offsets[partition])
+            offset = self._next.get((message.topic, partition), self._start_offset)
             self._next[message.topic, partition] = offset + 1
             self.log.append(message)
             self._listener.acknowledged([message], partition, self.offsets.pop(0) if self.offsets else offset)
@@ -137,7 +146,8 @@ class MemorySink:
             raise OSError("the disk is full")
         self.writes.append(list(claims))
         for claim in claims:
-            same = [row for row in self.rows if (row.symbol, row.evidence) == (claim.symbol, claim.evidence)]
+            key = claim.exchange, claim.symbol, claim.evidence
+            same = [row for row in self.rows if (row.exchange, row.symbol, row.evidence) == key]
             for row in same:
                 if row.connected_from_ms < claim.connected_to_ms and claim.connected_from_ms < row.connected_to_ms:
                     self.rows.remove(row)

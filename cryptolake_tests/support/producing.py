@@ -1,17 +1,23 @@
-"""A producer with a fake exchange, publisher, sinks and clock."""
+"""A producer with fake exchanges, publisher, sinks and clocks."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.model.exchange_records import TradeStreamName
-from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
+from cryptolake_assets.producer.connection import ExchangeClock
+from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
+from cryptolake_assets.producer.gap_writer import GapSink
+from cryptolake_assets.producer.market_feed import MarketFeed, MarketSource
 from cryptolake_assets.producer.process import Producer, ProducerOptions
+from cryptolake_assets.producer.rest_history import TradeHistory
+from cryptolake_assets.producer.resume_point import ResumePoints
+from cryptolake_assets.producer.status_file import MarketState, MarketStatus, read_status
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.fakes import (
     QUICK,
@@ -34,9 +40,41 @@ OPTIONS = ProducerOptions(
 )
 
 
+def market_source(
+    settings: Settings,
+    subscriptions: Subscriptions,
+    *,
+    clock: ExchangeClock | None = None,
+    history: TradeHistory | None = None,
+    gaps: GapSink | None = None,
+    resume_points: ResumePoints | None = None,
+    refresh: Callable[[ConnectionPool], Coroutine[Any, Any, None]] | None = None,
+) -> MarketSource:
+    """Return the market of the settings with known subscriptions; fakes for everything else that is not given."""
+
+    async def subscribe() -> Subscriptions:
+        return subscriptions
+
+    return MarketSource(
+        settings=settings,
+        subscribe=subscribe,
+        clock=clock or FakeClock(),
+        history=history or MemoryHistory(),
+        gaps=gaps or MemoryGaps(),
+        resume_points=resume_points,
+        refresh=refresh,
+    )
+
+
+def market_status(settings: Settings) -> MarketStatus:
+    """Return the market's part of the producer's last written status, an empty one before the first."""
+    status = read_status(settings)
+    return MarketStatus(MarketState.WAITING) if status is None else status.markets[settings.market]
+
+
 @dataclass
 class Stage:
-    """One producer and its fakes."""
+    """A producer of one market, and its fakes."""
 
     exchange: FakeExchange
     publisher: FakePublisher
@@ -50,7 +88,11 @@ class Stage:
 
     @property
     def topic(self) -> str:
-        return self.settings.kafka_topic_futures
+        return self.settings.topic_trades
+
+    @property
+    def feed(self) -> MarketFeed:
+        return self.producer.feeds[self.settings.market]
 
     def sent(self, topic: str | None = None) -> list[int]:
         return self.publisher.trade_ids(topic or self.topic)
@@ -83,16 +125,8 @@ async def stage(
     async with exchange.running():
         settings = load_settings(**{"exchange_ws_url": exchange.url, "coverage_interval_s": 0.05, **changes})
         stop = asyncio.Event()
-        producer = Producer(
-            settings,
-            Subscriptions(symbols, stream),
-            publisher=publisher,
-            clock=clock,
-            sink=sink,
-            gaps=gaps,
-            history=history or MemoryHistory(),
-            options=options,
-        )
+        market = market_source(settings, Subscriptions(symbols, stream), clock=clock, history=history, gaps=gaps)
+        producer = Producer(settings, [market], publisher=publisher, sink=sink, options=options)
         run = asyncio.create_task(producer.run(stop))
         try:
             yield Stage(exchange, publisher, sink, gaps, clock, settings, stop, run, producer)
