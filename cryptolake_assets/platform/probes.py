@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import time
 from http import HTTPStatus
@@ -51,15 +50,6 @@ def http_json(url: str) -> dict[str, Any]:
     try:
         content = httpx.get(url, timeout=TIMEOUT_S, trust_env=False).json()
     except (httpx.HTTPError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def file_json(path: Path) -> dict[str, Any]:
-    """Return the JSON object in a progress file; empty if there is none."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

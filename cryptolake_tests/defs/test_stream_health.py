@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
 
 import dagster as dg
 import pytest
@@ -16,16 +15,10 @@ from cryptolake_assets.defs.health import evaluate
 from cryptolake_assets.model.markets import Family, Market
 from cryptolake_assets.platform.notify import Alert, AlertKind
 from cryptolake_assets.platform.status import producer_problems
-from cryptolake_assets.producer.status_file import (
-    MarketState,
-    MarketStatus,
-    ProducerStatus,
-    RejectedSymbol,
-    status_path,
-    write_status,
-)
+from cryptolake_assets.producer.status_file import MarketState, MarketStatus, RejectedSymbol
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.producing import report_markets
 
 WELL = StreamSignals(table="futures_trades", state="running", report_age_s=1.0, committed=100, lag=0)
 
@@ -33,11 +26,6 @@ WELL = StreamSignals(table="futures_trades", state="running", report_age_s=1.0, 
 def report(settings: Settings, **rejecting: RejectedSymbol) -> None:
     """Write a producer's status; only `rejecting` of USD-M matters."""
     report_markets(settings, {Market.USD_M: MarketStatus(MarketState.STREAMING, rejecting=rejecting)})
-
-
-def report_markets(settings: Settings, markets: dict[Market, MarketStatus]) -> None:
-    counts: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
-    write_status(status_path(settings), ProducerStatus(**{**counts, "state": "streaming", "markets": markets}))
 
 
 def test_symbol_with_rejected_frames_fails_the_check_and_alerts_once(

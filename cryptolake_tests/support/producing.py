@@ -10,6 +10,7 @@ from typing import Any
 
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.model.exchange_records import TradeStreamName
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.connection import ExchangeClock
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.gap_writer import GapSink
@@ -17,7 +18,14 @@ from cryptolake_assets.producer.market_feed import MarketFeed, MarketSource
 from cryptolake_assets.producer.process import Producer, ProducerOptions
 from cryptolake_assets.producer.rest_history import TradeHistory
 from cryptolake_assets.producer.resume_point import ResumePoints
-from cryptolake_assets.producer.status_file import MarketState, MarketStatus, read_status
+from cryptolake_assets.producer.status_file import (
+    MarketState,
+    MarketStatus,
+    ProducerStatus,
+    read_status,
+    status_path,
+    write_status,
+)
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.fakes import (
     QUICK,
@@ -70,6 +78,12 @@ def market_status(settings: Settings) -> MarketStatus:
     """Return the market's part of the producer's last written status, an empty one before the first."""
     status = read_status(settings)
     return MarketStatus(MarketState.WAITING) if status is None else status.markets[settings.market]
+
+
+def report_markets(settings: Settings, markets: dict[Market, MarketStatus]) -> None:
+    """Write the status of a streaming producer of these markets."""
+    counts: dict[str, Any] = dict.fromkeys(ProducerStatus.__struct_fields__, 0)
+    write_status(status_path(settings), ProducerStatus(**{**counts, "state": "streaming", "markets": markets}))
 
 
 @dataclass
