@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from cryptolake_assets.settings import Settings
 
 POLL_S = 0.02
-URLS = {"exchange_ws_url": "ws", "exchange_rest_url": "http"}
 LIMIT_S = 180
 BUILD_TOOLS = ("cython", "setuptools", "wheel")
 
@@ -123,15 +122,17 @@ async def _produce(home: Path, io: str, frames: int, per_s: int, markets: tuple[
     from cryptolake_assets.settings.producer import ProducerIo
 
     raise_gc_thresholds()  # like the producer's own process
-    settings, warm_up = lakes.lake_settings(home).model_copy(update={"markets": markets}), frames // 10
+    base, warm_up = lakes.lake_settings(home), frames // 10
     stop = asyncio.Event()
-    with serving(settings.exchange_port, 0 if per_s else warm_up + frames, markets) as address:
+    with serving(base.exchange_port, 0 if per_s else warm_up + frames, markets) as address:
+        urls = {"exchange_ws_url": f"ws://{address}", "exchange_rest_url": f"http://{address}"}
+        settings = base.model_copy(update={"markets": markets, **urls})
         publisher = make_publisher(settings, ProducerIo(io))
         stopwatch = _timed(publisher) if per_s else []
         async with AsyncExitStack() as clients, AsyncClient(timeout=30) as client:
             producer = Producer(
                 settings,
-                [await _market(settings.of_market(market), address, clients) for market in markets],
+                [await _market(settings.of_market(market), clients) for market in markets],
                 publisher=publisher,
                 sink=IcebergCoverageSink(settings),
                 options=ProducerOptions(ConnectionOptions(io=ProducerIo(io))),
@@ -177,13 +178,12 @@ async def _produce(home: Path, io: str, frames: int, per_s: int, markets: tuple[
     return result
 
 
-async def _market(settings: Settings, address: str, clients: AsyncExitStack) -> MarketSource:
+async def _market(settings: Settings, clients: AsyncExitStack) -> MarketSource:
     """Return the source of one of the frame server's markets, without resume points."""
     from cryptolake_assets.captures.tracked_symbols import Subscriptions
     from cryptolake_assets.producer.process import market_source
 
-    urls = {name: f"{scheme}://{address}/{settings.market}" for name, scheme in URLS.items()}
-    source = await market_source(settings.model_copy(update=urls), clients)
+    source = await market_source(settings, clients)
     symbols = tuple(symbol_in(settings.market, symbol) for symbol in SYMBOLS)
 
     async def subscribe() -> Subscriptions:

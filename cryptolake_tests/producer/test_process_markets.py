@@ -184,8 +184,8 @@ async def test_the_same_symbol_of_two_markets_has_two_topics_offsets_and_coverag
             assert (rows[name].kafka_partition, rows[name].kafka_offset) == (partition, offset)
         assert publisher.partition_for(FUTURES_TOPIC, b"BTCUSDT") != publisher.partition_for(SPOT_TOPIC, b"BTCUSDT")
         assert [place.exchange.paths for place in on.places.values()] == [
-            ["/market/stream?streams=btcusdt@trade"],
-            ["/stream?streams=btcusdt@trade"],
+            ["/usdm/market/stream?streams=btcusdt@trade"],
+            ["/spot/stream?streams=btcusdt@trade"],
         ]
 
 
@@ -370,6 +370,6 @@ async def test_symbols_file_changes_each_market_by_its_own_items(tmp_path: Path)
             for market in BOTH:
                 await on[market].opened()
             path.write_text("usdm:BTCUSDT,ETHUSDT\nspot:BTCUSDT\n")
-            both = "/market/stream?streams=btcusdt@trade/ethusdt@trade"
+            both = "/usdm/market/stream?streams=btcusdt@trade/ethusdt@trade"
             await until(lambda: on[Market.USD_M].exchange.paths[-1] == both)
-            assert on[Market.SPOT].exchange.paths == ["/stream?streams=btcusdt@trade"]
+            assert on[Market.SPOT].exchange.paths == ["/spot/stream?streams=btcusdt@trade"]
