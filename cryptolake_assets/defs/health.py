@@ -196,7 +196,7 @@ def _heartbeat(verdict: HealthVerdict) -> tuple[CheckOutcome, dg.AssetCheckSever
 
 
 def _frames_accepted(settings: Settings) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
-    problem = rejecting_problem(settings)
+    problem = rejecting_problem(settings, settings.venue.family)
     outcome = CheckOutcome(FRAMES_ACCEPTED, problem is None, problem or "frames of every symbol are accepted")
     return outcome, dg.AssetCheckSeverity.ERROR
 

@@ -10,7 +10,7 @@ from typing import Final
 
 import msgspec
 
-from cryptolake_assets.model.markets import EXCHANGES, Market
+from cryptolake_assets.model.markets import EXCHANGES, VENUES, Family, Market
 from cryptolake_assets.settings import Settings
 
 MAX_SYMBOLS_SHOWN: Final = 200
@@ -133,9 +133,10 @@ def rejecting_problems(settings: Settings) -> dict[Market, str]:
     return found
 
 
-def rejecting_problem(settings: Settings) -> str | None:
-    """Return the messages of `rejecting_problems` as one; None if no frames are being rejected."""
-    return "; ".join(rejecting_problems(settings).values()) or None
+def rejecting_problem(settings: Settings, family: Family | None = None) -> str | None:
+    """Return the messages of `rejecting_problems` as one, of one family if given; None if there are none."""
+    found = rejecting_problems(settings).items()
+    return "; ".join(text for market, text in found if family in (None, VENUES[market].family)) or None
 
 
 def waiting_problem(settings: Settings) -> str | None:

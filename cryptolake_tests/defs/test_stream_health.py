@@ -15,7 +15,7 @@ from cryptolake_assets.defs.health import evaluate
 from cryptolake_assets.model.markets import Family, Market
 from cryptolake_assets.platform.notify import Alert, AlertKind
 from cryptolake_assets.platform.status import producer_problems
-from cryptolake_assets.producer.status_file import MarketState, MarketStatus, RejectedSymbol
+from cryptolake_assets.producer.status_file import MarketState, MarketStatus, RejectedSymbol, rejecting_problem
 from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.producing import report_markets
@@ -92,3 +92,10 @@ def test_rejected_frames_of_a_market_name_the_table_of_its_family(lake: Settings
     for line, market, family in zip(producer_problems(lake), markets, ("futures", "spot"), strict=True):
         assert line.startswith(f"producer: {market} BTCUSDT: 2 frames rejected")
         assert f"FROM cryptolake.bronze.{family}_trades_rejected" in line
+
+
+def test_rejected_frames_fail_the_check_of_their_family_only(lake: Settings) -> None:
+    rejecting = {"BTCUSDT": RejectedSymbol(2, "price_format: p is '6.21e-2'")}
+    both = {market: MarketStatus(MarketState.STREAMING) for market in (Market.USD_M, Market.SPOT)}
+    report_markets(lake, {**both, Market.SPOT: MarketStatus(MarketState.STREAMING, rejecting=rejecting)})
+    assert [rejecting_problem(lake, family) is None for family in Family] == [True, False]
