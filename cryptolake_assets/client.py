@@ -3,6 +3,7 @@
 from cryptolake_assets.client import ohlcv
 
 bars = ohlcv("BTCUSDT", "1h", start="2025-01-01", end="2025-01-31")   # a pandas DataFrame
+spot = ohlcv("BTCUSDT", "1h", exchange="binance_spot")
 """
 
 from __future__ import annotations
@@ -38,9 +39,12 @@ def ohlcv(symbol: str, timeframe: str = "1m", *, frame: str = "pandas", **option
     """Return the bars of a symbol whose open time is in [start, end], oldest first.
 
     `timeframe` is `1m`, `5m`, `15m`, `1h`, `4h` or `1d`. `frame` is `pandas`, `polars` (if installed) or `arrow`;
-    prices and volumes are decimals in all of them. Options: `start`, `end`, `as_of` (snapshot id or time), `url` (the
-    API's), `key`, `timeout_s`. The range may have any length; it is fetched in pages if it is too large for one
-    response. Raises `ApiError` with the API's reason.
+    prices and volumes are decimals in all of them. Options: `exchange`, `start`, `end`, `as_of` (snapshot id or time),
+    `url` (the API's), `key`, `timeout_s`. The range may have any length; it is fetched in pages if it is too large for
+    one response. Raises `ApiError` with the API's reason.
+
+    `exchange` is `binance_futures`, `binance_futures_coin` or `binance_spot`. Without it, the bars are of the API's
+    default market if that has the symbol, otherwise of another one that has it; their column `exchange` tells which.
     """
     table = _fetch(f"/ohlcv/{timeframe}", {"symbol": symbol}, **options)
     if frame == "arrow":
@@ -123,6 +127,7 @@ def _fetch(
     path: str,
     query: dict[str, str],
     *,
+    exchange: str | None = None,
     start: Moment | None = None,
     end: Moment | None = None,
     as_of: Moment | None = None,
@@ -134,6 +139,7 @@ def _fetch(
 
     times = {"start": start, "end": end, "as_of": as_of}
     query |= {name: _text(value) for name, value in times.items() if value is not None} | {"format": "arrow"}
+    query |= {} if exchange is None else {"exchange": exchange}
     with ApiClient(url, key, timeout_s) as api:
         return pa.concat_tables([_table(page) for page in api.pages(path, query)])
 

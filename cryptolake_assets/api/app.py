@@ -76,7 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_origins=list(settings.api_cors_origins),
             allow_methods=["GET"],
             allow_headers=["Authorization", "X-API-Key", "If-None-Match"],
-            expose_headers=["ETag", "X-Snapshot-Id", "X-Next-Cursor"],
+            expose_headers=["ETag", "X-Exchange", "X-Snapshot-Id", "X-Next-Cursor"],
         )
     app.add_middleware(ObserveMiddleware, metrics=metrics)
     return app

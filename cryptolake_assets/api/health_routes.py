@@ -21,7 +21,6 @@ from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.api.present import CachedValue, of_the_present
 from cryptolake_assets.bronze.offsets import bronze_lags, report_age_s
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.platform import probes
 from cryptolake_assets.producer.status_file import read_status, rejecting_problem, status_path, waiting_problem
@@ -34,7 +33,6 @@ router = APIRouter()
 log = structlog.get_logger(__name__)
 
 CACHE_S = 2.0  # how long the state of the dependencies is cached
-MEASURED = (FUTURES.trades, FUTURES.bars, FUTURES.daily)
 
 
 class DependencyHealth(BaseModel):
@@ -67,7 +65,8 @@ def _catalog(settings: Settings, reader: Reader) -> str | None:
 
 def _tables(_settings: Settings, reader: Reader) -> str | None:
     try:
-        reader.table_cache.table(FUTURES.bars.identifier)
+        for settings in reader.settings.each_family:
+            reader.table_cache.table(settings.tables.bars.identifier)
     except CryptolakeError as error:
         return str(error)
     return None
@@ -173,9 +172,12 @@ class LakeCollector:
             "cryptolake_table_snapshot_age_seconds", "Seconds since the table's last commit.", labels=("table",)
         )
         rows = GaugeMetricFamily("cryptolake_table_rows", "Rows of the table.", labels=("table",))
-        for spec in MEASURED:
-            snapshot = self._reader.table_cache.table(spec.identifier).current_snapshot()
-            if snapshot is not None:
+        for settings in self._reader.settings.each_family:
+            tables = settings.tables
+            for spec in (tables.trades, tables.bars, tables.daily):
+                snapshot = self._reader.table_cache.table(spec.identifier).current_snapshot()
+                if snapshot is None:
+                    continue
                 age.add_metric([spec.full_name], time.time() - snapshot.timestamp_ms / 1000)
                 summary = snapshot.summary.additional_properties if snapshot.summary else {}
                 rows.add_metric([spec.full_name], int(summary.get("total-records", 0)))
@@ -186,29 +188,28 @@ class LakeCollector:
         lag = GaugeMetricFamily(
             "cryptolake_event_time_lag_seconds",
             "Seconds from the end of a symbol's newest bar to the exchange's clock.",
-            labels=("symbol",),
+            labels=("exchange", "symbol"),
         )
-        clock_ms = status.exchange_time_ms(self._reader.settings.venue.exchange) if status is not None else None
-        if clock_ms is not None:
-            spans = self._reader.symbols.spans(self._reader.table_cache.table(FUTURES.bars.identifier))
-            for symbol, span in spans.items():
+        for (exchange, symbol), span in self._reader.spans().items() if status is not None else ():
+            clock_ms = status.exchange_time_ms(exchange)
+            if clock_ms is not None:
                 end_s = (span.last + MINUTE).timestamp()
-                lag.add_metric([symbol], max(0.0, clock_ms / 1000 - end_s))
+                lag.add_metric([exchange, symbol], max(0.0, clock_ms / 1000 - end_s))
         return (lag,)
 
     def _stream_lag(self) -> Iterable[Any]:
-        lags = bronze_lags(self._reader.settings)
+        lags = [lag for settings in self._reader.settings.each_family for lag in bronze_lags(settings)]
         total = sum(lag.records for lag in lags)
         records = GaugeMetricFamily(
             "cryptolake_stream_lag_records", "Records in Kafka that are not in Bronze yet.", total
         )
         partitions = GaugeMetricFamily(
             "cryptolake_stream_partition_lag_records",
-            "Records of a trade-topic partition that are not in Bronze yet.",
-            labels=("partition",),
+            "Records of a partition of a trade topic that are not in Bronze yet.",
+            labels=("topic", "partition"),
         )
         for lag in lags:
-            partitions.add_metric([str(lag.partition)], lag.records)
+            partitions.add_metric([lag.topic, str(lag.partition)], lag.records)
         return (records, partitions)
 
     def _cache(self) -> Iterable[Any]:

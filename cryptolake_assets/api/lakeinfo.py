@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,13 +13,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import formats, problems, schemas
-from cryptolake_assets.api.page_reader import Reader, UnpagedResource, epoch_ms
-from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Symbol, Time
-from cryptolake_assets.api.table_routes import ReaderOf, unpaged_table
+from cryptolake_assets.api.page_reader import BARS, Reader, TableState, UnpagedResource, epoch_ms, of_all_families
+from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Time
+from cryptolake_assets.api.table_routes import AnyExchange, AnySymbol, OneExchange, ReaderOf, unpaged_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of
-from cryptolake_assets.model.columns import TIME, Column
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.columns import EXCHANGE, TIME, Column
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 
@@ -32,19 +32,21 @@ SNAPSHOTS_SHOWN = 50
 
 
 SPAN_COLUMNS = (
+    EXCHANGE,
     Column("symbol", "string", "the exchange's symbol"),
     Column("first_minute", TIME, "open time of the first bar"),
     Column("last_minute", TIME, "open time of the last bar"),
     Column("bars", "long", "number of bars"),
 )
 GAP_COLUMNS = (
+    EXCHANGE,
     Column("symbol", "string", "the exchange's symbol"),
     Column("stream", "string", "trade or aggTrade"),
     Column("gap_from", TIME, "exchange time up to which every trade was received"),
     Column("gap_to", TIME, "exchange time from which every trade is received again"),
 )
-Symbols = schemas.rows_model("Symbols", "symbols", schemas.row_model("SymbolSpan", SPAN_COLUMNS))
-Gaps = schemas.rows_model("Gaps", "gaps", schemas.row_model("Gap", GAP_COLUMNS))
+Symbols = schemas.rows_model("Symbols", "symbols", schemas.row_model("SymbolSpan", SPAN_COLUMNS), exchange=OneExchange)
+Gaps = schemas.rows_model("Gaps", "gaps", schemas.row_model("Gap", GAP_COLUMNS), exchange=OneExchange)
 
 
 class CatalogParams(BaseModel):
@@ -89,38 +91,56 @@ class CatalogInfo(BaseModel):
 
 
 @router.get("/symbols", response_model=Symbols, responses=schemas.row_responses())
-async def symbols(request: Request, reader: ReaderOf, params: State) -> Response:
-    """List the symbols that have one-minute bars, with their first and last minute."""
-    unpaged = UnpagedResource("/symbols", FUTURES.bars.identifier, "symbols", partial(_spans, reader))
+async def symbols(request: Request, reader: ReaderOf, params: State, exchange: AnyExchange = None) -> Response:
+    """List the symbols that have one-minute bars, with their first and last minute; those of the default market first.
+
+    The first row of a symbol has the exchange that answers for it without `exchange=`.
+    """
+    unpaged = UnpagedResource("/symbols", BARS, "symbols", partial(_spans, reader), exchange=exchange)
     return await unpaged_table(request, reader, unpaged, params)
 
 
-def _spans(reader: Reader, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
-    spans = reader.symbols.spans_as_of(table, snapshot_id)
+def _spans(reader: Reader, states: Sequence[TableState], exchange: str | None) -> tuple[pa.Table, dict[str, Any]]:
     rows = [
-        {"symbol": symbol, "first_minute": span.first, "last_minute": span.last, "bars": span.bars}
-        for symbol, span in spans.items()
+        {
+            "exchange": name,
+            "symbol": symbol,
+            "first_minute": span.first,
+            "last_minute": span.last,
+            "bars": span.bars,
+        }
+        for (name, symbol), span in reader.spans_as_of(states).items()
+        if exchange in (None, name)
     ]
     return _rows(SPAN_COLUMNS, rows), {}
 
 
 @router.get("/gaps", response_model=Gaps, responses=schemas.row_responses(has_symbol=True))
 async def gaps(
-    request: Request, reader: ReaderOf, params: State, symbol: Annotated[Symbol | None, Query()] = None
+    request: Request, reader: ReaderOf, params: State, symbol: AnySymbol = None, exchange: AnyExchange = None
 ) -> Response:
     """List spans of exchange time between two connections in which trades may be missing."""
-    unpaged = UnpagedResource("/gaps", OPS_COVERAGE.identifier, "gaps", partial(_gaps, reader, symbol))
+    coverage = of_all_families(OPS_COVERAGE)
+    unpaged = UnpagedResource("/gaps", coverage, "gaps", partial(_gaps, reader, symbol), symbol, exchange)
     return await unpaged_table(request, reader, unpaged, params)
 
 
-def _gaps(reader: Reader, symbol: str | None, table: Table, snapshot_id: int | None) -> tuple[pa.Table, dict[str, Any]]:
+def _gaps(
+    reader: Reader, symbol: str | None, states: Sequence[TableState], exchange: str | None
+) -> tuple[pa.Table, dict[str, Any]]:
     rows = [
-        {"symbol": gap.symbol, "stream": gap.stream, "gap_from": _moment(gap.from_ms), "gap_to": _moment(gap.to_ms)}
-        for gap in gaps_of(table, snapshot_id)
-        if symbol in (None, gap.symbol)
+        {
+            "exchange": gap.exchange,
+            "symbol": gap.symbol,
+            "stream": gap.stream,
+            "gap_from": _moment(gap.from_ms),
+            "gap_to": _moment(gap.to_ms),
+        }
+        for state in states
+        for gap in gaps_of(state.table, state.snapshot_id, exchange=exchange, symbol=symbol)
     ]
-    if symbol is not None and not rows and symbol not in reader.known_symbols():
-        raise problems.unknown_symbol(symbol)
+    if symbol is not None and not rows:
+        reader.require_symbol(symbol, exchange)
     return _rows(GAP_COLUMNS, rows), {}
 
 

@@ -1,6 +1,7 @@
 """Live bars for WebSockets and server-sent events: the newest bars first, then the changed bars of each Silver commit.
 
-One read of the table serves all clients. Each client has a bounded queue. A client that is too slow is disconnected;
+A client subscribes to topics, the pairs of exchange and symbol. The bars of each market family are a table of their
+own; one read of it serves all clients. Each client has a bounded queue. A client that is too slow is disconnected;
 the others wait for it only briefly, between the parts of a large change.
 """
 
@@ -21,18 +22,20 @@ from starlette.types import Receive, Scope, Send
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import records
 from cryptolake_assets.api.observe import ApiMetrics
-from cryptolake_assets.api.page_reader import Reader
-from cryptolake_assets.api.params import parse_symbol
-from cryptolake_assets.api.problems import Problem, unknown_symbol
+from cryptolake_assets.api.page_reader import BARS, Reader, TableState, newest
+from cryptolake_assets.api.params import parse_exchange, parse_symbol
+from cryptolake_assets.api.problems import Problem
+from cryptolake_assets.api.symbol_index import Topic
+from cryptolake_assets.api.table_routes import AnyExchange
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import EXCHANGES, Family
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
 from cryptolake_assets.model.windows import MINUTE
 
 if TYPE_CHECKING:
-    from pyiceberg.table import Table
+    from cryptolake_assets.lake.table_cache import Identifier
 
 router = APIRouter()
 log = structlog.get_logger(__name__)
@@ -40,7 +43,7 @@ log = structlog.get_logger(__name__)
 QUEUE = 64  # maximum queued messages per client
 HEARTBEAT_S = 15.0
 FIRST_BARS = 2  # newest bars per symbol in a client's first message
-CHANGE_KEY = ("updated_at", "symbol", "window_start")
+CHANGE_KEY = ("updated_at", "exchange", "symbol", "window_start")
 TRY_AGAIN_LATER, POLICY_VIOLATION = 1013, 1008
 UNKNOWN = 404
 READ_ROWS = 10_000  # maximum rows per read of a change; the rest is read next
@@ -51,12 +54,22 @@ POLL_S = 0.02
 MAX_SYMBOLS = 200
 
 
+MAX_ITEM_BYTES = max(map(len, EXCHANGES)) + 1 + MAX_SYMBOL_BYTES
+
+Requested = tuple[str | None, str]  # exchange, if given, and symbol
+
+
 def parse_symbols(text: str) -> str:
     """Return the comma-separated symbols as the exchange spells them. Raises `ValueError` for other texts."""
     names = text.split(",")
     if len(names) > MAX_SYMBOLS:
         raise ValueError(f"at most {MAX_SYMBOLS} symbols per connection")
-    return ",".join(map(parse_symbol, names))
+    return ",".join(map(_parse_item, names))
+
+
+def _parse_item(text: str) -> str:
+    exchange, colon, symbol = text.rpartition(":")
+    return f"{parse_exchange(exchange)}:{parse_symbol(symbol)}" if colon else parse_symbol(text)
 
 
 SymbolList = Annotated[
@@ -64,9 +77,9 @@ SymbolList = Annotated[
     AfterValidator(parse_symbols),
     Query(
         min_length=1,
-        max_length=MAX_SYMBOLS * (MAX_SYMBOL_BYTES + 1),
-        description="Comma-separated symbols.",
-        examples=["BTCUSDT,ETHUSDT"],
+        max_length=MAX_SYMBOLS * (MAX_ITEM_BYTES + 1),
+        description="Comma-separated symbols, each optionally with its exchange.",
+        examples=["BTCUSDT,ETHUSDT", "binance_futures:BTCUSDT,binance_spot:BTCUSDT"],
         json_schema_extra={"format": "symbols"},
     ),
 ]
@@ -76,39 +89,55 @@ SymbolList = Annotated[
 class Subscriber:
     """A live client. `None` in the queue ends it; `cut` is set if it was too slow or the hub closes."""
 
-    symbols: frozenset[str]
+    topics: frozenset[Topic]
     queue: asyncio.Queue[bytes | None] = field(default_factory=lambda: asyncio.Queue(QUEUE))
     cut: asyncio.Event = field(default_factory=asyncio.Event)
 
 
+@dataclass(eq=False)
+class Feed:
+    """The changes of one family's table of bars: what was sent of them."""
+
+    family: Family
+    snapshot_id: int | None = None
+    # The largest `updated_at` sent so far: the writer stamps all changed rows of a commit with the commit's time.
+    # Between two parts of a change, the values of all columns of `CHANGE_KEY`.
+    seen: tuple[Any, ...] = ()
+
+    @property
+    def identifier(self) -> Identifier:
+        return BARS[self.family].identifier
+
+    def has_clients(self, clients: Iterable[Subscriber]) -> bool:
+        return any(EXCHANGES[exchange].family is self.family for client in clients for exchange, _ in client.topics)
+
+
 class Hub:
-    """Send changes of Silver to the live clients; read nothing while there are none."""
+    """Send changes of Silver to the live clients; read no table without clients."""
 
     def __init__(self, reader: Reader, metrics: ApiMetrics) -> None:
         self._reader, self._metrics = reader, metrics
         self._clients: set[Subscriber] = set()
-        self._snapshot: int | None = None
-        # The largest `updated_at` sent so far: the writer stamps all changed rows of a commit with the commit's time.
-        # Between two parts of a change, the values of all columns of `CHANGE_KEY`.
-        self._seen: tuple[Any, ...] = ()
+        self._feeds = tuple(map(Feed, Family))
         # Held while a client joins: it would miss a change sent after its first message was read.
         self._lock = asyncio.Lock()
 
-    async def join(self, symbols: Iterable[str]) -> Subscriber:
+    async def join(self, requested: Iterable[Requested]) -> Subscriber:
         """Return a new client, with its first message queued.
 
         Raises a problem for an unknown symbol or too many clients, and `TableNotFoundError`.
         """
-        client = Subscriber(frozenset(symbols))
         async with self._lock:
             if self.clients >= self._reader.settings.api_clients:
                 raise Problem(
                     503, "too-many-clients", "Too many clients", "All live connections are in use. Try again later."
                 )
-            if not self._clients:
-                # Read it before the bars: a change in between is then sent twice instead of lost.
-                self._snapshot, self._seen = await self._reader.run(self._last_update)
-            snapshot_id, bars = await self._reader.run(self._newest, sorted(client.symbols))
+            client = Subscriber(await self._reader.run(self._topics, sorted(requested, key=str)))
+            for feed in self._feeds:
+                if feed.has_clients([client]) and not feed.has_clients(self._clients):
+                    # Read it before the bars: a change in between is then sent twice instead of lost.
+                    await self._reader.run(self._start, feed)
+            snapshot_id, bars = await self._reader.run(self._newest, client.topics)
             client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
             self._clients.add(client)
         self._metrics.live_clients.set(self.clients)
@@ -124,12 +153,18 @@ class Hub:
 
     async def table_changed(self) -> None:
         """Send the bars committed to Silver since the last call; after a failed read, the next call sends them."""
-        while True:
-            async with self._lock:
-                if not self._clients or self._reader.table_cache.snapshot_id(FUTURES.bars.identifier) == self._snapshot:
-                    return
-                self._send(*await self._reader.run(self._changes))
-            await self._wait_for_queues()
+        for feed in self._feeds:
+            while await self._send_part(feed):
+                await self._wait_for_queues()
+
+    async def _send_part(self, feed: Feed) -> bool:
+        """Send the next part of the changes. Return False if there is none."""
+        async with self._lock:
+            current = self._reader.table_cache.snapshot_id(feed.identifier)
+            if not feed.has_clients(self._clients) or current == feed.snapshot_id:
+                return False
+            self._send(*await self._reader.run(self._changes, feed))
+        return True
 
     async def _wait_for_queues(self) -> None:
         """Wait until all queues have room for the next part, at most `DRAIN_TIMEOUT_S`; clients may join meanwhile."""
@@ -140,18 +175,18 @@ class Hub:
             await asyncio.sleep(POLL_S)
 
     def _send(self, snapshot_id: int | None, changed: list[dict[str, Any]]) -> None:
-        by_symbol: dict[str, list[dict[str, Any]]] = {}
+        by_topic: dict[Topic, list[dict[str, Any]]] = {}
         for bar in changed:
-            by_symbol.setdefault(bar["symbol"], []).append(bar)
-        messages: dict[frozenset[str], list[bytes]] = {}
+            by_topic.setdefault((bar["exchange"], bar["symbol"]), []).append(bar)
+        messages: dict[frozenset[Topic], list[bytes]] = {}
         for client in tuple(self._clients):
-            bars = [bar for symbol in sorted(client.symbols) for bar in by_symbol.get(symbol, ())]
+            bars = [bar for topic in sorted(client.topics) for bar in by_topic.get(topic, ())]
             if not bars:
                 continue
-            if client.symbols not in messages:
+            if client.topics not in messages:
                 parts = (bars[begin : begin + MESSAGE_BARS] for begin in range(0, len(bars), MESSAGE_BARS))
-                messages[client.symbols] = [_message("bars", snapshot_id, part) for part in parts]
-            for message in messages[client.symbols]:
+                messages[client.topics] = [_message("bars", snapshot_id, part) for part in parts]
+            for message in messages[client.topics]:
                 if not client.cut.is_set():
                     self._offer(client, message)
 
@@ -162,7 +197,7 @@ class Hub:
             client.cut.set()
             self._metrics.cut_clients.inc()
             self.leave(client)
-            log.info("live_client_disconnected", symbols=sorted(client.symbols))
+            log.info("live_client_disconnected", topics=sorted(client.topics))
 
     def close(self) -> None:
         """Disconnect all clients."""
@@ -170,48 +205,64 @@ class Hub:
             client.cut.set()
             self.leave(client)
 
-    def _newest(self, symbols: Sequence[str]) -> tuple[int | None, list[dict[str, Any]]]:
-        table = self._reader.table_cache.table(FUTURES.bars.identifier)
-        snapshot_id = table.metadata.current_snapshot_id
-        spans = self._reader.symbols.spans(table)
+    def _topics(self, requested: Sequence[Requested]) -> frozenset[Topic]:
+        """Return the topics of the symbols, each of the given exchange or of the one that answers for it."""
+        spans, topics = self._reader.spans(), set()
+        for exchange, symbol in requested:
+            name = self._reader.answering(symbol, exchange).exchange or ""
+            if (name, symbol) not in spans:
+                self._reader.require_symbol(symbol, name)
+            topics.add((name, symbol))
+        return frozenset(topics)
+
+    def _newest(self, topics: Iterable[Topic]) -> tuple[int | None, list[dict[str, Any]]]:
+        """Return the newest bars of each topic, and the newest snapshot that they were read from."""
+        spans, states = self._reader.spans(), {}
         bars: list[dict[str, Any]] = []
-        for symbol in symbols:
-            if symbol not in spans:
-                raise unknown_symbol(symbol)
+        for exchange, symbol in sorted(topics):
+            family = EXCHANGES[exchange].family
+            if family not in states:
+                states[family] = self._state(BARS[family].identifier)
             where = filters.all_of(
-                filters.equal("symbol", symbol), filters.at_least("window_start", spans[symbol].last - MINUTE)
+                filters.equal("exchange", exchange),
+                filters.equal("symbol", symbol),
+                filters.at_least("window_start", spans[exchange, symbol].last - MINUTE),
             )
-            query = PageQuery(("window_start",), where, FUTURES.bars.column_names, limit=FIRST_BARS, descending=True)
-            page = read_page(table, snapshot_id, query, self._reader.settings.api_answer_bytes)
-            bars += reversed(records(page.rows))
-        return snapshot_id, bars
+            query = PageQuery(("window_start",), where, BARS[family].column_names, limit=FIRST_BARS, descending=True)
+            bars += reversed(records(self._page(states[family], query).rows))
+        return newest(list(states.values())), bars
 
-    def _last_update(self) -> tuple[int | None, tuple[Any, ...]]:
-        table = self._reader.table_cache.table(FUTURES.bars.identifier)
-        newest = PageQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True)
-        page = self._page(table, newest)
-        return table.metadata.current_snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
+    def _start(self, feed: Feed) -> None:
+        """Begin the feed after the last change."""
+        state = self._state(feed.identifier)
+        page = self._page(state, PageQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True))
+        feed.snapshot_id, feed.seen = state.snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
 
-    def _changes(self) -> tuple[int | None, list[dict[str, Any]]]:
-        """Return at most `READ_ROWS` bars with a later `updated_at` than `_seen`, by (symbol, open time).
+    def _changes(self, feed: Feed) -> tuple[int | None, list[dict[str, Any]]]:
+        """Return at most `READ_ROWS` bars with a later `updated_at` than `seen`, by (exchange, symbol, open time).
 
         File statistics exclude most files: a commit rewrites only the one file of a day.
         """
-        table = self._reader.table_cache.table(FUTURES.bars.identifier)
-        is_partial = len(self._seen) == len(CHANGE_KEY)
-        where = filters.all_of(*([filters.above("updated_at", *self._seen)] if self._seen and not is_partial else []))
-        after = self._seen if is_partial else ()
-        page = self._page(table, PageQuery(CHANGE_KEY, where, FUTURES.bars.column_names, after, READ_ROWS))
+        state = self._state(feed.identifier)
+        is_partial = len(feed.seen) == len(CHANGE_KEY)
+        where = filters.all_of(*([filters.above("updated_at", *feed.seen)] if feed.seen and not is_partial else []))
+        after = feed.seen if is_partial else ()
+        columns = BARS[feed.family].column_names
+        page = self._page(state, PageQuery(CHANGE_KEY, where, columns, after, READ_ROWS))
         if page.rows.num_rows:
             last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
-            self._seen = tuple(last[name] for name in CHANGE_KEY)
+            feed.seen = tuple(last[name] for name in CHANGE_KEY)
         if not page.more:
-            self._snapshot, self._seen = table.metadata.current_snapshot_id, self._seen[:1]
-        rows = page.rows.sort_by([("symbol", "ascending"), ("window_start", "ascending")])
-        return table.metadata.current_snapshot_id, records(rows)
+            feed.snapshot_id, feed.seen = state.snapshot_id, feed.seen[:1]
+        rows = page.rows.sort_by([(name, "ascending") for name in CHANGE_KEY[1:]])
+        return state.snapshot_id, records(rows)
 
-    def _page(self, table: Table, query: PageQuery) -> Page:
-        return read_page(table, table.metadata.current_snapshot_id, query, self._reader.settings.api_answer_bytes)
+    def _state(self, identifier: Identifier) -> TableState:
+        table = self._reader.table_cache.table(identifier)
+        return TableState(identifier, table, table.metadata.current_snapshot_id)
+
+    def _page(self, state: TableState, query: PageQuery) -> Page:
+        return read_page(state.table, state.snapshot_id, query, self._reader.settings.api_answer_bytes)
 
 
 def _message(kind: str, snapshot_id: int | None, bars: list[dict[str, Any]]) -> bytes:
@@ -225,17 +276,19 @@ def _message(kind: str, snapshot_id: int | None, bars: list[dict[str, Any]]) -> 
     )
 
 
-def _names(symbols: str) -> frozenset[str]:
-    return frozenset(symbols.split(","))
+def _requested(symbols: str, exchange: str | None) -> list[Requested]:
+    """Return the items of `parse_symbols`; `exchange` is that of items without one."""
+    items = (item.rpartition(":") for item in symbols.split(","))
+    return [(name or exchange, symbol) for name, _, symbol in items]
 
 
 @router.websocket("/ws/ohlcv")
-async def ws_ohlcv(socket: WebSocket, symbols: SymbolList) -> None:
+async def ws_ohlcv(socket: WebSocket, symbols: SymbolList, exchange: AnyExchange = None) -> None:
     """Send text frames `{type, snapshot_id, timeframe, bars}`: first `snapshot`, then `bars` with each commit."""
     hub: Hub = socket.app.state.hub
     await socket.accept()
     try:
-        client = await hub.join(_names(symbols))
+        client = await hub.join(_requested(symbols, exchange))
     except Problem as problem:
         await socket.close(POLICY_VIOLATION if problem.status == UNKNOWN else TRY_AGAIN_LATER, problem.title)
         return
@@ -290,10 +343,10 @@ async def _until_disconnected(socket: WebSocket) -> None:
         **schemas.error_responses(404, 422, 503),
     },
 )
-async def sse_ohlcv(request: Request, symbols: SymbolList) -> Response:
+async def sse_ohlcv(request: Request, symbols: SymbolList, exchange: AnyExchange = None) -> Response:
     """Stream the newest bars of the symbols (`snapshot`), then the bars that each Silver commit changes (`bars`)."""
     hub: Hub = request.app.state.hub
-    client = await hub.join(_names(symbols))
+    client = await hub.join(_requested(symbols, exchange))
     return _EventStream(hub, client)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -15,17 +16,18 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
-from cryptolake_assets.api.page_reader import UnpagedResource
+from cryptolake_assets.api.page_reader import TableState, UnpagedResource, of_each_family
 from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import CachedValue, json_of_the_present
-from cryptolake_assets.api.table_routes import ReaderOf, unpaged_table
+from cryptolake_assets.api.table_routes import AnyExchange, OneExchange, ReaderOf, unpaged_table
 from cryptolake_assets.lake import reject_counts
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.lake.reject_counts import RejectSource
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
+from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.platform import graphql
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from pyiceberg.table import Table
 
     from cryptolake_assets.settings import Settings
 
@@ -117,10 +119,17 @@ class Checks(BaseModel):
 
 
 From = Annotated[datetime | None, Field(description="Start of the counted range; null if it has none.")]
-Dropped = schemas.rows_model("Dropped", "reasons", schemas.row_model("Reason", reject_counts.COLUMNS), start=From)
+Reason = schemas.row_model("Reason", reject_counts.COLUMNS)
+Dropped = schemas.rows_model("Dropped", "reasons", Reason, exchange=OneExchange, start=From)
 
-REJECTED = reject_counts.RejectSource("ingest_ts", ("reason",), reason="split_part(reason, ':', 1)")
-QUARANTINED = reject_counts.RejectSource("event_time", ("rule", "symbol"), reason="rule", symbol="symbol")
+REJECTED = of_each_family(lambda tables: tables.rejected)
+QUARANTINED = of_each_family(lambda tables: tables.quarantine)
+# A rejected frame names no exchange: only a family with one exchange tells it.
+EXCHANGE_OF_REJECTED = {
+    tables.rejected.identifier: f"'{names[0]}'" if len(names) == 1 else "NULL::VARCHAR"
+    for family, tables in FAMILY_TABLES.items()
+    for names in (exchanges_of(family),)
+}
 Range = Annotated[RangeParams, Query()]
 PRESENT = [Depends(json_of_the_present)]
 
@@ -196,32 +205,57 @@ async def checks(request: Request, reader: ReaderOf) -> Response:
 
 
 @router.get("/quality/rejected", summary="Rejected frames", response_model=Dropped, responses=schemas.row_responses())
-async def rejected(request: Request, reader: ReaderOf, params: Range) -> Response:
-    """Count rejected frames by the reason's code and by receipt time. Without `start`: the 30 days up to the newest."""
-    unpaged = UnpagedResource(
-        "/quality/rejected", FUTURES.rejected.identifier, "reasons", partial(_counted, REJECTED, params)
-    )
+async def rejected(request: Request, reader: ReaderOf, params: Range, exchange: AnyExchange = None) -> Response:
+    """Count rejected frames by the reason's code and by receipt time. Without `start`: the 30 days up to the newest.
+
+    USD-M and COIN-M futures are counted together: a rejected frame does not name its exchange.
+    """
+    compute = partial(_counted, params, _rejected)
+    unpaged = UnpagedResource("/quality/rejected", REJECTED, "reasons", compute, exchange=exchange)
     return await unpaged_table(request, reader, unpaged, params)
 
 
 @router.get(
     "/quality/quarantined", summary="Quarantined trades", response_model=Dropped, responses=schemas.row_responses()
 )
-async def quarantined(request: Request, reader: ReaderOf, params: Range) -> Response:
+async def quarantined(request: Request, reader: ReaderOf, params: Range, exchange: AnyExchange = None) -> Response:
     """Count quarantined trades by rule and symbol and by event time. Without `start`: the 30 days up to the newest."""
-    compute = partial(_counted, QUARANTINED, params)
-    return await unpaged_table(
-        request,
-        reader,
-        UnpagedResource("/quality/quarantined", FUTURES.quarantine.identifier, "reasons", compute),
-        params,
+    compute = partial(_counted, params, _quarantined)
+    unpaged = UnpagedResource("/quality/quarantined", QUARANTINED, "reasons", compute, exchange=exchange)
+    return await unpaged_table(request, reader, unpaged, params)
+
+
+def _rejected(state: TableState, _exchange: str | None) -> RejectSource:
+    return RejectSource(
+        state.table,
+        state.snapshot_id,
+        "ingest_ts",
+        ("reason",),
+        reason="split_part(reason, ':', 1)",
+        exchange=EXCHANGE_OF_REJECTED[state.identifier],
+    )
+
+
+def _quarantined(state: TableState, exchange: str | None) -> RejectSource:
+    return RejectSource(
+        state.table,
+        state.snapshot_id,
+        "event_time",
+        ("rule", "exchange", "symbol"),
+        reason="rule",
+        exchange="exchange",
+        symbol="symbol",
+        only_exchange=exchange,
     )
 
 
 def _counted(
-    source: reject_counts.RejectSource, params: RangeParams, table: Table, snapshot_id: int | None
+    params: RangeParams,
+    source_of: Callable[[TableState, str | None], RejectSource],
+    states: Sequence[TableState],
+    exchange: str | None,
 ) -> tuple[pa.Table, dict[str, Any]]:
-    found = reject_counts.count_rejects(table, snapshot_id, source, params.start, params.end)
+    found = reject_counts.count_rejects([source_of(state, exchange) for state in states], params.start, params.end)
     return found.rows, {"start": None if found.start is None else _instant(found.start.timestamp())}
 
 

@@ -1,14 +1,15 @@
-"""Read pages of tables at a snapshot and encode them as responses; list the known symbols.
+"""Read pages of tables at a snapshot and encode them as responses; find the exchange that answers for a symbol.
 
-A bounded number of threads reads; the settings bound their memory.
+A bounded number of threads reads; the settings bound their memory. A response may have rows of several tables, one per
+market family; its `snapshot_id` is the newest of theirs, which identifies the state of all.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
@@ -17,12 +18,13 @@ import structlog
 from cryptolake_assets.api import formats, problems
 from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
 from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache
-from cryptolake_assets.api.symbol_index import SymbolIndex
+from cryptolake_assets.api.symbol_index import Spans, SymbolIndex, Topic
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
-from cryptolake_assets.lake.pages import Page, PageQuery, read_page
+from cryptolake_assets.lake.pages import Page, PageQuery, merge, read_page
 from cryptolake_assets.lake.table_cache import Identifier, TableCache
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES, FamilyTables
+from cryptolake_assets.model.markets import EXCHANGES, VENUES, Family, Market, venue_of
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings
 
@@ -30,36 +32,64 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
+    from pyiceberg.table.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-BARS_KEY = ("window_start", "symbol")  # order of bars in responses: by time, like their files
+EXCHANGE = "exchange"
+BARS_KEY = ("window_start", EXCHANGE, "symbol")  # order of bars in responses: by time, like their files
 PAGED = (Format.JSON, Format.NDJSON)  # formats that are paged even without a `limit`
+
+MAX_SNAPSHOT_MS = 10**14  # a larger integer is a snapshot id, not a time
+
+FamilySpecs = Mapping[Family, TableSpec]  # the table with the rows of each market family
+
+
+def of_each_family(table: Callable[[FamilyTables], TableSpec]) -> FamilySpecs:
+    """Return the table of each family."""
+    return {family: table(tables) for family, tables in FAMILY_TABLES.items()}
+
+
+def of_all_families(table: TableSpec) -> FamilySpecs:
+    """Return a table with the rows of all families, or of none."""
+    return dict.fromkeys(Family, table)
+
+
+BARS = of_each_family(lambda tables: tables.bars)
 
 
 @dataclass(frozen=True)
 class Resource:
-    """A table served by a route. `key` orders the rows; `start` and `end` filter its first column, a time."""
+    """Rows served by a route. `key` orders the rows; `start` and `end` filter its first column, a time."""
 
     route: str
-    table: TableSpec
+    tables: FamilySpecs
     key: tuple[str, ...]
     rows_name: str
     order: Order = Order.ASC
     distinct: bool = False  # deduplicate rows, for tables that may have duplicates
 
+    @property
+    def table(self) -> TableSpec:
+        """The first table; all have the same columns."""
+        return next(iter(self.tables.values()))
+
 
 @dataclass(frozen=True)
 class PageRequest:
-    """One request for a page, with equality filters by column and the JSON fields in addition to the rows."""
+    """One request for a page, with equality filters by column and the JSON fields in addition to the rows.
+
+    The response has the exchange of its rows as `exchange`, if `envelope` has that field.
+    """
 
     resource: Resource
     params: PageParams
     fmt: Format
     identity: str  # the request's path and query, for the ETag
+    exchange: str | None = None
     equal: Mapping[str, str] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
 
@@ -67,7 +97,33 @@ class PageRequest:
     def page_set(self) -> str:
         """Return the identity of a sequence of pages: route, table, filters and order."""
         order = self.params.order or self.resource.order
-        return repr((self.resource.route, self.resource.table.identifier, sorted(self.equal.items()), order.value))
+        table = self.resource.table.identifier
+        return repr((self.resource.route, table, self.exchange, sorted(self.equal.items()), order.value))
+
+
+@dataclass(frozen=True)
+class Cursor:
+    """The end of a page: the snapshot that it was read from, and the key of its last row."""
+
+    snapshot_id: int
+    position: tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class TableState:
+    """A table at a snapshot; None while it is empty."""
+
+    identifier: Identifier
+    table: Table
+    snapshot_id: int | None
+
+
+@dataclass(frozen=True)
+class Answering:
+    """The exchange of a response's rows (None: all), and the tables of bars in which its symbol is missing."""
+
+    exchange: str | None
+    missing_in: tuple[TableState, ...] = ()
 
 
 class Reader:
@@ -77,7 +133,10 @@ class Reader:
         self.settings = settings
         self.table_cache = TableCache(settings)
         self.cache = ResponseCache(settings.api_cache_bytes)
-        self.symbols = SymbolIndex()
+        markets = dict.fromkeys((*settings.tracked_markets, *Market))
+        self.exchanges = tuple(VENUES[market].exchange for market in markets)  # the default first
+        self.families = tuple(dict.fromkeys(VENUES[market].family for market in markets))
+        self._symbols = {family: SymbolIndex() for family in Family}
         self._slots = asyncio.Semaphore(settings.api_readers)
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
@@ -110,94 +169,153 @@ class Reader:
 
     def _page(self, request: PageRequest) -> CachedResponse:
         resource, params = request.resource, request.params
-        table = self.table_cache.table(resource.table.identifier)
-        types = tuple(str(table.schema().find_type(name)) for name in resource.key)
-        snapshot_id, after = self._start_of_page(table, request, types)
-        limit = params.limit or (LIMIT if request.fmt in PAGED else None)
-        columns = tuple(item.name for item in table.schema().fields)
-        page = read_page(
-            table,
-            snapshot_id,
-            PageQuery(
-                key=resource.key,
-                where=_where(resource, params, request.equal, types[0]),
-                columns=columns,
-                after=after,
-                limit=limit,
-                descending=(params.order or resource.order) is Order.DESC,
-                distinct=resource.distinct,
-            ),
-            self.settings.api_answer_bytes,
+        cursor = _cursor(request)
+        answering = self._answering(request, cursor)
+        states = _first_states(self._tables(resource.tables, answering.exchange), params.as_of, cursor)
+        query = PageQuery(
+            key=resource.key,
+            where=_where(request, answering.exchange),
+            columns=tuple(item.name for item in states[0].table.schema().fields),
+            after=() if cursor is None else cursor.position,
+            limit=params.limit or (LIMIT if request.fmt in PAGED else None),
+            descending=(params.order or resource.order) is Order.DESC,
+            distinct=resource.distinct,
         )
+        max_bytes = self.settings.api_answer_bytes
+        page = merge([read_page(state.table, state.snapshot_id, query, max_bytes) for state in states], query)
         symbol = request.equal.get("symbol")
-        if page.rows.num_rows == 0 and symbol is not None and symbol not in self.known_symbols():
-            raise problems.unknown_symbol(symbol)
-        return self._encoded(request, table, snapshot_id, page)
+        if page.rows.num_rows == 0 and symbol is not None:
+            self.require_symbol(symbol, answering.exchange)
+        return _encoded(request, states, answering, page)
+
+    def _answering(self, request: PageRequest, cursor: Cursor | None) -> Answering:
+        symbol, key = request.equal.get("symbol"), request.resource.key
+        if cursor is None or symbol is None or request.exchange is not None:
+            return self.answering(symbol, request.exchange, request.resource.tables)
+        exchange = cursor.position[key.index(EXCHANGE)]  # further pages are of the first page's exchange
+        if exchange not in EXCHANGES:
+            raise problems.unknown_cursor()
+        return Answering(exchange)
+
+    def answering(
+        self, symbol: str | None, exchange: str | None, families: Collection[Family] = tuple(Family)
+    ) -> Answering:
+        """Return the exchange whose rows a request gets: the given one; without a symbol all of them.
+
+        Otherwise it is the first one of the default's family, then of the other, with bars of the symbol. If none has,
+        it is the first one that may list it. Raises `TableNotFoundError`.
+        """
+        if exchange is not None or symbol is None:
+            return Answering(exchange)
+        possible = [(each, venue_of(symbol, each).exchange) for each in self.families if each in families]
+        missing_in: list[TableState] = []
+        for family, name in possible if len(possible) > 1 else ():
+            if self._symbols[family].is_known((name, symbol)):
+                return Answering(name, tuple(missing_in))
+            (state,) = self._tables({family: BARS[family]}, None)
+            if (name, symbol) in self._symbols[family].spans(state.table):
+                return Answering(name, tuple(missing_in))
+            missing_in.append(state)
+        return Answering(possible[0][1], tuple(missing_in))
+
+    def require_symbol(self, symbol: str, exchange: str | None) -> None:
+        """Raise a problem if the lake has no bars of the symbol on the exchange. Raises `TableNotFoundError`."""
+        having = sorted(each for each, name in self.spans() if name == symbol)
+        if exchange not in having:
+            raise problems.unknown_symbol(symbol, exchange, having)
 
     def warm_up(self) -> None:
         """Import the modules for reading and read Silver once, so that no client waits for it."""
         first = PageParams.model_validate({"limit": 1})
         # Order by time, so that the read needs only the first file; by symbol it would read the entire table.
-        self._page(PageRequest(Resource("", FUTURES.bars, BARS_KEY, "bars"), first, Format.JSON, ""))
-        self.known_symbols()
+        self._page(PageRequest(Resource("", BARS, BARS_KEY, "bars"), first, Format.JSON, "", self.exchanges[0]))
+        self.spans()
 
-    def known_symbols(self) -> frozenset[str]:
-        """Return the symbols with bars in Silver. Raises `TableNotFoundError`."""
-        return frozenset(self.symbols.spans(self.table_cache.table(FUTURES.bars.identifier)))
+    def spans(self) -> Spans:
+        """Return the time spans of all symbols with bars. Raises `TableNotFoundError`."""
+        return self.spans_as_of(self._tables(BARS, None))
 
-    def _start_of_page(
-        self, table: Table, request: PageRequest, types: tuple[str, ...]
-    ) -> tuple[int | None, tuple[Any, ...]]:
-        """Return the snapshot to read and the key after which the page begins.
+    def spans_as_of(self, states: Sequence[TableState]) -> Spans:
+        """Return the time spans of the symbols in these states of tables of bars, by the order of `exchanges`."""
+        indexes = {BARS[family].identifier: index for family, index in self._symbols.items()}
+        found = [indexes[state.identifier].spans_as_of(state.table, state.snapshot_id) for state in states]
+        by_topic = {topic: span for spans in found for topic, span in spans.items()}
+        return {topic: by_topic[topic] for topic in sorted(by_topic, key=self._rank)}
 
-        All pages use the snapshot of the first page. Once it has expired, a later snapshot is used: because pages are
-        ordered by the key, unchanged rows are neither skipped nor duplicated.
+    def _rank(self, topic: Topic) -> tuple[int, str]:
+        exchange, symbol = topic
+        return self.exchanges.index(exchange) if exchange in self.exchanges else len(self.exchanges), symbol
+
+    def states_as_of(self, specs: FamilySpecs, exchange: str | None, as_of: int | datetime | None) -> list[TableState]:
+        """Return the tables with rows of the exchange (None: of all) at the snapshots selected by `as_of`.
+
+        Raises a problem for a missing snapshot, `TableNotFoundError`.
         """
-        params = request.params
-        snapshot_id, after = resolve_as_of(table, params.as_of), ()
-        if params.cursor is None:
-            return snapshot_id, after
-        cursor_id, position = decode_cursor(params.cursor, request.page_set, types)
-        cursor_snapshot = table.snapshot_by_id(cursor_id)
-        if params.as_of is not None:
-            is_named = params.as_of == snapshot_id
-            is_later = cursor_snapshot is not None and cursor_snapshot.timestamp_ms > epoch_ms(params.as_of)
-            if (is_named and cursor_id != snapshot_id) or (not is_named and is_later):
-                raise problems.cursor_of_another_request()
-        return snapshot_id if cursor_snapshot is None else cursor_id, position
+        return _as_of(self._tables(specs, exchange), as_of)
 
-    def _encoded(self, request: PageRequest, table: Table, snapshot_id: int | None, page: Page) -> CachedResponse:
-        resource = request.resource
-        next_cursor = None
-        if page.more and snapshot_id is not None:
-            last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
-            next_cursor = encode_cursor(request.page_set, snapshot_id, tuple(last[name] for name in resource.key))
-        envelope = {**request.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
-        rows = page.rows
-        if request.fmt is Format.JSON:
-            rows = rows.select([name for name in rows.column_names if name not in request.envelope])
-        body = formats.encode(rows, request.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
-        return make_response(
-            body,
-            request.fmt,
-            resource.route,
-            resource.table.identifier,
-            current_snapshot_id=table.metadata.current_snapshot_id,
-            snapshot_id=snapshot_id,
-            identity=request.identity,
-            next_cursor=next_cursor,
-        )
+    def _tables(self, specs: FamilySpecs, exchange: str | None) -> list[TableState]:
+        """Return the current states of the tables with rows of the exchange (None: of all)."""
+        first = next(iter(specs.values()))
+        chosen = specs.values() if exchange is None else [specs.get(EXCHANGES[exchange].family, first)]
+        names = dict.fromkeys(spec.identifier for spec in chosen)
+        tables = [(name, self.table_cache.table(name)) for name in names]
+        return [TableState(name, table, table.metadata.current_snapshot_id) for name, table in tables]
+
+
+def _cursor(request: PageRequest) -> Cursor | None:
+    if request.params.cursor is None:
+        return None
+    types = {column.name: column.type for column in request.resource.table.columns}
+    of_key = tuple(types[name] for name in request.resource.key)
+    return Cursor(*decode_cursor(request.params.cursor, request.page_set, of_key))
+
+
+def _first_states(current: list[TableState], as_of: int | datetime | None, cursor: Cursor | None) -> list[TableState]:
+    """Return the states to read: all pages use those of the first page.
+
+    Once its snapshot has expired, later ones are used: because pages are ordered by the key, unchanged rows are neither
+    skipped nor duplicated.
+    """
+    found = _as_of(current, as_of)
+    if cursor is None:
+        return found
+    snapshot = _snapshot(current, cursor.snapshot_id)
+    if as_of is not None:
+        ids = [state.snapshot_id for state in found]
+        is_named = as_of in ids
+        is_later = snapshot is not None and snapshot.timestamp_ms > epoch_ms(as_of)
+        if (is_named and cursor.snapshot_id not in ids) or (not is_named and is_later):
+            raise problems.cursor_of_another_request()
+    return found if snapshot is None else _as_of(current, cursor.snapshot_id)
+
+
+def _encoded(request: PageRequest, states: Sequence[TableState], answering: Answering, page: Page) -> CachedResponse:
+    resource = request.resource
+    next_cursor, snapshot_id = None, newest(states)
+    if page.more and snapshot_id is not None:
+        last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
+        next_cursor = encode_cursor(request.page_set, snapshot_id, tuple(last[name] for name in resource.key))
+    envelope = {**request.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
+    if EXCHANGE in envelope:
+        envelope[EXCHANGE] = answering.exchange
+    rows = page.rows
+    if request.fmt is Format.JSON:
+        rows = rows.select([name for name in rows.column_names if name == EXCHANGE or name not in request.envelope])
+    body = formats.encode(rows, request.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
+    return make_response(body, request.fmt, resource.route, states, answering, request.identity, next_cursor)
 
 
 @dataclass(frozen=True)
 class UnpagedResource:
-    """Rows computed from a table, few enough for one response."""
+    """Rows computed from tables, few enough for one response; of the symbol and exchange, if given."""
 
     route: str
-    identifier: Identifier
+    tables: FamilySpecs
     rows_name: str
-    # Returns the rows and the additional JSON fields for a table and a snapshot id (None while the table is empty).
-    compute: Callable[[Table, int | None], tuple[pa.Table, Mapping[str, Any]]]
+    # Returns the rows and the additional JSON fields, from the tables and the exchange (None: all).
+    compute: Callable[[Sequence[TableState], str | None], tuple[pa.Table, Mapping[str, Any]]]
+    symbol: str | None = None
+    exchange: str | None = None
 
 
 def unpaged_response(
@@ -207,54 +325,79 @@ def unpaged_response(
 
     Raises what `compute` raises, a problem for an unknown snapshot, `TableNotFoundError`.
     """
-    table = reader.table_cache.table(unpaged.identifier)
-    snapshot_id = resolve_as_of(table, params.as_of)
-    rows, extra = unpaged.compute(table, snapshot_id)
-    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id), **extra}
+    answering = reader.answering(unpaged.symbol, unpaged.exchange)
+    states = reader.states_as_of(unpaged.tables, answering.exchange, params.as_of)
+    rows, extra = unpaged.compute(states, answering.exchange)
+    snapshot_id = newest(states)
+    envelope = {"snapshot_id": None if snapshot_id is None else str(snapshot_id), EXCHANGE: answering.exchange, **extra}
     body = formats.encode(rows, fmt, unpaged.rows_name, envelope)
-    current_snapshot_id = table.metadata.current_snapshot_id
-    return make_response(body, fmt, unpaged.route, unpaged.identifier, current_snapshot_id, snapshot_id, identity)
+    return make_response(body, fmt, unpaged.route, states, answering, identity)
 
 
 def make_response(
     body: bytes,
     fmt: Format,
     route: str,
-    identifier: Identifier,
-    current_snapshot_id: int | None,
-    snapshot_id: int | None,
+    states: Sequence[TableState],
+    answering: Answering,
     identity: str,
     next_cursor: str | None = None,
 ) -> CachedResponse:
-    """Return the response with its headers. The ETag is derived from snapshot, request and format, not the body."""
-    digest = hashlib.blake2b(f"{fmt} {identity}".encode(), digest_size=8).hexdigest()
-    etag = f'"{snapshot_id or 0:x}-{digest}"'
+    """Return the response with its headers. Its ETag has snapshots, exchange, request and format, not the body."""
+    digest = hashlib.blake2b(f"{fmt} {answering.exchange} {identity}".encode(), digest_size=8).hexdigest()
+    etag = f'"{"-".join(f"{state.snapshot_id or 0:x}" for state in states)}-{digest}"'
     headers = {
         "content-type": formats.MEDIA_TYPES[fmt],
         "content-length": str(len(body)),
         "etag": etag,
         "cache-control": "private, no-cache",
         "vary": "Accept, Authorization, X-API-Key",
-        "x-snapshot-id": str(snapshot_id or ""),
+        "x-snapshot-id": str(newest(states) or ""),
+        **({"x-exchange": answering.exchange} if answering.exchange else {}),
         **({"x-next-cursor": next_cursor} if next_cursor else {}),
     }
     encoded = [(name.encode(), value.encode()) for name, value in headers.items()]
-    return CachedResponse(body, etag, route, identifier, current_snapshot_id, encoded)
+    current = {
+        **{state.identifier: state.snapshot_id for state in answering.missing_in},
+        **{state.identifier: state.table.metadata.current_snapshot_id for state in states},
+    }
+    return CachedResponse(body, etag, route, current, encoded)
 
 
-def resolve_as_of(table: Table, as_of: int | datetime | None) -> int | None:
-    """Return the id of the snapshot selected by `as_of`; without it, of the current one.
+def newest(states: Sequence[TableState]) -> int | None:
+    """Return the newest snapshot, which identifies all of the states; None while the tables are empty."""
+    ids = [state.snapshot_id for state in states if state.snapshot_id is not None]
+    if len(ids) < 2:
+        return next(iter(ids), None)
+    times = {snapshot_id: snapshot.timestamp_ms for snapshot_id in ids if (snapshot := _snapshot(states, snapshot_id))}
+    return max(times, key=times.__getitem__)
 
-    An integer that is no snapshot id of the table is epoch ms. Raises a problem for a missing snapshot.
+
+def _as_of(current: Sequence[TableState], as_of: int | datetime | None) -> list[TableState]:
+    """Return the states selected by `as_of`; without it, the current ones.
+
+    The id of a snapshot selects those of the other tables at its time. An integer that is no snapshot id is epoch ms.
+    Raises a problem if no table has such a snapshot.
     """
     if as_of is None:
-        return table.metadata.current_snapshot_id
-    if isinstance(as_of, int) and table.snapshot_by_id(as_of) is not None:
-        return as_of
-    found = table.snapshot_as_of_timestamp(epoch_ms(as_of))
-    if found is None or (isinstance(as_of, int) and as_of > 10**14):
+        return list(current)
+    named = _snapshot(current, as_of) if isinstance(as_of, int) else None
+    time_ms = epoch_ms(as_of) if named is None else named.timestamp_ms
+    found = []
+    for state in current:
+        is_named = named is not None and state.table.snapshot_by_id(named.snapshot_id) is not None
+        snapshot = named if is_named else state.table.snapshot_as_of_timestamp(time_ms)
+        found.append(replace(state, snapshot_id=None if snapshot is None else snapshot.snapshot_id))
+    if all(state.snapshot_id is None for state in found) or (
+        named is None and isinstance(as_of, int) and as_of > MAX_SNAPSHOT_MS
+    ):
         raise problems.unknown_snapshot()
-    return found.snapshot_id
+    return found
+
+
+def _snapshot(states: Sequence[TableState], snapshot_id: int) -> Snapshot | None:
+    """Return a snapshot of one of the tables; None if none has it."""
+    return next((found for state in states if (found := state.table.snapshot_by_id(snapshot_id))), None)
 
 
 def epoch_ms(as_of: int | datetime) -> int:
@@ -262,13 +405,17 @@ def epoch_ms(as_of: int | datetime) -> int:
     return as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
 
 
-def _where(resource: Resource, params: PageParams, equal: Mapping[str, str], kind: str) -> BooleanExpression:
-    def bound(moment: datetime) -> date | datetime:
-        return moment.date() if kind == "date" else moment
+def _where(request: PageRequest, exchange: str | None) -> BooleanExpression:
+    params, time = request.params, request.resource.key[0]
+    is_date = any(column.name == time and column.type == "date" for column in request.resource.table.columns)
 
-    conditions = [filters.equal(name, value) for name, value in equal.items()]
+    def bound(moment: datetime) -> date | datetime:
+        return moment.date() if is_date else moment
+
+    conditions = [] if exchange is None else [filters.equal(EXCHANGE, exchange)]
+    conditions += [filters.equal(name, value) for name, value in request.equal.items()]
     if params.start is not None:
-        conditions.append(filters.at_least(resource.key[0], bound(params.start)))
+        conditions.append(filters.at_least(time, bound(params.start)))
     if params.end is not None:
-        conditions.append(filters.at_most(resource.key[0], bound(params.end)))
+        conditions.append(filters.at_most(time, bound(params.end)))
     return filters.all_of(*conditions)

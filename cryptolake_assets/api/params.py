@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from cryptolake_assets.api.problems import cursor_of_another_request, unknown_cursor
+from cryptolake_assets.model.markets import EXCHANGES
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, SYMBOL_MEANING, in_capitals, is_symbol
 
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
@@ -126,6 +127,25 @@ Symbol = Annotated[
         description=f"The exchange's symbol: {SYMBOL_MEANING}.",
         examples=["BTCUSDT"],
         json_schema_extra={"format": "symbol"},
+    ),
+]
+
+
+def parse_exchange(text: str) -> str:
+    """Return the exchange. Raises `ValueError` if the text is not the exchange of a market."""
+    if text not in EXCHANGES:
+        raise ValueError(f"expected one of {', '.join(EXCHANGES)}")
+    return text
+
+
+Exchange = Annotated[
+    str,
+    AfterValidator(parse_exchange),
+    Field(
+        description="Exchange and market. Without it, a request with a symbol gets the rows of the default market if "
+        "that has the symbol, otherwise of another that has it; a request without a symbol gets those of all.",
+        examples=["binance_spot"],
+        json_schema_extra={"enum": [*EXCHANGES]},
     ),
 ]
 

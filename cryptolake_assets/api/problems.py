@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,10 +45,11 @@ class Problem(Exception):
         return Response(self.body(), self.status, self.headers, MEDIA_TYPE)
 
 
-def unknown_symbol(symbol: str) -> Problem:
-    return Problem(
-        404, "unknown-symbol", "Unknown symbol", f"The lake has no data of {symbol}. /symbols lists the symbols."
-    )
+def unknown_symbol(symbol: str, exchange: str | None, having: Sequence[str]) -> Problem:
+    """Return the problem of a symbol that the exchange does not have; `having` are the exchanges that have it."""
+    detail = f"The lake has no data of {symbol}"
+    detail += f" on {exchange}; it has some on {', '.join(having)}." if having else "."
+    return Problem(404, "unknown-symbol", "Unknown symbol", f"{detail} /symbols lists the symbols of each exchange.")
 
 
 def unknown_cursor() -> Problem:
@@ -62,8 +63,8 @@ def cursor_of_another_request() -> Problem:
         400,
         "cursor-of-another-request",
         "Cursor of another request",
-        "The cursor belongs to another route, symbol, order or snapshot. Send it with the parameters of the page that "
-        "returned it, or start without a cursor.",
+        "The cursor belongs to another route, exchange, symbol, order or snapshot. Send it with the parameters of the "
+        "page that returned it, or start without a cursor.",
     )
 
 

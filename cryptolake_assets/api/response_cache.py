@@ -1,4 +1,4 @@
-"""The response cache: finished responses, valid until the table's snapshot changes.
+"""The response cache: finished responses, valid until the snapshot of one of its tables changes.
 
 The key is the raw request (path, query, `Accept`), so that a hit parses nothing. Memory is bounded; the least recently
 used response is evicted first.
@@ -7,6 +7,7 @@ used response is evicted first.
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
@@ -21,20 +22,16 @@ OVERHEAD_BYTES = 2_048  # approximate overhead per entry, in addition to body an
 
 @dataclass(frozen=True)
 class CachedResponse:
-    """A finished response with status 200. `current_snapshot_id` is the table's current snapshot at its creation."""
+    """A finished response with status 200. `current` has its tables' current snapshots at its creation."""
 
     body: bytes
     etag: str
     route: str
-    identifier: Identifier
-    current_snapshot_id: int | None
+    current: Mapping[Identifier, int | None]
     headers: list[tuple[bytes, bytes]] = field(repr=False)
 
     def is_current(self, table_cache: TableCache) -> bool:
-        return (
-            self.current_snapshot_id is not None
-            and table_cache.snapshot_id(self.identifier) == self.current_snapshot_id
-        )
+        return all(table_cache.is_current(*item) for item in self.current.items())
 
     async def send(self, send: Send, if_none_match: str | None) -> None:
         """Send the response; send 304 without a body if `if_none_match` matches its ETag."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -46,10 +47,15 @@ class ProblemDetails(BaseModel):
     errors: list[ParameterError] = []
 
 
-def row_model(name: str, columns: tuple[Column, ...], without: tuple[str, ...] = ()) -> type[BaseModel]:
+def row_model(
+    name: str, columns: tuple[Column, ...], without: Collection[str] = (), optional: Collection[str] = ()
+) -> type[BaseModel]:
     """Return the model of a row as JSON: decimals are strings, times RFC 3339."""
     fields: dict[str, Any] = {
-        column.name: (_kind(column) | None, Field(description=column.doc))
+        column.name: (
+            _kind(column) | None,
+            Field(None if column.name in optional else ..., description=column.doc),
+        )
         for column in columns
         if column.name not in without
     }
@@ -84,10 +90,10 @@ Responses = dict[int | str, dict[str, Any]]  # by status, for FastAPI's `respons
 
 # Meaning of each status, the same for all routes.
 ERROR_RESPONSES = {
-    400: "The cursor belongs to another route, symbol, order or snapshot",
+    400: "The cursor belongs to another route, exchange, symbol, order or snapshot",
     401: "A key is required",
     403: "The key lacks a scope",
-    404: "Unknown symbol, snapshot or cursor",
+    404: "Unknown symbol, snapshot or cursor; the exchange does not have the symbol",
     406: "None of the accepted formats is available",
     413: "The response exceeds the memory limit; request a shorter range, or pages",
     422: "A parameter is missing or invalid; `errors` names it",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 THREADS = 2
 
+Topic = tuple[str, str]  # exchange and symbol
+
 
 @dataclass(frozen=True)
 class Span:
@@ -24,26 +26,35 @@ class Span:
     bars: int
 
 
+Spans = Mapping[Topic, Span]
+
+
 class SymbolIndex:
-    """Spans by symbol, cached per data file. Thread-safe."""
+    """Spans by exchange and symbol, cached per data file. Thread-safe."""
 
     def __init__(self) -> None:
-        self._by_file: dict[str, Mapping[str, Span]] = {}
+        self._by_file: dict[str, Spans] = {}
         self._snapshot: int | None = None
-        self._spans: Mapping[str, Span] = {}
+        self._spans: Spans = {}
         self._lock = threading.Lock()
 
-    def spans_as_of(self, table: Table, snapshot_id: int | None) -> Mapping[str, Span]:
-        """Return the spans of a snapshot by symbol. Reads only files that the current snapshot no longer has."""
-        if snapshot_id is None or snapshot_id == table.metadata.current_snapshot_id:
+    def is_known(self, topic: Topic) -> bool:
+        """Return whether the last read snapshot has bars of the symbol; never blocks."""
+        return topic in self._spans
+
+    def spans_as_of(self, table: Table, snapshot_id: int | None) -> Spans:
+        """Return the spans of a snapshot. Reads only files that the current snapshot no longer has."""
+        if snapshot_id == table.metadata.current_snapshot_id:
             return self.spans(table)
+        if snapshot_id is None:
+            return {}
         with self._lock:
             known = dict(self._by_file)
         paths = [task.file.file_path for task in table.scan(snapshot_id=snapshot_id).plan_files()]
         return _joined(_read_all(table, paths, known).values())
 
-    def spans(self, table: Table) -> Mapping[str, Span]:
-        """Return the spans of the current snapshot by symbol. Reads only files added since the last call."""
+    def spans(self, table: Table) -> Spans:
+        """Return the spans of the current snapshot. Reads only files added since the last call."""
         snapshot_id = table.metadata.current_snapshot_id
         with self._lock:
             if snapshot_id is None:
@@ -56,9 +67,7 @@ class SymbolIndex:
             return self._spans
 
 
-def _read_all(
-    table: Table, paths: Sequence[str], known: Mapping[str, Mapping[str, Span]]
-) -> dict[str, Mapping[str, Span]]:
+def _read_all(table: Table, paths: Sequence[str], known: Mapping[str, Spans]) -> dict[str, Spans]:
     """Return the spans of these files; read only the files missing in `known`."""
     missing = [path for path in paths if path not in known]
     with ThreadPoolExecutor(THREADS) as pool:
@@ -66,24 +75,26 @@ def _read_all(
     return {path: found[path] if path in found else known[path] for path in paths}
 
 
-def _read(table: Table, path: str) -> Mapping[str, Span]:
+def _read(table: Table, path: str) -> Spans:
     from pyarrow import parquet
 
     with table.io.new_input(path).open() as file:
-        rows = parquet.read_table(file, columns=["symbol", "window_start"])
-    grouped = rows.group_by("symbol").aggregate(
+        rows = parquet.read_table(file, columns=["exchange", "symbol", "window_start"])
+    grouped = rows.group_by(["exchange", "symbol"]).aggregate(
         [("window_start", "min"), ("window_start", "max"), ("window_start", "count")]
     )
     return {
-        row["symbol"]: Span(row["window_start_min"], row["window_start_max"], row["window_start_count"])
+        (row["exchange"], row["symbol"]): Span(
+            row["window_start_min"], row["window_start_max"], row["window_start_count"]
+        )
         for row in grouped.to_pylist()
     }
 
 
-def _joined(parts: object) -> Mapping[str, Span]:
-    spans: dict[str, Span] = {}
+def _joined(parts: object) -> Spans:
+    spans: dict[Topic, Span] = {}
     for part in parts:  # type: ignore[attr-defined]
-        for symbol, span in part.items():
-            known = spans.get(symbol, Span(span.first, span.last, 0))
-            spans[symbol] = Span(min(known.first, span.first), max(known.last, span.last), known.bars + span.bars)
+        for topic, span in part.items():
+            known = spans.get(topic, Span(span.first, span.last, 0))
+            spans[topic] = Span(min(known.first, span.first), max(known.last, span.last), known.bars + span.bars)
     return dict(sorted(spans.items()))

@@ -11,14 +11,25 @@ from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from cryptolake_assets.api import formats, schemas
-from cryptolake_assets.api.page_reader import BARS_KEY, PageRequest, Reader, Resource, UnpagedResource, unpaged_response
-from cryptolake_assets.api.params import Order, PageParams, StateParams, Symbol, Timeframe
+from cryptolake_assets.api.page_reader import (
+    BARS,
+    BARS_KEY,
+    FamilySpecs,
+    PageRequest,
+    Reader,
+    Resource,
+    UnpagedResource,
+    of_all_families,
+    of_each_family,
+    unpaged_response,
+)
+from cryptolake_assets.api.params import Exchange, Order, PageParams, StateParams, Symbol, Timeframe
 from cryptolake_assets.api.response_cache import SLOT, CachedResponse, if_none_match_of
 from cryptolake_assets.model.derivatives_tables import (
     SILVER_FUNDING,
@@ -26,7 +37,7 @@ from cryptolake_assets.model.derivatives_tables import (
     SILVER_MARK_PRICE,
     SILVER_OPEN_INTEREST,
 )
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.mart_tables import (
     BARS_OF_TIMEFRAMES,
     DAILY_RETURNS,
@@ -36,31 +47,32 @@ from cryptolake_assets.model.mart_tables import (
 )
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
-from cryptolake_assets.model.table_spec import TableSpec
 
 router = APIRouter()
 
 # Silver for one-minute bars, a mart for each longer timeframe.
-BAR_TABLES = dict(zip(Timeframe, (FUTURES.bars, *BARS_OF_TIMEFRAMES), strict=True))
+BAR_TABLES = dict(zip(Timeframe, (BARS, *map(of_all_families, BARS_OF_TIMEFRAMES)), strict=True))
 
 
 @dataclass(frozen=True)
 class TableQuery:
     """The parameters of a request for a page.
 
-    `equal` has the equality filters by column, `envelope` the JSON fields in addition to the rows. `table` is set if
+    `equal` has the equality filters by column, `envelope` the JSON fields in addition to the rows. `tables` is set if
     the path selects the table.
     """
 
     params: PageParams
+    exchange: str | None = None
     equal: Mapping[str, str] = field(default_factory=dict)
-    envelope: Mapping[str, str] = field(default_factory=dict)
-    table: TableSpec | None = None
+    envelope: Mapping[str, str | None] = field(default_factory=dict)
+    tables: FamilySpecs | None = None
 
 
 Params = Annotated[PageParams, Query()]
 OneSymbol = Annotated[Symbol, Query()]
 AnySymbol = Annotated[Symbol | None, Query()]
+AnyExchange = Annotated[Exchange | None, Query()]
 AnyCoin = Annotated[
     str | None, Query(pattern=r"^[A-Za-z0-9_.\-]{1,100}$", description="CoinGecko's coin id.", examples=["bitcoin"])
 ]
@@ -76,37 +88,42 @@ async def unfiltered(params: Params) -> TableQuery:
     return TableQuery(params)
 
 
-async def by_timeframe_and_symbol(timeframe: Timeframe, symbol: OneSymbol, params: Params) -> TableQuery:
-    envelope = {"symbol": symbol, "timeframe": timeframe.value}
-    return TableQuery(params, {"symbol": symbol}, envelope, BAR_TABLES[timeframe])
+async def by_timeframe_and_symbol(
+    timeframe: Timeframe, symbol: OneSymbol, params: Params, exchange: AnyExchange = None
+) -> TableQuery:
+    envelope = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe.value}
+    return TableQuery(params, exchange, {"symbol": symbol}, envelope, BAR_TABLES[timeframe])
 
 
-async def by_symbol(symbol: OneSymbol, params: Params) -> TableQuery:
-    return TableQuery(params, {"symbol": symbol}, {"symbol": symbol})
+async def by_symbol(symbol: OneSymbol, params: Params, exchange: AnyExchange = None) -> TableQuery:
+    return TableQuery(params, exchange, {"symbol": symbol}, {"exchange": exchange, "symbol": symbol})
 
 
-async def by_any_symbol(params: Params, symbol: AnySymbol = None) -> TableQuery:
-    return TableQuery(params, _filters(symbol=symbol))
+async def by_any_symbol(params: Params, symbol: AnySymbol = None, exchange: AnyExchange = None) -> TableQuery:
+    return TableQuery(params, exchange, _filters(symbol=symbol), {"exchange": exchange})
 
 
 async def by_any_coin(params: Params, coin_id: AnyCoin = None) -> TableQuery:
-    return TableQuery(params, _filters(coin_id=coin_id))
+    return TableQuery(params, equal=_filters(coin_id=coin_id))
 
 
 async def by_any_asset(params: Params, asset: AnyAsset = None) -> TableQuery:
-    return TableQuery(params, _filters(asset=asset))
+    return TableQuery(params, equal=_filters(asset=asset))
 
 
 def _filters(**equal: str | None) -> dict[str, str]:
     return {name: value for name, value in equal.items() if value is not None}
 
 
+OneExchange = Annotated[str | None, Field(description="Exchange of all rows; null if they are of all exchanges.")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class TableRoute(Resource):
     """A table's route: the function that reads its parameters (`query`), and its texts and schema names in OpenAPI.
 
-    `envelope` has the types of the JSON fields that `query` adds. If `row` is None, the schema leaves the columns open:
-    dbt describes those of a mart, and `/catalog` shows them.
+    `envelope` has the types of the JSON fields that `query` adds; rows have none of them but the exchange. If `row` is
+    None, the schema leaves the columns open: dbt describes those of a mart, and `/catalog` shows them.
     """
 
     name: str
@@ -114,14 +131,15 @@ class TableRoute(Resource):
     doc: str
     page: str
     row: str | None = None
+    optional: tuple[str, ...] = ()  # columns that only some of the path's tables have
     query: Callable[..., Awaitable[TableQuery]] = by_any_symbol
-    envelope: Mapping[str, type] = field(default_factory=dict)
+    envelope: Mapping[str, Any] = field(default_factory=lambda: {"exchange": OneExchange})
 
 
 TABLE_ROUTES = (
     TableRoute(
         "/ohlcv/{timeframe}",
-        FUTURES.bars,
+        BARS,
         BARS_KEY,
         "bars",
         name="ohlcv",
@@ -129,13 +147,14 @@ TABLE_ROUTES = (
         doc="Return the bars of a symbol whose open time is between `start` and `end`, both included.",
         page="BarsPage",
         row="Bar",
+        optional=("stream",),
         query=by_timeframe_and_symbol,
-        envelope={"symbol": str, "timeframe": Timeframe},
+        envelope={"exchange": OneExchange, "symbol": str, "timeframe": Timeframe},
     ),
     TableRoute(
         "/trades",
-        FUTURES.trades,
-        ("event_time", "trade_id", "stream"),
+        of_each_family(lambda tables: tables.trades),
+        ("event_time", "exchange", "trade_id", "stream"),
         "trades",
         distinct=True,
         name="trades",
@@ -144,12 +163,12 @@ TABLE_ROUTES = (
         page="TradesPage",
         row="Trade",
         query=by_symbol,
-        envelope={"symbol": str},
+        envelope={"exchange": OneExchange, "symbol": str},
     ),
     TableRoute(
         "/stats/daily",
-        FUTURES.daily,
-        ("trade_date", "symbol"),
+        of_each_family(lambda tables: tables.daily),
+        ("trade_date", "exchange", "symbol"),
         "days",
         name="daily_stats",
         summary="Daily statistics",
@@ -159,8 +178,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/returns/daily",
-        DAILY_RETURNS,
-        ("trade_date", "symbol"),
+        of_all_families(DAILY_RETURNS),
+        ("trade_date", "exchange", "symbol"),
         "days",
         name="daily_returns",
         summary="Daily returns",
@@ -169,8 +188,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/profile/hourly",
-        VOLUME_PROFILE_HOURLY,
-        ("window_start", "symbol", "bucket_low"),
+        of_all_families(VOLUME_PROFILE_HOURLY),
+        ("window_start", "exchange", "symbol", "bucket_low"),
         "buckets",
         name="volume_profile",
         summary="Hourly volume profile",
@@ -179,8 +198,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/overview",
-        MARKET_OVERVIEW,
-        ("latest_minute", "symbol"),
+        of_all_families(MARKET_OVERVIEW),
+        ("latest_minute", "exchange", "symbol"),
         "symbols",
         name="overview",
         summary="Market overview",
@@ -189,7 +208,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/sentiment",
-        SILVER_FEAR_GREED,
+        of_all_families(SILVER_FEAR_GREED),
         ("index_date",),
         "days",
         name="sentiment",
@@ -198,11 +217,12 @@ TABLE_ROUTES = (
         page="SentimentPage",
         row="SentimentDay",
         query=unfiltered,
+        envelope={},
     ),
     TableRoute(
         "/sentiment/market",
-        SENTIMENT_VS_MARKET,
-        ("trade_date", "symbol"),
+        of_all_families(SENTIMENT_VS_MARKET),
+        ("trade_date", "exchange", "symbol"),
         "days",
         name="sentiment_market",
         summary="Fear & Greed index and market",
@@ -211,7 +231,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/coins",
-        SILVER_COINGECKO_MARKETS,
+        of_all_families(SILVER_COINGECKO_MARKETS),
         ("snapshot_hour", "coin_id"),
         "coins",
         name="coins",
@@ -220,10 +240,11 @@ TABLE_ROUTES = (
         page="CoinsPage",
         row="Coin",
         query=by_any_coin,
+        envelope={},
     ),
     TableRoute(
         "/coins/global",
-        SILVER_COINGECKO_GLOBAL,
+        of_all_families(SILVER_COINGECKO_GLOBAL),
         ("snapshot_hour",),
         "hours",
         name="coins_global",
@@ -232,11 +253,12 @@ TABLE_ROUTES = (
         page="CoinsGlobalPage",
         row="CoinsHour",
         query=unfiltered,
+        envelope={},
     ),
     TableRoute(
         "/funding",
-        SILVER_FUNDING,
-        SILVER_FUNDING.key,
+        {Family.FUTURES: SILVER_FUNDING},
+        ("funding_time", "exchange", "symbol"),
         "rates",
         name="funding",
         summary="Funding rates",
@@ -246,8 +268,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/open-interest",
-        SILVER_OPEN_INTEREST,
-        SILVER_OPEN_INTEREST.key,
+        {Family.FUTURES: SILVER_OPEN_INTEREST},
+        ("observed_at", "exchange", "symbol", "source"),
         "values",
         name="open_interest",
         summary="Open interest",
@@ -257,8 +279,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/mark-price/1m",
-        SILVER_MARK_PRICE,
-        ("window_start", "symbol"),
+        {Family.FUTURES: SILVER_MARK_PRICE},
+        ("window_start", "exchange", "symbol"),
         "minutes",
         name="mark_price",
         summary="Mark prices",
@@ -268,8 +290,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/liquidations/1m",
-        SILVER_LIQUIDATIONS,
-        ("window_start", "symbol", "side"),
+        {Family.FUTURES: SILVER_LIQUIDATIONS},
+        ("window_start", "exchange", "symbol", "side"),
         "minutes",
         name="liquidations",
         summary="Liquidations",
@@ -282,7 +304,7 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/quality",
-        OPS_RUN_METRICS,
+        of_all_families(OPS_RUN_METRICS),
         ("finished_at", "run_id", "partition"),
         "runs",
         order=Order.DESC,
@@ -292,11 +314,12 @@ TABLE_ROUTES = (
         page="RunsPage",
         row="Run",
         query=by_any_asset,
+        envelope={},
     ),
     TableRoute(
         "/quality/klines",
-        FUTURES.kline_differences,
-        ("window_start", "symbol", "field"),
+        of_each_family(lambda tables: tables.kline_differences),
+        ("window_start", "exchange", "symbol", "field"),
         "differences",
         order=Order.DESC,
         name="kline_differences",
@@ -307,8 +330,8 @@ TABLE_ROUTES = (
     ),
     TableRoute(
         "/gaps/trades",
-        FUTURES.gaps,
-        ("missing_after", "symbol", "first_missing_id"),
+        of_each_family(lambda tables: tables.gaps),
+        ("missing_after", "exchange", "symbol", "first_missing_id"),
         "gaps",
         order=Order.DESC,
         name="missing_trades",
@@ -353,10 +376,10 @@ def _add(route: TableRoute) -> None:
     query_of = Depends(route.query)
 
     async def page(request: Request, reader: ReaderOf, query: TableQuery = query_of) -> Response:
-        resource = replace(route, table=query.table or route.table)
+        resource = replace(route, tables=query.tables or route.tables)
         fmt = formats.choose(query.params.format, request.headers.get("accept"))
         identity = f"{request.url.path}?{request.url.query}"
-        page_request = PageRequest(resource, query.params, fmt, identity, query.equal, query.envelope)
+        page_request = PageRequest(resource, query.params, fmt, identity, query.exchange, query.equal, query.envelope)
         return CacheableResponse(request, await reader.page(page_request))
 
     has_symbol = "symbol" in inspect.signature(route.query).parameters
@@ -375,7 +398,7 @@ def _add(route: TableRoute) -> None:
 def _page_model(route: TableRoute) -> type[BaseModel]:
     row: Any = dict[str, Any]
     if route.row is not None:
-        row = schemas.row_model(route.row, route.table.columns, without=tuple(route.envelope))
+        row = schemas.row_model(route.row, route.table.columns, route.envelope.keys() - {"exchange"}, route.optional)
     return schemas.page_model(route.page, route.rows_name, row, **route.envelope)
 
 

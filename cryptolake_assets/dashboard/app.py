@@ -62,9 +62,8 @@ def main() -> None:
 
 def _address(title: str) -> dict[str, str]:
     """Return the URL parameters of the link to a page: those saved when the user left it, and the current symbol."""
-    symbol = shared.chosen_symbol() or st.query_params.get("symbol")
     saved: dict[str, str] = st.session_state.get(ADDRESSES, {}).get(title, {})
-    return {**saved, "symbol": symbol} if symbol else saved
+    return {**saved, **shared.chosen_address()}
 
 
 main()

@@ -1,4 +1,4 @@
-"""Shared by all pages: the API client, error boxes, exact tables and the symbol selector.
+"""Shared by all pages: the API client, error boxes, exact tables and the selectors of market and symbol.
 
 Numbers have thousands separators and all stored digits; a column has one number of decimals. Times are UTC, with
 seconds only where they are not whole minutes.
@@ -17,6 +17,7 @@ from cryptolake_assets.dashboard import address
 from cryptolake_assets.dashboard.lake import Lake
 from cryptolake_assets.dashboard.series import aligned, exact, grouped, right_aligned, texts_by_float
 from cryptolake_assets.errors import ApiError, ApiRejectedError, ApiResponseError, ApiUnreachableError
+from cryptolake_assets.model.markets import EXCHANGES
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.settings import get_settings
 
@@ -32,7 +33,7 @@ MALFORMED = (KeyError, TypeError, ValueError)  # raised by code that reads a res
 ROW_PX = 35  # height of a row of Streamlit's tables
 UNKNOWN = "?"
 UNAUTHORIZED = (401, 403)
-CHOSEN = "chosen_symbol"  # session key: Streamlit forgets a widget's value while another page is shown
+CHOSEN = "chosen"  # session key, exchange and symbol: Streamlit forgets a widget's value while another page is shown
 NO_BARS = (
     "**No bars yet.** They appear once the first hour of Silver is published: `make demo` replays recorded trades, "
     "`cryptolake up` follows the live market. [Operations](/operations) shows the running parts."
@@ -138,27 +139,48 @@ def no_mart_yet(what: str) -> None:
 
 
 def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    """Draw the symbol selector and return the selected item of `symbols`.
+    """Draw the selectors of market and symbol; return the selected item of `symbols`, rows of `/symbols`.
 
-    The page writes the symbol into the URL even if it is the default: a shared link must keep its symbol when more
-    symbols exist.
+    The page writes both into the URL even if they are the default: a shared link must keep them when more symbols
+    exist. A link without a market gets the one that the API answers with, which comes first among the rows.
     """
-    by_name = {item["symbol"]: item for item in symbols}
-    unknown = address.read("symbol", lambda text: in_capitals(text) if in_capitals(text) in by_name else None)
-    if st.session_state.get("symbol") not in by_name:
-        earlier = st.session_state.get(CHOSEN)
-        st.session_state["symbol"] = earlier if earlier in by_name else next(iter(by_name))
-    name = str(st.selectbox("Symbol", list(by_name), key="symbol"))
-    if unknown is not None:
-        st.toast(f"Unknown symbol {unknown!r}: showing {name}.", icon=":material/warning:", duration="long")
-    st.session_state[CHOSEN] = name
-    return by_name[name]
+    by_exchange: dict[str, dict[str, Mapping[str, Any]]] = {}
+    for item in symbols:
+        by_exchange.setdefault(item["exchange"], {})[item["symbol"]] = item
+    unknown_exchange = address.read("exchange", lambda text: text if text in by_exchange else None)
+    earlier_exchange, earlier_symbol = st.session_state.get(CHOSEN, (None, None))
+    if st.session_state.get("exchange") not in by_exchange:
+        linked = in_capitals(st.query_params.get("symbol", ""))
+        having = [exchange for exchange, named in by_exchange.items() if linked in named]
+        possible = (*having[:1], earlier_exchange, *by_exchange)
+        st.session_state["exchange"] = next(exchange for exchange in possible if exchange in by_exchange)
+    with st.container(width=240):
+        exchange = str(st.selectbox("Market", list(by_exchange), key="exchange", format_func=market_title))
+    named = by_exchange[exchange]
+    unknown_symbol = address.read("symbol", lambda text: in_capitals(text) if in_capitals(text) in named else None)
+    if st.session_state.get("symbol") not in named:
+        st.session_state["symbol"] = earlier_symbol if earlier_symbol in named else next(iter(named))
+    with st.container(width=180):
+        symbol = str(st.selectbox("Symbol", list(named), key="symbol"))
+    for what, unknown in (("market", unknown_exchange), ("symbol", unknown_symbol)):
+        if unknown is not None:
+            shown = f"showing {symbol} of {market_title(exchange)}"
+            st.toast(f"Unknown {what} {unknown!r}: {shown}.", icon=":material/warning:", duration="long")
+    st.session_state[CHOSEN] = exchange, symbol
+    return named[symbol]
 
 
-def chosen_symbol() -> str | None:
-    """Return the selected symbol, also on a page without a symbol selector."""
-    chosen: str | None = st.session_state.get("symbol") or st.session_state.get(CHOSEN)
-    return chosen
+def market_title(exchange: str) -> str:
+    """Return the name of an exchange's market, such as `Binance Spot`."""
+    return EXCHANGES[exchange].title if exchange in EXCHANGES else exchange
+
+
+def chosen_address() -> dict[str, str]:
+    """Return the URL parameters of the selected market and symbol, also on a page without their selectors."""
+    chosen: tuple[str, str] | None = st.session_state.get(CHOSEN)
+    if chosen is not None:
+        return dict(zip(("exchange", "symbol"), chosen, strict=True))
+    return {name: st.query_params[name] for name in ("exchange", "symbol") if name in st.query_params}
 
 
 def exact_table(
@@ -233,6 +255,8 @@ def _column(name: str, values: Sequence[Any]) -> list[str]:
         return aligned([None if value is None else exact(value) for value in values])
     if name in WHOLE_MINUTES:
         return [minute(value) for value in values]
+    if name == "exchange":
+        return ["" if value is None else market_title(value) for value in values]
     return [_cell(value) for value in values]
 
 

@@ -284,13 +284,18 @@ class CoverageGap:
     to_ms: int
 
 
-def gaps_of(table: Table, snapshot_id: int | None = None) -> list[CoverageGap]:
-    """Return the coverage gaps of a snapshot (None: the current one), in order.
+def gaps_of(
+    table: Table, snapshot_id: int | None = None, *, exchange: str | None = None, symbol: str | None = None
+) -> list[CoverageGap]:
+    """Return the coverage gaps of a snapshot (None: the current one), in order; of the exchange and symbol, if given.
 
     A gap lies between the first and last covered moment of an (exchange, symbol, stream), and in none of its rows.
     """
     fields = ("exchange", "symbol", "stream", "connected_from", "connected_to")
-    rows = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id).to_arrow()
+    scan = table.scan(row_filter=NOT_LOADING, selected_fields=fields, snapshot_id=snapshot_id)
+    of_topic = {"exchange": exchange, "symbol": symbol}
+    equals = [equal(name, value) for name, value in of_topic.items() if value is not None]
+    rows = scan.filter(all_of(*equals)).to_arrow()
     columns = [(name, "ascending") for name in ("exchange", "symbol", "stream", "connected_from")]
     gaps: list[CoverageGap] = []
     ends: dict[Key, int] = {}

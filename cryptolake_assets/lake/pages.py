@@ -82,6 +82,18 @@ def read_page(table: Table, snapshot_id: int | None, query: PageQuery, max_bytes
     return Page(rows.select(list(query.columns)).cast(schema), more)
 
 
+def merge(pages: Sequence[Page], query: PageQuery) -> Page:
+    """Return the page of several tables with the same columns, from each one's page of the query."""
+    import pyarrow as pa
+
+    if len(pages) == 1:
+        return pages[0]
+    limit = None if query.limit is None else query.limit + 1
+    found = _in_order(pa.concat_tables([page.rows for page in pages]), query, limit)
+    is_cut = query.limit is not None and found.num_rows > query.limit
+    return Page(found.slice(0, query.limit), is_cut or any(page.more for page in pages))
+
+
 def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
     from pyiceberg.io.pyarrow import schema_to_pyarrow

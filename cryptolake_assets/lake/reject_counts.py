@@ -1,11 +1,12 @@
-"""Count the rows of a time range by reject reason, reading only the range's files and three columns.
+"""Count the rows of a time range by reject reason, reading only the range's files and a few columns.
 
 PyIceberg plans the files (partitions and statistics). They are read in small groups, so memory does not grow with the
-table.
+tables.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 FILES_AT_ONCE = 4
 RECENT = timedelta(days=30)  # without a start, count this long before the newest row
 COLUMNS = (
+    Column("exchange", "string", "exchange and market, if known"),
     Column("reason", "string", "reason code, or rule name"),
     Column("symbol", "string", "the exchange's symbol, if known"),
     Column("rows", "long", "number of rows"),
@@ -32,12 +34,27 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class RejectSource:
-    """The rows to count: their time column, and SQL for the reason and the symbol over `columns`."""
+    """The rows to count, of a snapshot (None: the table is empty): their time column, and SQL over `columns`.
 
+    `only_exchange` limits them to those with this `exchange`.
+    """
+
+    table: Table
+    snapshot_id: int | None
     time: str
     columns: tuple[str, ...]
     reason: str
+    exchange: str
     symbol: str = "NULL::VARCHAR"
+    only_exchange: str | None = None
+
+    def scan(self, start: datetime | None, end: datetime | None) -> DataScan:
+        """Return the scan of the rows whose time is in [start, end]."""
+        bounds = [filters.equal("exchange", self.only_exchange)] if self.only_exchange else []
+        bounds += [filters.at_least(self.time, start)] if start else []
+        bounds += [filters.at_most(self.time, end)] if end else []
+        fields = (*self.columns, self.time)
+        return self.table.scan(filters.all_of(*bounds), selected_fields=fields, snapshot_id=self.snapshot_id)
 
 
 @dataclass(frozen=True)
@@ -48,24 +65,23 @@ class RejectCounts:
     start: datetime | None
 
 
-def count_rejects(
-    table: Table, snapshot_id: int | None, source: RejectSource, start: datetime | None, end: datetime | None
-) -> RejectCounts:
-    """Count rows of a snapshot (None: the table is empty) whose time is in [start, end]. Blocks."""
+def count_rejects(sources: Sequence[RejectSource], start: datetime | None, end: datetime | None) -> RejectCounts:
+    """Count the rows of all sources whose time is in [start, end]. Blocks."""
     import pyarrow as pa
 
-    if snapshot_id is None:
-        return RejectCounts(_schema().empty_table(), start)
-    scan = _scan(table, snapshot_id, source, start, end)
-    tasks = list(scan.plan_files())
-    if start is None and (newest := _newest(table, tasks, source)) is not None:
-        start = newest - RECENT
-        scan = _scan(table, snapshot_id, source, start, end)
-        tasks = list(scan.plan_files())
+    sources = [source for source in sources if source.snapshot_id is not None]
+    if start is None:
+        planned = [(source, list(source.scan(start, end).plan_files())) for source in sources]
+        newest = [_newest(source, tasks) for source, tasks in planned if tasks]
+        known = [moment for moment in newest if moment is not None]
+        start = max(known) - RECENT if known and len(known) == len(newest) else None
     counted = _schema().empty_table()
-    for begin in range(0, len(tasks), FILES_AT_ONCE):
-        found = pages.read_files(table, scan, tasks[begin : begin + FILES_AT_ONCE])
-        counted = _summed(pa.concat_tables([counted, _counted(found, source)]))
+    for source in sources:
+        scan = source.scan(start, end)
+        tasks = list(scan.plan_files())
+        for begin in range(0, len(tasks), FILES_AT_ONCE):
+            found = pages.read_files(source.table, scan, tasks[begin : begin + FILES_AT_ONCE])
+            counted = _summed(pa.concat_tables([counted, _counted(found, source)]))
     return RejectCounts(counted, start)
 
 
@@ -73,20 +89,12 @@ def _schema() -> pa.Schema:
     return TableSpec("", "", "", COLUMNS).arrow_schema()
 
 
-def _scan(
-    table: Table, snapshot_id: int, source: RejectSource, start: datetime | None, end: datetime | None
-) -> DataScan:
-    bounds = [filters.at_least(source.time, start)] if start else []
-    bounds += [filters.at_most(source.time, end)] if end else []
-    return table.scan(filters.all_of(*bounds), selected_fields=(*source.columns, source.time), snapshot_id=snapshot_id)
-
-
-def _newest(table: Table, tasks: list[FileScanTask], source: RejectSource) -> datetime | None:
-    """Return an upper bound of the newest time from the files' statistics; None without files or statistics."""
+def _newest(source: RejectSource, tasks: list[FileScanTask]) -> datetime | None:
+    """Return an upper bound of the newest time from the files' statistics; None without statistics."""
     from pyiceberg.conversions import from_bytes
     from pyiceberg.utils.datetime import micros_to_timestamptz
 
-    field = table.schema().find_field(source.time)
+    field = source.table.schema().find_field(source.time)
     kind: Any = field.field_type
     bounds = [(task.file.upper_bounds or {}).get(field.field_id) for task in tasks]
     known: list[Any] = [from_bytes(kind, bound) for bound in bounds if bound is not None]
@@ -94,14 +102,15 @@ def _newest(table: Table, tasks: list[FileScanTask], source: RejectSource) -> da
 
 
 def _counted(found: pa.Table, source: RejectSource) -> pa.Table:
-    sql = f"""SELECT {source.reason} AS reason, {source.symbol} AS symbol, count(*) AS rows,
-      min({source.time}) AS first_at, max({source.time}) AS last_at FROM found GROUP BY 1, 2"""
+    sql = f"""SELECT {source.exchange} AS exchange, {source.reason} AS reason, {source.symbol} AS symbol,
+      count(*) AS rows, min({source.time}) AS first_at, max({source.time}) AS last_at FROM found GROUP BY 1, 2, 3"""
     return _run(sql, found)
 
 
 def _summed(found: pa.Table) -> pa.Table:
-    sql = """SELECT reason, symbol, CAST(sum(rows) AS BIGINT) AS rows, min(first_at) AS first_at,
-      max(last_at) AS last_at FROM found GROUP BY reason, symbol ORDER BY rows DESC, reason, symbol"""
+    sql = """SELECT exchange, reason, symbol, CAST(sum(rows) AS BIGINT) AS rows, min(first_at) AS first_at,
+      max(last_at) AS last_at FROM found GROUP BY exchange, reason, symbol
+      ORDER BY rows DESC, exchange, reason, symbol"""
     return _run(sql, found)
 
 

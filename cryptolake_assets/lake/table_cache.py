@@ -107,6 +107,14 @@ class TableCache:
         entry.requested_at = time.monotonic()
         return entry.table.metadata.current_snapshot_id
 
+    def is_current(self, identifier: Identifier, snapshot_id: int | None) -> bool:
+        """Return whether this (None: an empty table) is the current snapshot of a loaded table; never blocks."""
+        entry = self._tables.get(identifier)
+        if entry is None or entry.table is None:
+            return False
+        entry.requested_at = time.monotonic()
+        return entry.table.metadata.current_snapshot_id == snapshot_id
+
     def _preload(self, catalog: Catalog, identifier: Identifier) -> Table | None:
         """Load a table; return None on failure, so that only its readers get the error."""
         from pyiceberg.exceptions import NoSuchTableError

@@ -16,7 +16,7 @@ import pytest
 
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import PROJECT_ROOT, Settings
-from cryptolake_tests.support.api import Api, append, make_marts, serving, trade
+from cryptolake_tests.support.api import FUTURES_EXCHANGE, Api, append, make_marts, serving, trade
 from cryptolake_tests.support.documents import commands
 
 ADDRESS = "http://127.0.0.1:8000"
@@ -34,7 +34,13 @@ def day(symbol: str) -> dict[str, Any]:
     """Return a row of Gold."""
     numbers = {column.name: Decimal(1) for column in FUTURES.daily.columns if column.type.startswith("decimal")}
     counts = {column.name: 1 for column in FUTURES.daily.columns if column.type == "long"}
-    values = {"symbol": symbol, "trade_date": date(2025, 1, 30), "realised_volatility": 0.1, "is_complete": True}
+    values = {
+        "exchange": FUTURES_EXCHANGE,
+        "symbol": symbol,
+        "trade_date": date(2025, 1, 30),
+        "realised_volatility": 0.1,
+        "is_complete": True,
+    }
     return {**numbers, **counts, **values, "updated_at": datetime(2025, 1, 31, tzinfo=UTC)}
 
 
@@ -77,7 +83,7 @@ def test_every_curl_command_returns_data(full: Api) -> None:
 def test_first_documented_call_includes_the_minute_of_its_end(full: Api) -> None:
     url = f"{full.url}/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30%2000:00:00&end=2025-01-30%2000:02:59"
     response = orjson.loads(subprocess.run(["curl", "-sS", "--fail", url], capture_output=True, timeout=60).stdout)
-    assert list(response) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert list(response) == ["exchange", "symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
     assert [bar["window_start"][11:16] for bar in response["bars"]] == ["00:00", "00:01", "00:02"]
 
 

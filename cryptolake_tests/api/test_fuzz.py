@@ -18,7 +18,18 @@ from schemathesis import GenerationMode
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.model.family_tables import FUTURES
-from cryptolake_tests.support.api import Api, append, make_marts, put_days, serving, starts, trade
+from cryptolake_tests.support.api import (
+    SPOT_EXCHANGE,
+    Api,
+    append,
+    bar,
+    make_marts,
+    put,
+    put_days,
+    serving,
+    starts,
+    trade,
+)
 from cryptolake_tests.support.lakes import open_copy
 
 schemathesis.openapi.format(
@@ -57,12 +68,14 @@ def api(empty_lakes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     """Serve a lake with all tables; bars, trades and two marts have rows."""
     bars = open_copy(empty_lakes, tmp_path_factory.mktemp("fuzz"))
     put_days(bars)
+    put(bars, [bar("BTCUSDT", starts()[0], exchange=SPOT_EXCHANGE)])
     make_marts(bars)
     append(bars, FUTURES.trades, [trade("BTCUSDT", number, starts()[0]) for number in range(3)])
     minutes = load_table(bars, FUTURES.bars).scan().to_arrow()
     for timeframe in ("5m", "1d"):
         load = get_catalog(bars).load_table(("marts", f"ohlcv_{timeframe}"))
-        load.append(minutes.cast(load.schema().as_arrow()))
+        schema = load.schema().as_arrow()
+        load.append(minutes.select(schema.names).cast(schema))
     with serving(bars) as made:
         yield made
 

@@ -65,7 +65,7 @@ async def test_slow_client_is_disconnected_and_the_other_gets_every_change(
     reader = Reader(bars)
     reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
-    slow, quick = await hub.join(["BTCUSDT"]), await hub.join(["BTCUSDT"])
+    slow, quick = await hub.join([(None, "BTCUSDT")]), await hub.join([(None, "BTCUSDT")])
     received = []
     for number in range(5):
         put(bars, [bar("BTCUSDT", starts()[0], close=Decimal(700 + number))])
@@ -111,7 +111,7 @@ async def test_client_that_reads_nothing_of_a_large_change_is_disconnected(
     reader = Reader(bars)
     reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
-    slow, quick = await hub.join(["BTCUSDT"]), await hub.join(["BTCUSDT"])
+    slow, quick = await hub.join([(None, "BTCUSDT")]), await hub.join([(None, "BTCUSDT")])
     put(bars, [bar("BTCUSDT", start, close=Decimal("77")) for start in starts()[:4]])
     reader.table_cache.refresh()
     sending = asyncio.create_task(hub.table_changed())
@@ -160,7 +160,7 @@ async def test_commit_while_a_client_joins_is_sent(bars: Settings, monkeypatch: 
         return found
 
     monkeypatch.setattr(hub, "_newest", slow)
-    joining = asyncio.create_task(hub.join(["BTCUSDT"]))
+    joining = asyncio.create_task(hub.join([(None, "BTCUSDT")]))
     await asyncio.to_thread(committed.wait, WAIT_S)
     await hub.table_changed()
     client = await joining
@@ -230,7 +230,7 @@ async def test_event_stream_of_a_client_that_left_early_is_removed(bars: Setting
     reader = Reader(bars)
     reader.table_cache.refresh()
     hub = live.Hub(reader, ApiMetrics())
-    stream = live._EventStream(hub, await hub.join(["BTCUSDT"]))
+    stream = live._EventStream(hub, await hub.join([(None, "BTCUSDT")]))
 
     async def gone() -> Any:
         return {"type": "http.disconnect"}

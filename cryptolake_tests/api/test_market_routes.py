@@ -18,7 +18,7 @@ from cryptolake_assets.model.derivatives_tables import (
     SILVER_OPEN_INTEREST,
 )
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.support.api import FIRST_DAY, SYMBOLS, Api, append, serving
+from cryptolake_tests.support.api import FIRST_DAY, FUTURES_EXCHANGE, SYMBOLS, Api, append, serving
 
 HOURS = (0, 8, 16)
 
@@ -28,6 +28,7 @@ def api(bars: Settings) -> Iterator[Api]:
     rates = [
         {
             "funding_time": FIRST_DAY + timedelta(hours=hour, milliseconds=2),
+            "exchange": FUTURES_EXCHANGE,
             "symbol": symbol,
             "funding_rate": Decimal("-0.000000000001"),
             "mark_price": None if hour == 0 else Decimal("0.00000001"),
@@ -39,6 +40,7 @@ def api(bars: Settings) -> Iterator[Api]:
     values = [
         {
             "observed_at": FIRST_DAY + number * timedelta(minutes=5),
+            "exchange": FUTURES_EXCHANGE,
             "symbol": "BTCUSDT",
             "source": source,
             "open_interest": Decimal("123456789012345678901234567890.12345678"),
@@ -87,7 +89,7 @@ def test_open_interest_has_both_sources(api: Api) -> None:
 
 def test_mark_prices_and_liquidations_are_returned_per_minute(api: Api, bars: Settings) -> None:
     assert get(api, "/mark-price/1m?symbol=BTCUSDT")["minutes"] == []
-    minute = {"symbol": "BTCUSDT", "window_start": FIRST_DAY}
+    minute = {"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "window_start": FIRST_DAY}
     prices = dict.fromkeys(("open", "high", "low", "close", "index_close"), Decimal("64000.00000001"))
     append(bars, SILVER_MARK_PRICE, [{**minute, **prices, "funding_rate": None, "updates": 60}])
     sides = [

@@ -14,7 +14,7 @@ from pyarrow import ipc, parquet
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.model.source_tables import SILVER_COINGECKO_GLOBAL, SILVER_COINGECKO_MARKETS, SILVER_FEAR_GREED
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.support.api import FIRST_DAY, Api, append, make_marts, serving
+from cryptolake_tests.support.api import FIRST_DAY, FUTURES_EXCHANGE, Api, append, make_marts, serving
 
 PRICE = Decimal("0.00000000000123456789012345")
 
@@ -80,7 +80,14 @@ def test_sentiment_market_has_the_index_per_symbol_and_day(api: Api, bars: Setti
     schema = table.schema().as_arrow()
     empty = dict.fromkeys(schema.names)
     rows = [
-        {**empty, "symbol": symbol, "trade_date": date(2025, 1, 30), "close": Decimal(1), "fear_greed": 74}
+        {
+            **empty,
+            "exchange": FUTURES_EXCHANGE,
+            "symbol": symbol,
+            "trade_date": date(2025, 1, 30),
+            "close": Decimal(1),
+            "fear_greed": 74,
+        }
         for symbol in ("BTCUSDT", "ETHUSDT")
     ]
     import pyarrow as pa

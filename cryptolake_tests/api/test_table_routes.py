@@ -18,11 +18,13 @@ from cryptolake_assets.api.table_routes import BAR_TABLES, TABLE_ROUTES
 from cryptolake_assets.lake import pages, reject_counts
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.api import (
     DAYS,
     FIRST_DAY,
+    FUTURES_EXCHANGE,
     MINUTES,
     Api,
     append,
@@ -49,8 +51,9 @@ def times(response: Any) -> list[datetime]:
 
 def test_documented_first_call_returns_all_bars(api: Api, bars: Settings) -> None:
     response = get(api, FIRST_CALL)
-    assert list(response) == ["symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert list(response) == ["exchange", "symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
     assert (response["symbol"], response["timeframe"], response["next_cursor"]) == ("BTCUSDT", "1m", None)
+    assert response["exchange"] == response["bars"][0]["exchange"] == FUTURES_EXCHANGE
     assert int(response["snapshot_id"]) == load_table(bars, FUTURES.bars).metadata.current_snapshot_id
     assert times(response) == starts()
     assert response["bars"][0]["volume"] == "0.00000001"
@@ -281,6 +284,7 @@ def test_symbols_have_their_first_and_last_minute(api: Api, bars: Settings) -> N
     api.refresh()
     found = {item["symbol"]: item for item in get(api, "/symbols")["symbols"]}
     assert found["BTCUSDT"] == {
+        "exchange": FUTURES_EXCHANGE,
         "symbol": "BTCUSDT",
         "first_minute": "2025-01-30T00:00:00Z",
         "last_minute": "2025-02-01T00:03:00Z",
@@ -396,7 +400,7 @@ def test_rejects_of_a_range_are_counted_without_reading_other_files(
 
 
 def test_differences_from_official_klines_have_both_values(api: Api, bars: Settings) -> None:
-    one = {"symbol": "BTCUSDT", "window_start": starts()[0], "tolerated": False, "updated_at": starts()[0]}
+    one = {"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "window_start": starts()[0], "tolerated": False}
     values = {"ours": Decimal("0.00000001"), "official": Decimal("1.5")}
     append(bars, FUTURES.kline_differences, [{**one, **values, "field": name} for name in ("volume", "high")])
     append(bars, FUTURES.kline_differences, [{**one, **values, "field": "low", "window_start": starts()[1]}])
@@ -428,9 +432,13 @@ def test_every_table_route_is_served_and_described(api: Api, bars: Settings) -> 
 @pytest.mark.parametrize("timeframe", [each for each in Timeframe if each is not Timeframe.M1])
 def test_longer_bars_come_from_the_mart_of_their_timeframe(api: Api, bars: Settings, timeframe: Timeframe) -> None:
     make_marts(bars)
-    mart = BAR_TABLES[timeframe]
+    mart = BAR_TABLES[timeframe][Family.FUTURES]
     assert mart.name == f"ohlcv_{timeframe}"
-    append(bars, mart, [{"symbol": "BTCUSDT", "window_start": FIRST_DAY, "volume": Decimal(7)}])
+    append(
+        bars,
+        mart,
+        [{"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "window_start": FIRST_DAY, "volume": Decimal(7)}],
+    )
     api.refresh()
     response = get(api, f"/ohlcv/{timeframe}?symbol=BTCUSDT")
     assert (response["timeframe"], [item["volume"] for item in response["bars"]]) == (timeframe, ["7.00000000"])

@@ -24,7 +24,7 @@ from cryptolake_assets.model.source_tables import SILVER_FEAR_GREED
 from cryptolake_assets.quality.bar_checks import OFFICIAL_KLINES
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support import checked_assets
-from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
+from cryptolake_tests.support.api import FUTURES_EXCHANGE, SPOT_EXCHANGE, Api, append, bar, make_marts, put, serving
 from cryptolake_tests.support.browser import chromium
 from cryptolake_tests.support.checked_assets import BLOCKING, run
 from cryptolake_tests.support.dagster_pages import webserver
@@ -35,6 +35,7 @@ FIRST = datetime(2025, 1, 30, tzinfo=UTC)
 BAR_COUNT = 40
 MINUTE = timedelta(minutes=1)
 TINY = Decimal("0.00000012")
+FUTURES_TINY = {"exchange": FUTURES_EXCHANGE, "symbol": "TINYUSDT"}
 
 
 def minutes(count: int, first: datetime = FIRST) -> list[datetime]:
@@ -108,13 +109,13 @@ def test_url_has_symbol_and_range_and_other_pages_keep_them(page: View, browser:
     page.open()
     page.drawn(bars=BAR_COUNT)
     page.choose_symbol("TINYUSDT")
-    page.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m"]')
+    page.page.wait_for_selector('.st-key-candles .chart[data-about^="binance_futures/TINYUSDT/1m"]')
     page.choose("6h")
     page.page.wait_for_url("**range=6h*")
-    assert query(page) == {"symbol": "TINYUSDT", "range": "6h"}
+    assert query(page) == {**FUTURES_TINY, "range": "6h"}
     with view(browser, url) as shared:
         shared.open(page.page.url.removeprefix(url))
-        shared.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m"]')
+        shared.page.wait_for_selector('.st-key-candles .chart[data-about^="binance_futures/TINYUSDT/1m"]')
         assert query(shared) == query(page)
     page.page.get_by_role("link", name="Daily").click()
     page.shows("No daily statistics of TINYUSDT yet")
@@ -133,33 +134,33 @@ def test_url_has_both_ends_of_a_custom_range_until_another_is_chosen(page: View)
     page.choose("custom")
     page.page.wait_for_url("**to=2025-01-30T00*")
     ends = {"from": "2025-01-30T00:00", "to": "2025-01-30T00:39"}
-    assert query(page) == {"symbol": "BTCUSDT", "range": "custom", **ends}
+    assert query(page) == {**FUTURES_TINY, "symbol": "BTCUSDT", "range": "custom", **ends}
     page.choose_symbol("TINYUSDT")
-    page.page.wait_for_selector('.st-key-candles .chart[data-about^="TINYUSDT/1m/custom"]')
-    assert query(page) == {"symbol": "TINYUSDT", "range": "custom", **ends}
+    page.page.wait_for_selector('.st-key-candles .chart[data-about^="binance_futures/TINYUSDT/1m/custom"]')
+    assert query(page) == {**FUTURES_TINY, "range": "custom", **ends}
     page.choose("6h")
-    page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
+    page.page.wait_for_selector('.st-key-candles .chart[data-about="binance_futures/TINYUSDT/1m/6h"]')
     page.page.wait_for_url(lambda url: "from=" not in url)
-    assert query(page) == {"symbol": "TINYUSDT", "range": "6h"}
+    assert query(page) == {**FUTURES_TINY, "range": "6h"}
 
 
 def test_selection_survives_navigation_to_other_pages_and_back(page: View) -> None:
     page.open("/?symbol=BTCUSDT&range=6h")
     page.drawn(bars=BAR_COUNT)
     page.choose_symbol("TINYUSDT")
-    page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
+    page.page.wait_for_selector('.st-key-candles .chart[data-about="binance_futures/TINYUSDT/1m/6h"]')
     page.page.go_back()
-    page.page.wait_for_selector('.st-key-candles .chart[data-about="BTCUSDT/1m/6h"]')
+    page.page.wait_for_selector('.st-key-candles .chart[data-about="binance_futures/BTCUSDT/1m/6h"]')
     assert query(page)["symbol"] == "BTCUSDT"
     page.choose_symbol("TINYUSDT")
-    page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
+    page.page.wait_for_selector('.st-key-candles .chart[data-about="binance_futures/TINYUSDT/1m/6h"]')
     page.page.get_by_role("link", name="Daily").click()
     page.shows("No daily statistics of TINYUSDT yet")
     page.page.get_by_role("link", name="Operations").click()
     page.shows("Parts running")
     page.page.get_by_role("link", name="Market").click()
-    page.page.wait_for_selector('.st-key-candles .chart[data-about="TINYUSDT/1m/6h"]')
-    assert query(page) == {"symbol": "TINYUSDT", "range": "6h"}
+    page.page.wait_for_selector('.st-key-candles .chart[data-about="binance_futures/TINYUSDT/1m/6h"]')
+    assert query(page) == {**FUTURES_TINY, "range": "6h"}
     page.page.wait_for_function("document.title == 'Market · CryptoLake'")
 
 
@@ -171,6 +172,38 @@ def test_invalid_url_parameters_are_reported(page: View) -> None:
     page.open("/?symbol=tinyusdt&range=custom&from=2025-01-30T00:07&to=2025-01-30T00:05")
     page.shows("The range ends before it starts.")
     assert query(page)["symbol"] == "TINYUSDT"
+
+
+def test_market_and_symbol_are_selectable_and_in_the_url(browser: Browser, tmp_path: Path) -> None:
+    lake = load_settings(home=tmp_path / "own home")
+    bootstrap(lake)
+    publish(lake, "BTCUSDT", minutes(3))
+    publish(lake, "ETHUSDT", minutes(3))
+    for symbol in ("BTCUSDT", "SOLUSDT"):
+        put(lake, [{**row, "exchange": SPOT_EXCHANGE} for row in rows_of(minutes(5), symbol)])
+    with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
+        for path, topic, bars in (
+            ("/?symbol=BTCUSDT", (FUTURES_EXCHANGE, "BTCUSDT"), 3),
+            ("/?symbol=SOLUSDT", (SPOT_EXCHANGE, "SOLUSDT"), 5),
+            ("/?exchange=binance_spot&symbol=BTCUSDT", (SPOT_EXCHANGE, "BTCUSDT"), 5),
+        ):
+            shown.open(path)
+            shown.drawn(bars=bars, about=f"{topic[0]}/{topic[1]}/1m/1d")
+            assert query(shown) == dict(zip(("exchange", "symbol"), topic, strict=True))
+        assert "Binance Spot · BTCUSDT" in shown.page.locator(".st-key-candles .legend").inner_text()
+        shown.choose_market("Binance USD-M futures")
+        shown.drawn(bars=3, about="binance_futures/BTCUSDT/1m/1d")  # the symbol stays
+        shown.choose_symbol("ETHUSDT")
+        shown.drawn(bars=3, about="binance_futures/ETHUSDT/1m/1d")
+        shown.choose_market("Binance Spot")
+        shown.drawn(bars=5, about="binance_spot/BTCUSDT/1m/1d")  # Spot has no ETHUSDT
+        shown.page.get_by_role("link", name="Daily").click()
+        shown.shows("No daily statistics of BTCUSDT yet")
+        assert query(shown)["exchange"] == SPOT_EXCHANGE
+        shown.open("/?exchange=binance_spot&symbol=ETHUSDT")
+        shown.shows("Unknown symbol 'ETHUSDT': showing BTCUSDT of Binance Spot")
+        shown.open("/?exchange=other&symbol=SOLUSDT")
+        shown.shows("Unknown market 'other': showing SOLUSDT of Binance Spot")
 
 
 def test_missing_mart_of_a_timeframe_is_reported(page: View, lake: Settings, api: Api) -> None:
@@ -188,7 +221,7 @@ def test_download_has_every_bar_of_the_range(page: View, api: Api) -> None:
         page.page.get_by_role("button", name="CSV", exact=True).click()
     expected = api.get("/ohlcv/1m", params={"symbol": "BTCUSDT", "format": "csv"}).content
     assert Path(download.value.path()).read_bytes() == expected
-    assert download.value.suggested_filename == "BTCUSDT-1m.csv"
+    assert download.value.suggested_filename == "binance_futures-BTCUSDT-1m.csv"
     with page.page.expect_download() as download:
         page.page.get_by_role("button", name="Parquet", exact=True).click()
     from pyarrow import parquet
@@ -291,7 +324,7 @@ def test_page_that_is_not_live_recovers(browser: Browser, lake: Settings, tmp_pa
         shown.choose("6h")
         shown.shows("The API does not respond")
         with serving(lake, port=port):
-            shown.page.wait_for_selector('.st-key-candles .chart[data-about="BTCUSDT/1m/6h"]')
+            shown.page.wait_for_selector('.st-key-candles .chart[data-about="binance_futures/BTCUSDT/1m/6h"]')
 
 
 @pytest.mark.nightly
@@ -341,8 +374,8 @@ def test_fear_and_greed_is_drawn_once_available(browser: Browser, tmp_path: Path
     bootstrap(lake)
     publish(lake, "BTCUSDT", minutes(3))
     prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
-    day = {"symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices, "trades": 3, "updated_at": FIRST}
-    append(lake, FUTURES.daily, [day])
+    day = {"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices}
+    append(lake, FUTURES.daily, [{**day, "trades": 3, "updated_at": FIRST}])
     index = {"classification": "Greed", "updated_at": FIRST}
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         charts = shown.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
@@ -364,12 +397,10 @@ def test_funding_is_drawn_once_available(browser: Browser, tmp_path: Path) -> No
     bootstrap(lake)
     publish(lake, "BTCUSDT", minutes(3))
     prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
-    day = {"symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices, "trades": 3, "updated_at": FIRST}
-    append(lake, FUTURES.daily, [day])
-    rates = [
-        {"symbol": "BTCUSDT", "funding_time": FIRST + timedelta(hours=8 * number), "funding_rate": Decimal("0.0001")}
-        for number in range(-3, 6)
-    ]
+    day = {"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "trade_date": FIRST.date(), **prices}
+    append(lake, FUTURES.daily, [{**day, "trades": 3, "updated_at": FIRST}])
+    rate = {"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "funding_rate": Decimal("0.0001")}
+    rates = [{**rate, "funding_time": FIRST + timedelta(hours=8 * number)} for number in range(-3, 6)]
     append(lake, SILVER_FUNDING, rates)
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         charts = shown.page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg")
@@ -382,13 +413,17 @@ def test_funding_is_drawn_once_available(browser: Browser, tmp_path: Path) -> No
 def test_quality_lists_every_difference_from_official_klines(browser: Browser, tmp_path: Path) -> None:
     lake = load_settings(home=tmp_path / "differing home", dagster_port=9)
     bootstrap(lake)
-    row = {"symbol": "BTCUSDT", "window_start": FIRST, "field": "volume", "tolerated": False, "updated_at": FIRST}
-    append(lake, FUTURES.kline_differences, [{**row, "ours": Decimal("1.5"), "official": Decimal("1.50000001")}])
+    row = {"exchange": FUTURES_EXCHANGE, "symbol": "BTCUSDT", "window_start": FIRST, "field": "volume"}
+    append(
+        lake,
+        FUTURES.kline_differences,
+        [{**row, "ours": Decimal("1.5"), "official": Decimal("1.50000001"), "tolerated": False}],
+    )
     with serving(lake) as api, dashboard(lake, api.url, tmp_path / "log") as url, view(browser, url) as shown:
         shown.open("/quality")
         shown.shows("Check results are unavailable")
-        assert shown.row("differences", 0, 6) == [
-            *("BTCUSDT", "2025-01-30 00:00", "volume", "1.5", "1.50000001", "no"),
+        assert shown.row("differences", 0, 7) == [
+            *("Binance USD-M futures", "BTCUSDT", "2025-01-30 00:00", "volume", "1.5", "1.50000001", "no"),
         ]
 
 

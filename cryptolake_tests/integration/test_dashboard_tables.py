@@ -15,7 +15,7 @@ from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.catalog import get_catalog
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings, load_settings
-from cryptolake_tests.support.api import Api, append, bar, make_marts, put, serving
+from cryptolake_tests.support.api import FUTURES_EXCHANGE, Api, append, bar, make_marts, put, serving
 from cryptolake_tests.support.browser import chromium
 from cryptolake_tests.support.pages import View, dashboard, view
 
@@ -29,7 +29,13 @@ LOG_RETURN = 12
 def days(count: int) -> list[dict[str, Any]]:
     prices = dict.fromkeys(("open", "high", "low", "close", "vwap", "total_volume", "price_range"), Decimal(7))
     return [
-        {"symbol": "BTCUSDT", "trade_date": (FIRST + timedelta(days=number)).date(), **prices, "trades": 3}
+        {
+            "exchange": FUTURES_EXCHANGE,
+            "symbol": "BTCUSDT",
+            "trade_date": (FIRST + timedelta(days=number)).date(),
+            **prices,
+            "trades": 3,
+        }
         for number in range(count)
     ]
 

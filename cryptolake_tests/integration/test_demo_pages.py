@@ -114,10 +114,10 @@ def test_symbol_and_timeframe_can_be_switched(page: View, api: httpx.Client) -> 
     page.open("/?symbol=BTCUSDT")
     page.drawn(bars=BARS)
     page.choose_symbol("ETHUSDT")
-    page.page.wait_for_selector('.st-key-candles .chart[data-about^="ETHUSDT/1m"]')
+    page.page.wait_for_selector('.st-key-candles .chart[data-about^="binance_futures/ETHUSDT/1m"]')
     for timeframe in ("5m", "1h", "1d"):
         page.choose(timeframe)
-        page.page.wait_for_selector(f'.st-key-candles .chart[data-about^="ETHUSDT/{timeframe}"]')
+        page.page.wait_for_selector(f'.st-key-candles .chart[data-about^="binance_futures/ETHUSDT/{timeframe}"]')
         expected = bars(api, "ETHUSDT", timeframe)
         page.drawn(bars=len(expected))
         assert_table_shows(page, expected)

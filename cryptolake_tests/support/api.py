@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import uvicorn
-import yaml
 from fastapi import FastAPI
 
 from cryptolake_assets.api.app import create_app
@@ -23,16 +22,18 @@ from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import publish
 from cryptolake_assets.lake.filters import silver_day
-from cryptolake_assets.model.columns import Column
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model import mart_tables
+from cryptolake_assets.model.family_tables import FAMILY_TABLES, FUTURES
+from cryptolake_assets.model.markets import EXCHANGES, SPOT, USD_M
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.settings import PROJECT_ROOT, Settings
+from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.waiting import wait_for
 
 FIRST_DAY = datetime(2025, 1, 30, tzinfo=UTC)
 DAYS = 3
 MINUTES = 4
 SYMBOLS = ("BTCUSDT", "ETHUSDT")
+FUTURES_EXCHANGE, SPOT_EXCHANGE = USD_M.exchange, SPOT.exchange
 
 
 def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
     }
     return {
         **row,
+        "exchange": FUTURES_EXCHANGE,
         "symbol": symbol,
         "window_start": start,
         "is_complete": True,
@@ -56,11 +58,12 @@ def bar(symbol: str, start: datetime, **changes: Any) -> dict[str, Any]:
 
 
 def put(lake: Settings, rows: list[dict[str, Any]]) -> int:
-    """Publish bars of one day as a Silver run does; return the snapshot id."""
-    candidate = pa.Table.from_pylist(rows, schema=FUTURES.bars.arrow_schema())
+    """Publish bars of one day and one market family as a Silver run does; return the snapshot id."""
+    spec = FAMILY_TABLES[EXCHANGES[rows[0]["exchange"]].family].bars
+    candidate = pa.Table.from_pylist(rows, schema=spec.arrow_schema())
     window = silver_day(rows[0]["window_start"])
-    keys = candidate.select(list(FUTURES.bars.key))
-    published = publish(load_table(lake, FUTURES.bars), FUTURES.bars, window, candidate, keys, {"run": "test"})
+    keys = candidate.select(list(spec.key))
+    published = publish(load_table(lake, spec), spec, window, candidate, keys, {"run": "test"})
     assert published.snapshot_id is not None
     return published.snapshot_id
 
@@ -82,7 +85,7 @@ def trade(symbol: str, trade_id: int, event_time: datetime) -> dict[str, Any]:
         **dict.fromkeys(("trade_id", "first_trade_id", "last_trade_id"), trade_id),
         **dict.fromkeys(("event_time", "ingest_ts", "kafka_timestamp"), event_time),
         **{"symbol": symbol, "price": Decimal("0.00000001"), "qty": Decimal(1), "side": "buy", "stream": "trade"},
-        **{"exchange": "binance_futures", "trade_type": "MARKET", "kafka_partition": 0, "kafka_offset": trade_id},
+        **{"exchange": FUTURES_EXCHANGE, "trade_type": "MARKET", "kafka_partition": 0, "kafka_offset": trade_id},
     }
 
 
@@ -91,16 +94,9 @@ def append(lake: Settings, spec: TableSpec, rows: list[dict[str, Any]]) -> None:
 
 
 def make_marts(lake: Settings) -> None:
-    """Create the marts as empty tables, with the columns of the dbt project."""
-    models = yaml.safe_load((PROJECT_ROOT / "dbt_project/models/marts/marts.yml").read_text(encoding="utf-8"))["models"]
-    kinds = {"bigint": "long", "timestamp": "timestamptz"}
-    for model in models:
-        columns = tuple(
-            Column(item["name"], kinds.get(item["data_type"], item["data_type"].replace(",", ", ")), "")
-            for item in model["columns"]
-            if "data_type" in item
-        )
-        spec = TableSpec("marts", model["name"], "", columns)
+    """Create the marts as empty tables."""
+    specs = [value for value in vars(mart_tables).values() if isinstance(value, TableSpec)]
+    for spec in (*specs, *mart_tables.BARS_OF_TIMEFRAMES):
         get_catalog(lake).create_table(spec.identifier, spec.iceberg_schema(), location=None)
 
 

@@ -150,9 +150,14 @@ class View:
         ).first.click()
 
     def choose_symbol(self, symbol: str) -> None:
-        box = self.page.locator(".st-key-symbol input")
-        box.click()
-        self.page.get_by_role("option", name=symbol).click()
+        self._select("symbol", symbol)
+
+    def choose_market(self, title: str) -> None:
+        self._select("exchange", title)
+
+    def _select(self, key: str, option: str) -> None:
+        self.page.locator(f".st-key-{key} input").click()
+        self.page.get_by_role("option", name=option).click()
 
     def shows(self, text: str) -> None:
         """Wait until the page shows the text."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import date, timedelta
 from decimal import Decimal, localcontext
 from typing import Any
@@ -55,29 +56,29 @@ def render() -> None:
         st.info(NO_BARS, icon=":material/hourglass_empty:")
         return
     with st.container(horizontal=True, vertical_alignment="bottom", key="choice"):
-        with st.container(width=180):
-            symbol = choose_symbol(symbols)
+        symbol = choose_symbol(symbols)
         span = st.segmented_control("Days", tuple(SPANS), default=SPAN, key="days", required=True, bind="query-params")
-    address.write(symbol=symbol["symbol"])
+    topic = {"exchange": symbol["exchange"], "symbol": symbol["symbol"]}
+    address.write(**topic)
     length = SPANS[span or SPAN]
     last = moment(symbol["last_minute"]).date()
     start = None if length is None else last - timedelta(days=length - 1)
     name = symbol["symbol"]
     with st.spinner("Reading the days …"):
-        days = _days("/stats/daily", name, start)
-        returns = _days("/returns/daily", name, start)
+        days = _days("/stats/daily", start, **topic)
+        returns = _days("/returns/daily", start, **topic)
     if not days:
         st.info(
             f"**No daily statistics of {name} yet.** Gold is computed within minutes after Silver.",
             icon=":material/hourglass_empty:",
         )
         return
-    sentiment = _days("/sentiment", None, start, last)
-    funding = _funding(name, start, last)
+    sentiment = _days("/sentiment", start, last)
+    funding = _funding(topic, start, last)
     _headline(days, returns, sentiment)
     colours = palette.DARK if st.context.theme.type == "dark" else palette.LIGHT
     _charts(days, returns, sentiment, funding, colours)
-    _profile(name, start, colours)
+    _profile(topic, start, colours)
     st.subheader("Daily statistics", anchor=False)
     by_day = {day["trade_date"]: day for day in returns or ()}
     rows = [
@@ -87,9 +88,9 @@ def render() -> None:
     exact_table(rows, TABLE, key="daily", max_rows=15)
 
 
-def _days(path: str, symbol: str | None, start: date | None, end: date | None = None) -> Days | None:
+def _days(path: str, start: date | None, end: date | None = None, **topic: str) -> Days | None:
     """Return days, newest first; None while the table does not exist."""
-    page = lake().page(path, symbol=symbol, start=start, end=end, order="desc", limit=MAX_ROWS)
+    page = lake().page(path, **topic, start=start, end=end, order="desc", limit=MAX_ROWS)
     return None if page is None else page["days"]
 
 
@@ -150,9 +151,9 @@ def _sentiment(sentiment: Days | None, colours: palette.Palette) -> None:
         st.info("**No index of these days yet.**", icon=":material/hourglass_empty:")
 
 
-def _funding(symbol: str, start: date | None, end: date) -> Days:
+def _funding(topic: Mapping[str, str], start: date | None, end: date) -> Days:
     """Return the charged funding rates, summed by UTC day; empty if there are none or the table does not exist."""
-    page = lake().page("/funding", symbol=symbol, start=start, order="desc", limit=MAX_ROWS)
+    page = lake().page("/funding", **topic, start=start, order="desc", limit=MAX_ROWS)
     return [day for day in funding_days(page["rates"] if page else []) if day["trade_date"] <= end.isoformat()]
 
 
@@ -166,10 +167,10 @@ def funding_days(rates: list[dict[str, Any]]) -> Days:
     ]
 
 
-def _profile(symbol: str, start: date | None, colours: palette.Palette) -> None:
+def _profile(topic: Mapping[str, str], start: date | None, colours: palette.Palette) -> None:
     """Draw the volume by price bucket over the days, summed exactly."""
     st.subheader("Volume profile", anchor=False)
-    table = attempt(lambda: lake().table("/profile/hourly", symbol=symbol, start=start))
+    table = attempt(lambda: lake().table("/profile/hourly", **topic, start=start))
     if isinstance(table, ApiRejectedError):
         problem(table)
         return

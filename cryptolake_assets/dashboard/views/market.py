@@ -18,6 +18,7 @@ from cryptolake_assets.dashboard.shared import (
     counted,
     exact_table,
     lake,
+    market_title,
     minute,
     no_mart_yet,
     problem,
@@ -72,6 +73,7 @@ TABLE = {
 class View:
     """The displayed range: bars whose open time is in [start, end]; without `end` it follows the market."""
 
+    exchange: str
     symbol: str
     timeframe: str
     range: str
@@ -82,7 +84,7 @@ class View:
     def about(self) -> tuple[Any, ...]:
         """Return the identity of the chart's series: that of a range that follows the market omits its moving start."""
         ends = () if self.end is None and self.range != CUSTOM else (self.start, self.end)
-        return (self.symbol, self.timeframe, self.range, *ends)
+        return (self.exchange, self.symbol, self.timeframe, self.range, *ends)
 
     @property
     def path(self) -> str:
@@ -90,7 +92,7 @@ class View:
 
     @property
     def query(self) -> dict[str, Any]:
-        return {"symbol": self.symbol, "start": self.start, "end": self.end}
+        return {"exchange": self.exchange, "symbol": self.symbol, "start": self.start, "end": self.end}
 
 
 def render() -> None:
@@ -109,8 +111,7 @@ def render() -> None:
 
 def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
     with st.container(horizontal=True, vertical_alignment="bottom", key="choice"):
-        with st.container(width=180):
-            symbol = choose_symbol(symbols)
+        symbol = choose_symbol(symbols)
         timeframe = st.segmented_control(
             "Timeframe", tuple(TIMEFRAMES), default=TIMEFRAME, key="timeframe", required=True, bind="query-params"
         )
@@ -129,8 +130,9 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
         ends = {FROM: _minute(start), TO: _minute(end)}
     else:
         start, end = first_open_time(last, RANGES[chosen or RANGE], TIMEFRAMES[timeframe or TIMEFRAME]), None
-    address.write(symbol=symbol["symbol"], **ends)
-    return View(symbol["symbol"], timeframe or TIMEFRAME, chosen or RANGE, start, end), live
+    exchange, name = symbol["exchange"], symbol["symbol"]
+    address.write(exchange=exchange, symbol=name, **ends)
+    return View(exchange, name, timeframe or TIMEFRAME, chosen or RANGE, start, end), live
 
 
 def first_open_time(last: datetime, length: timedelta | None, timeframe: timedelta) -> datetime | None:
@@ -193,7 +195,8 @@ def _draw(view: View, feed: Feed, notice: Any) -> None:
     cut = page["next_cursor"] is not None
     caption = counted(len(bars), "bar")
     _headline(bars, f"in the newest {caption}" if cut else "in the range")
-    chart.candles(feed, view.about, f"{view.symbol} · {view.timeframe}", rows(bars), price_places(bars))
+    title = f"{market_title(view.exchange)} · {view.symbol} · {view.timeframe}"
+    chart.candles(feed, view.about, title, rows(bars), price_places(bars))
     caption += f", {minute(bars[0]['window_start'])} to {minute(bars[-1]['window_start'])} UTC"
     if cut:
         caption = f"Newest {caption}; the range has more bars. Choose a longer timeframe, or download the range"
@@ -259,7 +262,7 @@ def _downloads(view: View) -> None:
             st.download_button(
                 fmt.upper() if fmt == "csv" else "Parquet",
                 _file(view, fmt, errors),
-                file_name=f"{view.symbol}-{view.timeframe}.{fmt}",
+                file_name=f"{view.exchange}-{view.symbol}-{view.timeframe}.{fmt}",
                 mime=mime,
                 icon=":material/download:",
                 on_click="ignore",

@@ -47,6 +47,7 @@ RUNS = 200
 DIFFERENCES = 500
 ROWS = 12  # visible rows of a table; more scroll
 MISSING_TABLE = {
+    "exchange": "Market",
     "symbol": "Symbol",
     "stream": "Stream",
     "first_missing_id": "First missing id",
@@ -76,12 +77,14 @@ CHECK_TABLE = {
 RUN_LINK = r"/runs/([^/]{8})"  # part of a run's address that is shown: the first characters of its id
 REASON_TABLE = {
     "reason": "Reason",
+    "exchange": "Market",
     "symbol": "Symbol",
     "rows": "Rows",
     "first_at": "First (UTC)",
     "last_at": "Last (UTC)",
 }
 DIFFERENCE_TABLE = {
+    "exchange": "Market",
     "symbol": "Symbol",
     "window_start": "Open time (UTC)",
     "field": "Field",
@@ -89,7 +92,13 @@ DIFFERENCE_TABLE = {
     "official": "Official",
     "tolerated": "Tolerated",
 }
-GAP_TABLE = {"symbol": "Symbol", "stream": "Stream", "gap_from": "From (UTC)", "gap_to": "To (UTC)"}
+GAP_TABLE = {
+    "exchange": "Market",
+    "symbol": "Symbol",
+    "stream": "Stream",
+    "gap_from": "From (UTC)",
+    "gap_to": "To (UTC)",
+}
 RUN_TABLE = {
     "finished_at": "Finished (UTC)",
     "asset": "Asset",
