@@ -190,7 +190,9 @@ class LakeCollector:
             "Seconds from the end of a symbol's newest bar to the exchange's clock.",
             labels=("exchange", "symbol"),
         )
-        for (exchange, symbol), span in self._reader.spans().items() if status is not None else ():
+        if status is None:
+            return (lag,)
+        for (exchange, symbol), span in self._reader.spans().items():
             clock_ms = status.exchange_time_ms(exchange)
             if clock_ms is not None:
                 end_s = (span.last + MINUTE).timestamp()
