@@ -267,7 +267,9 @@ class BronzeStream:
         with checkpoint_lock(self._settings):
             spark = _session(self._settings)
             _stop_leftover_queries(spark)
-            trigger_s = self._settings.bronze_trigger_s
+            # A micro-batch costs CPU by itself, more than its records do below about 10,000 a second: the families
+            # share the batches that one family has.
+            trigger_s = self._settings.bronze_trigger_s * len(self._settings.families)
             streams = streams_in_use(self._settings)
             queries: list[StreamingQuery] = []
             for stream_type in streams:

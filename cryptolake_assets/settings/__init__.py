@@ -169,7 +169,11 @@ class Settings(
         "CRYPTOLAKE_SPARK_SHUFFLE_PARTITIONS", 4, "Spark tasks per aggregation; about two per core.", ge=1
     )
     bronze_trigger_s: float = named(
-        "CRYPTOLAKE_BRONZE_TRIGGER_S", 5.0, "Seconds between micro-batches of the Bronze stream.", gt=0, le=3_600
+        "CRYPTOLAKE_BRONZE_TRIGGER_S",
+        5.0,
+        "Seconds between micro-batches of the Bronze stream; twice as many if it stores Futures and Spot.",
+        gt=0,
+        le=3_600,
     )
     bronze_max_offsets: int = named(
         "CRYPTOLAKE_BRONZE_MAX_OFFSETS", 1_000_000, "Maximum Kafka records per micro-batch of the Bronze stream.", ge=1
