@@ -1,7 +1,7 @@
-"""`cryptolake demo`: replay the shipped capture through the platform and compare the bars with the official klines.
+"""`cryptolake demo`: replay the capture through the platform and compare the bars with the official klines.
 
-It starts the platform, replays the capture, waits until the sensor and the automation have built Silver and Gold, and
-prints the bars next to the official klines. It computes no data itself.
+It starts the platform, replays the capture, waits until the sensor and the automation have built Silver and Gold of all
+tracked markets, and prints the bars next to the official klines. It computes no data itself.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import Any
 
 import dagster as dg
@@ -23,7 +24,7 @@ from rich.table import Table
 
 from cryptolake_assets.binance.rest import ExchangeRest
 from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
-from cryptolake_assets.bronze.offsets import bronze_lag
+from cryptolake_assets.bronze.offsets import lags_in_use
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions, streams_in_use
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.errors import DemoError, PartError
@@ -33,8 +34,9 @@ from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.files import read_text
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import EXCHANGE, PRODUCER
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -51,6 +53,7 @@ SETTLE_TIMEOUT_S = 240.0
 EVENTS_PER_PAGE = 100
 PIPE_WIDTH = 140
 FATAL_STATES = ("FATAL", "EXITED")
+BAR_COLUMNS = ("open", "high", "low", "close", "volume", "trades")
 # Columns of Gold that the demo shows, with their headings.
 DAILY_COLUMNS = {
     "open": "Open",
@@ -103,7 +106,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
         f"  API       {settings.api_url}/symbols\n"
         f"  Spark     http://127.0.0.1:{settings.spark_ui_port}\n"
         f"  Exchange  http://127.0.0.1:{settings.exchange_port}/replay/status\n"
-        '  SQL       .venv/bin/cryptolake sql "SELECT * FROM cryptolake.silver.futures_ohlcv_1m"',
+        f'  SQL       .venv/bin/cryptolake sql "SELECT * FROM {settings.tables.bars.full_name}"',
         soft_wrap=True,
     )
 
@@ -165,7 +168,13 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
     while True:
         status, producer = _replay_status(settings), read_status(settings)
         if status is not None and producer is not None:
-            unsettled = unsettled_frames(status["frames_sent_by_kind"], producer.streams)
+            unsettled = {
+                f"{market} {kind}": number
+                for market, of_market in producer.markets.items()
+                for kind, number in unsettled_frames(
+                    status["markets"].get(market, {}).get("frames_sent_by_kind", {}), of_market.streams
+                ).items()
+            }
             settled = sum(counts.settled for counts in producer.streams.values())
             progress.update(
                 task,
@@ -192,7 +201,7 @@ def _watch_replay(settings: Settings, progress: Progress) -> ReplayResult:
 
 def _bronze_backlog(settings: Settings) -> str | None:
     """Return Bronze's lag as text; None without lag."""
-    lag = bronze_lag(settings)
+    lag = sum(lag.records for lag in lags_in_use(settings))
     return f"lag: {lag:,} records" if lag else None
 
 
@@ -222,8 +231,8 @@ def _check_parts(settings: Settings) -> None:
 class _PendingWork:
     """The work that is left until Silver and Gold are up to date.
 
-    They are up to date if the follower has no pending hours and Gold of each day is newer than the last change of that
-    day's Silver rows: a Silver run that changes no rows triggers no Gold.
+    They are up to date if no follower has pending hours and each family's Gold of each day is newer than the last
+    change of that day's Silver rows: a Silver run that changes no rows triggers no Gold.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -251,29 +260,35 @@ class _PendingWork:
                 return f"the sensor has not read the newest snapshot of {stream_type.bronze.full_name}"
             if state.pending:
                 return f"{len(state.pending)} pending hours of {stream_type.name}"
-        bronze = load_table(self._settings, FUTURES.trades)
-        hours = {file.hour for file in added_files(bronze, 0)}
-        for hour in sorted(hours):
-            silver = self._materializations(("silver", "futures_ohlcv_1m"), f"{hour:%Y-%m-%d-%H:%M}")
-            gold = self._materializations(("gold", "futures_daily_stats"), f"{hour:%Y-%m-%d}")
-            if (changed_at := last_change(silver)) is not None and next(gold, (0.0, None))[0] < changed_at:
-                return f"Gold of {hour:%Y-%m-%d}"
-        return self._pending_coverage()
+        pending = chain(
+            map(self._pending_gold, self._settings.each_family),
+            map(self._pending_coverage, self._settings.each_market),
+            map(self._pending_bars, self._settings.each_family),
+        )
+        return next(filter(None, pending), None)
 
-    def _pending_coverage(self) -> str | None:
+    def _pending_gold(self, family: Settings) -> str | None:
+        tables = family.tables
+        for hour in sorted({file.hour for file in added_files(load_table(family, tables.trades), 0)}):
+            silver = self._materializations(tables.bars.identifier, f"{hour:%Y-%m-%d-%H:%M}")
+            gold = self._materializations(tables.daily.identifier, f"{hour:%Y-%m-%d}")
+            if (changed_at := last_change(silver)) is not None and next(gold, (0.0, None))[0] < changed_at:
+                return f"{tables.daily.name} of {hour:%Y-%m-%d}"
+        return None
+
+    def _pending_coverage(self, market: Settings) -> str | None:
         """Return the unfinished work of the last minutes: they are complete once coverage reaches the capture's end."""
-        status = _replay_status(self._settings) or {}
-        end_ms = int(status.get("last_event_time_ms") or 0)
+        status = _replay_status(market) or {"markets": {}}
+        end_ms = int(status["markets"].get(market.market, {}).get("last_event_time_ms", 0))
         # The home may have coverage of symbols that are not in this capture.
-        reached = dict.fromkeys(resolve_subscriptions(self._settings).symbols, 0)
-        for row in read_coverage(self._settings):
-            if row.symbol in reached:
-                reached[row.symbol] = max(reached[row.symbol], row.connected_to_ms)
+        reached = dict.fromkeys(resolve_subscriptions(market).symbols, 0)
+        for row in read_coverage(market, exchange=market.venue.exchange, symbols=reached):
+            reached[row.symbol] = max(reached[row.symbol], row.connected_to_ms)
         lagging = [symbol for symbol, to_ms in reached.items() if to_ms < end_ms]
-        if lagging:
-            return f"coverage of the last minute of {', '.join(lagging[:5])}"
-        incomplete = hours_to_complete(self._settings, load_run_inputs(self._settings))
-        return "bars to be marked complete" if incomplete else None
+        return f"coverage of the last minute of {market.market} {', '.join(lagging[:5])}" if lagging else None
+
+    def _pending_bars(self, family: Settings) -> str | None:
+        return "bars to be marked complete" if hours_to_complete(family, load_run_inputs(family)) else None
 
     def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
         """Yield time (epoch s) and data version of the partition's materializations, the latest first."""
@@ -303,67 +318,82 @@ def last_change(materializations: Iterable[tuple[float, str | None]]) -> float |
 
 
 def _show_counts(settings: Settings, console: Console, replay: ReplayResult) -> None:
-    (row,) = run_sql(
-        settings,
-        "SELECT count(*) AS total, count(DISTINCT (exchange, symbol, stream, trade_id)) AS distinct_trades "
-        "FROM cryptolake.bronze.futures_trades",
-    ).to_pylist()
-    rejected = run_sql(settings, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades_rejected").to_pylist()
     console.print(
-        f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames replayed; table: {row['total']:,} rows, "
-        f"{row['distinct_trades']:,} distinct trades, {row['total'] - row['distinct_trades']:,} duplicates, "
-        f"{rejected[0]['n']:,} rejected frames, {replay.control:,} control messages"
+        f"\n[bold]Bronze[/bold]  {replay.frames_sent:,} frames replayed, {replay.control:,} of them control messages"
     )
+    for family in settings.each_family:
+        trades, rejected = family.tables.trades, family.tables.rejected
+        (row,) = run_sql(
+            family,
+            "SELECT count(*) AS total, count(DISTINCT (exchange, symbol, stream, trade_id)) AS distinct_trades, "
+            f"(SELECT count(*) FROM {rejected.full_name}) AS rejected FROM {trades.full_name}",
+        ).to_pylist()
+        console.print(
+            f"        {trades.name}: {row['total']:,} rows, {row['distinct_trades']:,} distinct trades, "
+            f"{row['total'] - row['distinct_trades']:,} duplicates, {row['rejected']:,} rejected frames"
+        )
 
 
 def show_bars(settings: Settings, console: Console) -> None:
-    """Print the bars next to the official klines."""
-    bars = run_sql(
-        settings, "SELECT * FROM cryptolake.silver.futures_ohlcv_1m ORDER BY symbol, window_start"
-    ).to_pylist()
+    """Print the bars of all markets next to the official klines."""
+    bars = _rows(settings, lambda tables: tables.bars, "window_start")
     table = _table("Silver: one-minute bars (UTC) and the official klines")
-    for heading in ("Symbol", "Minute"):
+    for heading in ("Exchange", "Symbol", "Minute"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("Open", "High", "Low", "Close", "Volume", "Trades"):
+    for heading in ("Open", "High", "Low", "Close", "Volume", "Trades", "Complete"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("Official kline")
     comparisons = _compare(settings, bars)
     styles = {Verdict.EQUAL: "green", Verdict.DIFFERS: "bold red"}
     for bar, comparison in zip(bars, comparisons, strict=True):
-        numbers = (_plain(bar[name]) for name in ("open", "high", "low", "close", "volume"))
+        numbers = (_plain(bar[name]) for name in (*BAR_COLUMNS, "is_complete"))
         verdict = f"[{styles.get(comparison.verdict, 'dim')}]{comparison}[/]"
-        table.add_row(bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, str(bar["trades"]), verdict)
+        table.add_row(bar["exchange"], bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, verdict)
     console.print(table)
     if bars and all(item.verdict is Verdict.NO_REFERENCE for item in comparisons):
-        console.print("The capture has no official klines")
+        complete = sum(1 for bar in bars if bar["is_complete"])
+        console.print(f"{complete} of {len(bars)} bars are complete. The capture has no official klines")
         return
     compared = [item for item in comparisons if item.verdict in (Verdict.EQUAL, Verdict.DIFFERS)]
     equal = sum(1 for item in compared if item.verdict is Verdict.EQUAL)
-    console.print(f"{equal} of {len(compared)} complete bars equal the official klines in all nine fields")
+    console.print(f"{equal} of {len(compared)} complete bars equal the official klines in all comparable fields")
+
+
+def _rows(settings: Settings, table: Callable[[FamilyTables], TableSpec], time: str) -> list[dict[str, Any]]:
+    """Return the rows of a table of each family, by exchange, symbol and time."""
+    return [
+        row
+        for family in settings.each_family
+        for row in run_sql(
+            family, f"SELECT * FROM {table(family.tables).full_name} ORDER BY exchange, symbol, {time}"
+        ).to_pylist()
+    ]
 
 
 def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
+    times: dict[str, dict[str, list[int]]] = {}  # open times by exchange and symbol
+    for bar in bars:
+        times.setdefault(bar["exchange"], {}).setdefault(bar["symbol"], []).append(epoch_ms(bar["window_start"]))
     klines = {}
-    with ExchangeRest(settings.rest_url, venue=settings.venue) as exchange:
-        known = set(exchange.exchange_info().symbol_names)
-        for symbol in {bar["symbol"] for bar in bars} & known:
-            times = [epoch_ms(bar["window_start"]) for bar in bars if bar["symbol"] == symbol]
-            for kline in exchange.klines(symbol, "1m", min(times), max(times)):
-                klines[symbol, kline.open_time_ms] = kline
-    return [compare(bar, klines.get((bar["symbol"], epoch_ms(bar["window_start"])))) for bar in bars]
+    for market in settings.each_market:
+        name, wanted = market.venue.exchange, times.get(market.venue.exchange, {})
+        with ExchangeRest(market.rest_url, venue=market.venue) as exchange:
+            for symbol in wanted.keys() & set(exchange.exchange_info().symbol_names):
+                for kline in exchange.klines(symbol, "1m", min(wanted[symbol]), max(wanted[symbol])):
+                    klines[name, symbol, kline.open_time_ms] = kline
+    return [compare(bar, klines.get((bar["exchange"], bar["symbol"], epoch_ms(bar["window_start"])))) for bar in bars]
 
 
 def show_daily(settings: Settings, console: Console) -> None:
-    rows = run_sql(
-        settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY symbol, trade_date"
-    ).to_pylist()
+    """Print the daily stats of all markets."""
     table = _table("Gold: daily stats")
-    table.add_column("Symbol", no_wrap=True)
-    table.add_column("Date", no_wrap=True)
+    for heading in ("Exchange", "Symbol", "Date"):
+        table.add_column(heading, no_wrap=True)
     for heading in DAILY_COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(row["symbol"], row["trade_date"].isoformat(), *(_plain(row[name]) for name in DAILY_COLUMNS))
+    for row in _rows(settings, lambda tables: tables.daily, "trade_date"):
+        numbers = (_plain(row[name]) for name in DAILY_COLUMNS)
+        table.add_row(row["exchange"], row["symbol"], row["trade_date"].isoformat(), *numbers)
     console.print(table)
 
 
