@@ -8,13 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from cryptolake_assets.captures.market_of_capture import MARKET_FILE, captured_markets
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import capture_files, read_frames, summarise
+from cryptolake_assets.model.exchange_records import KLINE_HEADER
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.connection_pool import ConnectionPoolOptions
 from cryptolake_assets.producer.recorder import Recorder, add_klines
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, load_settings
 from cryptolake_tests.support.fakes import until
+from cryptolake_tests.support.three_markets import SYMBOLS, TRADES, copied, recorded_trades
 
 FRAMES = 24_356
 TIMEOUT_S = 120
@@ -76,6 +80,26 @@ async def test_recording_can_be_replayed_and_recorded_again(tmp_path: Path) -> N
         settings = settings_for(exchange).model_copy(update={"replay_dir": tmp_path / "first"})
         await record(settings, tmp_path / "second", FRAMES)
     assert trades(tmp_path / "second") == trades(tmp_path / "first")
+
+
+async def test_several_markets_are_recorded_side_by_side(tmp_path: Path) -> None:
+    expected = {market: (f"{symbol.lower()}@trade",) for market, symbol in SYMBOLS.items()}
+    kline = "1723161300000,1,1,1,1,1,1723161359999,1,1,1,1,0"
+    source = copied(tmp_path / "source", *SYMBOLS)
+    (source / "spot" / "BTCUSDT-1m-2024-08-08.csv").write_text(f"{','.join(KLINE_HEADER)}\n{kline}\n")
+    async with ReplayExchange(source, speed=0, expected_streams=expected).running() as exchange:
+        settings = settings_for(exchange).model_copy(update={"replay_dir": source, "markets": tuple(SYMBOLS)})
+        recorded = tmp_path / "recorded"
+        recorders = await asyncio.gather(
+            *(record(view, recorded, TRADES[view.market]) for view in settings.each_market)
+        )
+        added = [await asyncio.to_thread(add_klines, one.settings, one.directory) for one in recorders]
+    assert captured_markets(recorded) == {market: recorded / market for market in Market}
+    for market in Market:
+        assert (recorded / market / MARKET_FILE).read_text() == f"{market}\n"
+        assert trades(recorded / market) == recorded_trades(market)
+    assert dict(zip(SYMBOLS, added, strict=True)) == {Market.USD_M: 0, Market.SPOT: 1, Market.COIN_M: 0}
+    assert [row.open_time_ms for row in read_klines(recorded / "spot", "BTCUSDT", "1m")] == [1_723_161_300_000]
 
 
 async def test_connections_are_replaced_without_missing_a_frame(tmp_path: Path) -> None:
