@@ -39,7 +39,12 @@ def bar(symbol: str, minute: int = 0, **changes: Any) -> dict[str, Any]:
     )
     row |= dict.fromkeys(("quote_volume", "taker_buy_quote_volume"), Decimal("1.0000000000000001"))
     row |= dict.fromkeys(("trades", "first_trade_id", "last_trade_id"), 1)
-    row |= {"symbol": symbol, "window_start": MINUTE + timedelta(minutes=minute), "is_complete": True}
+    row |= {
+        "exchange": "binance_futures",
+        "symbol": symbol,
+        "window_start": MINUTE + timedelta(minutes=minute),
+        "is_complete": True,
+    }
     return {**row, "updated_at": None, **changes}
 
 
@@ -63,6 +68,14 @@ def test_equal_rows_commit_nothing_and_keep_updated_at(lake: Settings) -> None:
     assert (first.rows_changed, again.rows_changed) == (2, 0)
     assert again.snapshot_id == first.snapshot_id
     assert stored(lake) == before
+
+
+def test_symbol_of_another_exchange_is_another_row(lake: Settings) -> None:
+    put(lake, [bar("A"), bar("A", exchange="binance_spot", high=Decimal("2.00000000"))])
+    publication = put(lake, [bar("A", high=Decimal("3.00000000"))])
+    assert publication.changed_keys["exchange"].to_pylist() == ["binance_futures"]
+    rows = load_table(lake, FUTURES.bars).scan().to_arrow().to_pylist()
+    assert [(row["exchange"], row["high"]) for row in rows] == [("binance_futures", 3), ("binance_spot", 2)]
 
 
 def test_table_can_be_emptied_and_filled_again(lake: Settings) -> None:
@@ -170,7 +183,7 @@ def bars_table(*rows: dict[str, Any]) -> pa.Table:
 
 def test_keys_of_concatenates_the_keys_of_all_tables_in_order() -> None:
     keys = keys_of(FUTURES.bars, bars_table(bar("A"), bar("B", 1)), bars_table(bar("C", 2)))
-    assert keys.column_names == ["symbol", "window_start"]
+    assert keys.column_names == ["exchange", "symbol", "window_start"]
     assert [(row["symbol"], row["window_start"] - MINUTE) for row in keys.to_pylist()] == [
         ("A", timedelta(0)),
         ("B", timedelta(minutes=1)),

@@ -61,9 +61,14 @@ def test_open_and_close_follow_event_time_and_duplicates_count_once() -> None:
         mark(60, "7"),
     ]
     events = [*out_of_order, mark(0, "2", ingest_ts=HOUR + 9 * SECOND), mark(5, "4", "ETHUSDT")]
+    events.append(mark(0, "8", exchange="other"))
     rows, distinct = minutes_of(MARK_PRICE, table(MARK_PRICE, events))
-    assert distinct == 6
-    first, second, other = rows.to_pylist()
+    assert distinct == 7
+    first, second, other, elsewhere = rows.to_pylist()
+    assert (elsewhere["exchange"], elsewhere["symbol"], elsewhere["high"], elsewhere["updates"]) == (
+        *("other", "BTCUSDT"),
+        *(8, 1),
+    )
     prices = [first[name] for name in ("open", "high", "low", "close")]
     assert (prices, first["updates"]) == ([2, 9, 1, 3], 4)
     assert (first["window_start"], second["window_start"]) == (HOUR, HOUR + 60 * SECOND)
@@ -142,9 +147,16 @@ def test_mark_price_without_funding_rate_passes(lake: Settings) -> None:
 
 def test_minute_without_mark_price_warns_and_minute_without_liquidation_does_not(lake: Settings) -> None:
     append_events(lake, MARK_PRICE, [mark(0, "2"), mark(60, "2"), mark(240, "2"), mark(0, "2", "ETHUSDT")])
+    append_events(lake, MARK_PRICE, [mark(0, "9", exchange="other"), mark(540, "9", "ZZZUSDT", exchange="other")])
     (outcome,) = run_stream_minutes(lake, MARK_PRICE, HOUR, "run")[0].observations
     assert not outcome.passed
-    assert outcome.failing_rows == [{"symbol": "BTCUSDT", "after": "2024-07-18 23:01", "before": "2024-07-18 23:04"}]
+    gap = {
+        "exchange": "binance_futures",
+        "symbol": "BTCUSDT",
+        "after": "2024-07-18 23:01",
+        "before": "2024-07-18 23:04",
+    }
+    assert outcome.failing_rows == [gap]
     append_events(lake, FORCE_ORDER, [order(0, "sell", "1", "1"), order(240, "sell", "1", "1")])
     assert run_stream_minutes(lake, FORCE_ORDER, HOUR, "run")[0].observations == []
     assert minutes_without_row([]).passed
