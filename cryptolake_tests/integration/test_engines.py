@@ -103,7 +103,10 @@ def hostile_trades(number: int) -> list[Trade]:
 
 
 def large_numbers(hour: datetime, number: int) -> list[Trade]:
-    """Return valid trades that fit Spark's fast query: all digits used, ties, several duplicates of a trade."""
+    """Return valid trades that fit Spark's fast query: all digits used, ties, several duplicates of a trade.
+
+    Two exchanges have the same symbols and ids.
+    """
     source = random.Random(12)  # noqa: S311  not for secrets
     edges = [1, 22 * 10**14 - 1, 22 * 10**14, 22 * 10**14 + 1]
 
@@ -116,7 +119,8 @@ def large_numbers(hour: datetime, number: int) -> list[Trade]:
     made = [
         trade(
             hour + timedelta(microseconds=source.choice([source.randrange(120_000_000), 0, 59_999_999])),
-            2**37 - 1 - position,
+            2**37 - 1 - position // 4 * 2 - position % 2,
+            exchange=exchanges_of(Family.FUTURES)[position // 2 % 2],
             price=of_digits(18 if position % 2 else 13),
             qty=of_digits(13 if position % 2 else 16),
             side=source.choice(["buy", "sell"]),
@@ -182,7 +186,8 @@ def test_large_numbers_stay_exact_in_sparks_fast_query(
     assert "spark_fallback_used" not in capsys.readouterr().out
     assert duckdb == spark
     ((_, rows, counts),) = duckdb
-    assert (len(rows), counts.rows_duplicate) == (2, 1_500)
+    assert (len(rows), counts.rows_duplicate) == (4, 1_500)
+    assert {row["exchange"] for row in rows} == set(exchanges_of(Family.FUTURES))
 
 
 def wide_trades(start: datetime) -> list[Trade]:

@@ -12,9 +12,11 @@ from itertools import count
 from typing import Any
 
 import pytest
+from pyiceberg.expressions import AlwaysTrue
 
 from cryptolake_assets.ingest.klines import REST, judge_hour, record, replace_klines
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import replace_files
 from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.query import run_sql
@@ -22,6 +24,7 @@ from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.markets import COIN_M, SPOT, USD_M, Family, Market, Venue
+from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.symbol_selection import split_items
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of
 from cryptolake_assets.quality.minute_bars import epoch_ms
@@ -48,6 +51,14 @@ def engine(platform: Settings, request: pytest.FixtureRequest) -> Iterator[Aggre
     session = connect(platform)
     yield SparkEngine(platform, session)
     session.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _restore_coverage(platform: Settings) -> Iterator[None]:
+    """Remove this module's coverage: it is the exchange clock of the platform that other modules use."""
+    before = load_table(platform, OPS_COVERAGE).scan().to_arrow()
+    yield
+    replace_files(load_table(platform, OPS_COVERAGE), AlwaysTrue(), before)
 
 
 @pytest.fixture

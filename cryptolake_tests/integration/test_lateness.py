@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -18,8 +19,11 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
+from cryptolake_assets.lake.coverage import change_archive_rows
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
+from cryptolake_assets.model.coverage_rows import CoverageRow
+from cryptolake_assets.model.markets import Family, exchanges_of
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_assets.transform.engines.engine import AggregationEngine
@@ -32,6 +36,7 @@ _examples = count()
 
 LATE_BY = (timedelta(0), timedelta(minutes=5), timedelta(hours=1), timedelta(days=2))
 PRICES = st.decimals("0.00000001", "9999999999.99999999", places=8)
+EXCHANGES, SYMBOLS = exchanges_of(Family.FUTURES), ("BTCUSDT", "ETHUSDT")
 QUANTITIES = st.decimals("0.00000001", "99999.99999999", places=8)
 
 
@@ -45,18 +50,22 @@ class Arrival:
 
 @st.composite
 def arrivals(draw: st.DrawFn) -> Arrival:
-    """Draw 4 to 24 trades in minutes up to two days apart, in any order, with duplicates."""
+    """Draw 4 to 24 trades in minutes up to two days apart, in any order, with duplicates.
+
+    Two exchanges have the same symbols and ids.
+    """
     # Each example uses its own range of days: the tables are shared.
     base = datetime(2025, 1, 1, 10, tzinfo=UTC) + timedelta(days=4 * next(_examples))
     made = []
-    for trade_id in range(draw(st.integers(4, 24))):
+    for number in range(draw(st.integers(4, 24))):
         # Few distinct milliseconds, so that many trades tie.
         offset = timedelta(milliseconds=draw(st.sampled_from([0, 1, 59_999, 60_000])))
         made.append(
             trade(
                 base - draw(st.sampled_from(LATE_BY)) + offset,
-                trade_id,
-                symbol=draw(st.sampled_from(["BTCUSDT", "ETHUSDT"])),
+                number // 2,
+                exchange=EXCHANGES[number % 2],
+                symbol=draw(st.sampled_from(SYMBOLS)),
                 price=f"{draw(PRICES):f}",
                 qty=f"{draw(QUANTITIES):f}",
                 side=draw(st.sampled_from(["buy", "sell"])),
@@ -96,7 +105,16 @@ def assert_only_changed_rows_are_updated(before: dict[Any, dict[str, Any]], afte
             assert (row["updated_at"] > before[key]["updated_at"]) == changed, key
 
 
+def make_known(lake: Settings) -> None:
+    """Make the symbols known on every exchange, by archive days without time."""
+    for exchange in EXCHANGES:
+        for symbol in SYMBOLS:
+            day = CoverageRow(exchange, symbol, "aggTrade", 0, 0, None, None, "archive")
+            change_archive_rows(lake, exchange, symbol, partial(lambda day, _: [day], day))
+
+
 def check(lake: Settings, engine: AggregationEngine, arrival: Arrival) -> None:
+    make_known(lake)
     first, last = arrival.base - LATE_BY[-1] - timedelta(hours=1), arrival.base + timedelta(hours=1)
     received: list[Trade] = []
     silver_before: dict[Any, dict[str, Any]] = {}
