@@ -121,7 +121,8 @@ def scan_trades(connection: duckdb.DuckDBPyConnection, files: Sequence[BronzeFil
     The file with the largest quantity comes first, because its type holds all others.
     """
     widest_first = sorted(files, key=lambda file: -_UNBOUNDED_QTY if file.largest_qty is None else -file.largest_qty)
-    return scan(connection, [local_path(file.path) for file in widest_first], FUTURES.trades)
+    columns_of_trades = FUTURES.trades  # the same in every family
+    return scan(connection, [local_path(file.path) for file in widest_first], columns_of_trades)
 
 
 _UNBOUNDED_QTY = 2**127  # larger than any quantity; stands for a file without bounds

@@ -46,7 +46,7 @@ class HourFiles:
         self.rows = 0
 
     def write(self, rows: pa.Table) -> None:
-        """Add rows of `bronze.futures_trades`; text columns may be dictionary-encoded."""
+        """Add rows of the table of trades; text columns may be dictionary-encoded."""
         for hour, part in _by_hour(rows):
             waiting = self._waiting[hour]
             waiting.append(part)
@@ -163,7 +163,8 @@ def _file_schema(table: Table) -> pa.Schema:
     from pyiceberg.io.pyarrow import schema_to_pyarrow
 
     schema = schema_to_pyarrow(table.schema(), include_field_ids=True)
-    return cast("pa.Schema", schema.empty_table().select(list(FUTURES.trades.column_names)).schema)
+    names = FUTURES.trades.column_names  # the same in every family
+    return cast("pa.Schema", schema.empty_table().select(list(names)).schema)
 
 
 def _by_hour(rows: pa.Table) -> Iterator[tuple[int, pa.Table]]:
