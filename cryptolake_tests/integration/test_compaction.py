@@ -28,7 +28,8 @@ from cryptolake_tests.support.bronze import append, trade
 from cryptolake_tests.support.compacting import compact
 
 _days = count(1)
-KEY = ("symbol", "event_time", "trade_id")
+KEY = ("exchange", "symbol", "event_time", "trade_id")
+MARKETS = {"BTCUSDT": "binance_futures", "ADAUSD_PERP": "binance_futures_coin"}
 
 pytestmark = pytest.mark.filterwarnings("ignore:Parquet writer option:UserWarning")
 
@@ -47,13 +48,14 @@ def spark(platform: Settings) -> Iterator[SparkSession]:
 
 
 def arrivals(hour: datetime, seed: int) -> list[dict[str, Any]]:
-    """Return 300 trades of two symbols in random order, 20 of them twice."""
+    """Return 300 trades of a symbol of each market in random order, 20 of them twice."""
     source = random.Random(seed)  # noqa: S311  not for secrets
     trades = [
         trade(
             hour + timedelta(milliseconds=source.randrange(3_600_000)),
             number,
-            symbol=source.choice(["BTCUSDT", "ETHUSDT"]),
+            symbol=(symbol := source.choice(list(MARKETS))),
+            exchange=MARKETS[symbol],
             price=f"{source.randrange(1, 10**9)}.{source.randrange(10**8):08d}",
             kafka_offset=number,
         )

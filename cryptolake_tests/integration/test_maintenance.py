@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from cryptolake_assets.binance.stream_types import TRADES
@@ -24,7 +25,8 @@ from cryptolake_assets.lake.maintenance.expiry import history_of
 from cryptolake_assets.lake.maintenance.layout import live_files, manifests
 from cryptolake_assets.lake.maintenance.tasks import Report, StreamPosition, Task, maintain
 from cryptolake_assets.lake.query import run_sql
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES, FUTURES
+from cryptolake_assets.model.markets import SPOT, Family, Market
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
@@ -49,6 +51,7 @@ AFTER_EVERY_HOUR = StreamPosition(HOUR + timedelta(days=400))
 OLD_S = 5 * 24 * 3_600
 
 BRONZE_ROWS = "SELECT * FROM cryptolake.bronze.futures_trades ORDER BY ALL"
+SPOT_ROWS = "SELECT * FROM cryptolake.bronze.spot_trades ORDER BY ALL"
 METRICS_ROWS = "SELECT * FROM cryptolake.ops.run_metrics ORDER BY ALL"
 
 
@@ -160,6 +163,25 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     assert (rows(home, BRONZE_ROWS), rows(home, METRICS_ROWS)) == before
     for task in Task:
         assert changes(maintain(settings, task, position)) == {}, task
+
+
+def test_hours_of_spot_trades_are_compacted_like_those_of_futures(home: Settings) -> None:
+    settings = home.model_copy(update={"snapshot_retention_s": 0, "snapshots_kept": 3})
+    for number in range(5):
+        symbols = ("ETHUSDT", "BTCUSDT")
+        append(
+            home.of_market(Market.SPOT),
+            [trade(HOUR + timedelta(seconds=number), number, symbol=name, exchange=SPOT.exchange) for name in symbols],
+        )
+    before = rows(home, SPOT_ROWS)
+    assert changes(maintain(settings, Task.COMPACTION, AFTER_EVERY_HOUR)) == {"bronze.spot_trades": "1 hours"}
+    assert changes(maintain(settings, Task.SNAPSHOTS, AFTER_EVERY_HOUR))["bronze.spot_trades"].startswith("3 snapshots")
+    (file,) = load_table(home, FAMILY_TABLES[Family.SPOT].trades).scan().plan_files()
+    stored = pq.read_table(local_path(file.file.file_path)).to_pylist()
+    assert [(row["symbol"], row["trade_id"]) for row in stored] == [
+        (symbol, number) for symbol in ("BTCUSDT", "ETHUSDT") for number in range(5)
+    ]
+    assert rows(home, SPOT_ROWS) == before
 
 
 def test_maintenance_during_the_stream_and_kills_loses_and_duplicates_no_row(

@@ -11,16 +11,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from filelock import FileLock
 from typer.testing import CliRunner
 
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
+from cryptolake_assets.bronze.offsets import query_of
 from cryptolake_assets.cli import app
 from cryptolake_assets.errors import BackupError, HomeError, MaintenanceInUseError
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import expire_snapshots
 from cryptolake_assets.lake.maintenance.expiry import QUERY_ID
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.platform import backup as module
 from cryptolake_assets.platform import kafka, lifecycle
@@ -149,29 +153,37 @@ def test_backup_waits_for_maintenance(home: Settings, tmp_path: Path, monkeypatc
         backup(home, tmp_path / "copy")
 
 
-def stream_commit(settings: Settings, batch: int) -> None:
-    """Commit a batch as Spark's sink does."""
-    table = load_table(settings, FUTURES.trades)
-    rows = table.scan(limit=1).to_arrow()
-    table.append(rows, snapshot_properties={QUERY_ID: QUERY, EPOCH_ID: str(batch)})
+def stream_commit(settings: Settings, batch: int, query: str = QUERY) -> None:
+    """Commit a batch as the stream does, to the trades of the settings' family."""
+    table = load_table(settings, settings.tables.trades)
+    rows = pa.Table.from_pylist([trade(AT, 100 + batch)], schema=settings.tables.trades.arrow_schema())
+    table.append(rows, snapshot_properties={QUERY_ID: query, EPOCH_ID: str(batch)})
 
 
-def test_checkpoint_without_the_newest_batch_of_its_table_is_copied_again(home: Settings, tmp_path: Path) -> None:
+@pytest.mark.parametrize("market", [Market.USD_M, Market.SPOT])
+def test_checkpoint_without_the_newest_batch_of_its_table_is_copied_again(
+    home: Settings, tmp_path: Path, market: Market
+) -> None:
     """Otherwise the query plans the batch again with other offsets, the sink skips it, and trades are lost."""
-    checkpoint = Path(home.checkpoint_location.removeprefix("file://")) / "bronze_futures_trades"
+    settings, query = home.of_market(market), f"query of {market}"
+    name = query_of(TRADES_OF_FAMILY[settings.venue.family])
+    checkpoint = Path(home.checkpoint_location.removeprefix("file://")) / name
+    write(checkpoint / "metadata", json.dumps({"id": query}))
+    for kind, batch in (("offsets", 0), ("commits", 0), ("offsets", 1), ("commits", 1)):
+        write(checkpoint / kind / str(batch), "v1")
     copied: list[str] = []
 
-    def commit_once(name: str, _: int) -> None:
-        if name.endswith("offsets/1") and name not in copied:
+    def commit_once(file: str, _: int) -> None:
+        if file == f"checkpoints/{name}/offsets/1" and file not in copied:
             # The offsets are listed, and the catalog is not copied yet.
             write(checkpoint / "offsets" / "2", "v1\n{}\n2")
-            stream_commit(home, 2)
+            stream_commit(settings, 2, query)
             write(checkpoint / "commits" / "2", "v1\n{}")
-        copied.append(name)
+        copied.append(file)
 
     backup(home, tmp_path / "copy", commit_once)
-    assert copied.count("checkpoints/bronze_futures_trades/offsets/1") == 2
-    assert set(files_of(tmp_path / "copy" / "checkpoints" / "bronze_futures_trades")) == {
+    assert copied.count(f"checkpoints/{name}/offsets/1") == 2
+    assert set(files_of(tmp_path / "copy" / "checkpoints" / name)) == {
         "metadata",
         *(f"{kind}/{batch}" for kind in ("offsets", "commits") for batch in (0, 1, 2)),
     }
