@@ -21,11 +21,13 @@ from cryptolake_assets import client
 from cryptolake_assets.api.table_routes import TABLE_ROUTES
 from cryptolake_assets.lake import pages
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.derivatives_tables import SILVER_FUNDING
 from cryptolake_assets.model.family_tables import FAMILY_TABLES, FUTURES
 from cryptolake_assets.model.markets import COIN_M, EXCHANGES, Family, Market
+from cryptolake_assets.model.mart_tables import BARS_OF_TIMEFRAMES
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings import PROJECT_ROOT, Settings
 from cryptolake_tests.support.api import (
     DAYS,
     FIRST_DAY,
@@ -35,12 +37,14 @@ from cryptolake_tests.support.api import (
     Api,
     append,
     bar,
+    make_marts,
     put,
     put_days,
     serving,
     starts,
     trade,
 )
+from cryptolake_tests.support.documents import commands
 from cryptolake_tests.support.lakes import open_copy
 
 SPOT = FAMILY_TABLES[Family.SPOT]
@@ -415,3 +419,21 @@ def test_metrics_name_the_exchange(shared_api: Api) -> None:
     lines = shared_api.get("/metrics").text.splitlines()
     rows = {line.partition('"')[2].partition('"')[0] for line in lines if line.startswith("cryptolake_table_rows{")}
     assert rows == {"cryptolake.silver.futures_ohlcv_1m", "cryptolake.silver.spot_ohlcv_1m"}
+
+
+def test_documented_queries_compare_spot_with_the_perpetual(bars: Settings) -> None:
+    make_marts(bars)
+    start = starts()[0]
+    closes_of = {(SPOT_EXCHANGE, "BTCUSDT"): 7, (FUTURES_EXCHANGE, "BTCUSDT"): 8, (COIN_EXCHANGE, "BTCUSD_PERP"): 9}
+    rows = [
+        {"exchange": exchange, "symbol": symbol, "window_start": start, "close": Decimal(close)}
+        for (exchange, symbol), close in closes_of.items()
+    ]
+    append(bars, BARS_OF_TIMEFRAMES[0], rows)
+    words = commands(PROJECT_ROOT / "docs/api.md")
+    of_all, of_minutes = [given[2] for given in words if given[0].endswith("cryptolake") and given[1] == "sql"]
+    (row,) = run_sql(bars, of_all).to_pylist()
+    assert row == {"window_start": start, "spot": 7, "perpetual": 8, "coin_perpetual": 9}
+    found = run_sql(bars, of_minutes).to_pylist()
+    assert [(row["window_start"], row["spot"]) for row in found] == [(each, 7) for each in starts()]
+    assert all(row["basis"] == row["perpetual"] - 7 and row["is_complete"] for row in found)
