@@ -74,13 +74,13 @@ def _bars(rng: np.random.Generator, first: int, days: int, symbols: int) -> Any:
     price = "CAST(price / 100.0 AS decimal(18,8))"
     qty, quote = "CAST(qty / 1000.0 AS decimal(38,8))", "CAST(qty * price / 100000.0 AS decimal(38,16))"
     return connection.sql(
-        f"""SELECT printf('COIN%02dUSDT', symbol_number) AS symbol,
+        f"""SELECT 'binance_futures' AS exchange, printf('COIN%02dUSDT', symbol_number) AS symbol,
           make_timestamptz({start_us} + minute * 60000000) AS window_start,
           {price} AS open, {price} + 10 AS high, {price} - 10 AS low, {price} + 5 AS close,
           {qty} AS volume, {quote} AS quote_volume, {price} AS vwap, trades,
           {qty} AS taker_buy_volume, {quote} AS taker_buy_quote_volume,
           minute * 10000 AS first_trade_id, minute * 10000 + trades AS last_trade_id, true AS is_complete,
-          make_timestamptz({start_us}) AS updated_at
+          make_timestamptz({start_us}) AS updated_at, 0::BIGINT AS trades_dropped, 'ids' AS evidence, 'trade' AS stream
         FROM numbers"""
     ).to_arrow_table()
 
@@ -190,7 +190,7 @@ def _free_port() -> int:
 
 
 def _request(path: str, headers: dict[str, str]) -> bytes:
-    lines = [f"GET {path} HTTP/1.1", "Host: bench", *(f"{name}: {value}" for name, value in headers.items())]
+    lines = [f"GET {path} HTTP/1.1", "Host: 127.0.0.1", *(f"{name}: {value}" for name, value in headers.items())]
     return ("\r\n".join(lines) + "\r\n\r\n").encode()
 
 
