@@ -78,8 +78,11 @@ def _read_all(table: Table, paths: Sequence[str], known: Mapping[str, Spans]) ->
 def _read(table: Table, path: str) -> Spans:
     from pyarrow import parquet
 
-    with table.io.new_input(path).open() as file:
-        rows = parquet.read_table(file, columns=["exchange", "symbol", "window_start"])
+    with table.io.new_input(path).open() as opened:
+        file = parquet.ParquetFile(opened)
+        if "exchange" not in file.schema_arrow.names:
+            return {}  # of a snapshot from before the bars had an exchange
+        rows = file.read(columns=["exchange", "symbol", "window_start"])
     grouped = rows.group_by(["exchange", "symbol"]).aggregate(
         [("window_start", "min"), ("window_start", "max"), ("window_start", "count")]
     )

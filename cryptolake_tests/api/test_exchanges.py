@@ -437,3 +437,19 @@ def test_documented_queries_compare_spot_with_the_perpetual(bars: Settings) -> N
     found = run_sql(bars, of_minutes).to_pylist()
     assert [(row["window_start"], row["spot"]) for row in found] == [(each, 7) for each in starts()]
     assert all(row["basis"] == row["perpetual"] - 7 and row["is_complete"] for row in found)
+
+
+def test_files_from_before_bars_had_an_exchange_are_not_an_error(api: Api, bars: Settings) -> None:
+    """Snapshots of an earlier release have such files, and `as_of=` may request one."""
+    table = load_table(bars, FUTURES.bars)
+    of_day = "symbol = 'BTCUSDT' and window_start < '2025-01-31T00:00:00+00:00'"
+    rows = table.scan(row_filter=of_day).to_arrow().drop_columns("exchange")
+    path = str(bars.home / "old.parquet")
+    parquet.write_table(rows, path)
+    table.add_files([path])
+    api.refresh()
+    found = get(api, "/symbols?exchange=binance_futures")["symbols"]
+    assert [(row["symbol"], row["bars"]) for row in found] == [
+        (name, DAYS * MINUTES) for name in ("BTCUSDT", "ETHUSDT")
+    ]
+    assert len(get(api, BARS)["bars"]) == DAYS * MINUTES
