@@ -190,9 +190,13 @@ def test_market_and_symbol_are_selectable_and_in_the_url(browser: Browser, tmp_p
             shown.open(path)
             shown.drawn(bars=bars, about=f"{topic[0]}/{topic[1]}/1m/1d")
             assert query(shown) == dict(zip(("exchange", "symbol"), topic, strict=True))
+        other = shown.page.locator("[data-testid=stMetric]", has_text="Binance USD-M futures close")
+        other.wait_for(state="detached")  # it has no bar of this minute
         assert "Binance Spot · BTCUSDT" in shown.page.locator(".st-key-candles .legend").inner_text()
         shown.choose_market("Binance USD-M futures")
         shown.drawn(bars=3, about="binance_futures/BTCUSDT/1m/1d")  # the symbol stays
+        other = shown.page.locator("[data-testid=stMetric]", has_text="Binance Spot close")
+        other.get_by_text("+0.000%").wait_for()
         shown.choose_symbol("ETHUSDT")
         shown.drawn(bars=3, about="binance_futures/ETHUSDT/1m/1d")
         shown.choose_market("Binance Spot")

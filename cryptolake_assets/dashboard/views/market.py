@@ -11,7 +11,7 @@ import streamlit as st
 
 from cryptolake_assets.dashboard import address, chart
 from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
-from cryptolake_assets.dashboard.series import Feed, fixed, grouped, price_places, rows
+from cryptolake_assets.dashboard.series import Feed, fixed, grouped, plain, price_places, rows
 from cryptolake_assets.dashboard.shared import (
     NO_BARS,
     choose_symbol,
@@ -79,6 +79,7 @@ class View:
     range: str
     start: datetime | None
     end: datetime | None
+    others: tuple[str, ...] = ()  # the other exchanges with this symbol
 
     @property
     def about(self) -> tuple[Any, ...]:
@@ -132,7 +133,8 @@ def _choose(symbols: list[dict[str, Any]]) -> tuple[View, bool]:
         start, end = first_open_time(last, RANGES[chosen or RANGE], TIMEFRAMES[timeframe or TIMEFRAME]), None
     exchange, name = symbol["exchange"], symbol["symbol"]
     address.write(exchange=exchange, symbol=name, **ends)
-    return View(exchange, name, timeframe or TIMEFRAME, chosen or RANGE, start, end), live
+    others = tuple(item["exchange"] for item in symbols if item["symbol"] == name and item["exchange"] != exchange)
+    return View(exchange, name, timeframe or TIMEFRAME, chosen or RANGE, start, end, others), live
 
 
 def first_open_time(last: datetime, length: timedelta | None, timeframe: timedelta) -> datetime | None:
@@ -194,7 +196,7 @@ def _draw(view: View, feed: Feed, notice: Any) -> None:
         return
     cut = page["next_cursor"] is not None
     caption = counted(len(bars), "bar")
-    _headline(bars, f"in the newest {caption}" if cut else "in the range")
+    _headline(view, bars, f"in the newest {caption}" if cut else "in the range")
     title = f"{market_title(view.exchange)} · {view.symbol} · {view.timeframe}"
     chart.candles(feed, view.about, title, rows(bars), price_places(bars))
     caption += f", {minute(bars[0]['window_start'])} to {minute(bars[-1]['window_start'])} UTC"
@@ -235,8 +237,8 @@ def _of_range(view: View, bars: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [bar for bar in bars if bar["window_start"] >= since]
 
 
-def _headline(bars: list[dict[str, Any]], scope: str) -> None:
-    """Draw the newest bar and aggregates of all bars; `scope` describes their range."""
+def _headline(view: View, bars: list[dict[str, Any]], scope: str) -> None:
+    """Draw the newest bar, that of other markets, and aggregates of all bars; `scope` describes their range."""
     newest, decimals = bars[-1], price_places(bars)
     rise = float(newest["close"]) / float(bars[0]["open"]) - 1
     highest = max(bars, key=lambda bar: float(bar["high"]))["high"]
@@ -253,6 +255,25 @@ def _headline(bars: list[dict[str, Any]], scope: str) -> None:
         st.metric("Low", grouped(fixed(lowest, decimals)), width="content", help=scope.capitalize())
         st.metric("Trades", f"{sum(bar['trades'] for bar in bars):,}", width="content", help=scope.capitalize())
         st.metric("Newest bar (UTC)", minute(newest["window_start"]), width="content", help="Open time")
+        for exchange in view.others:
+            _other_market(view, exchange, newest)
+
+
+def _other_market(view: View, exchange: str, newest: dict[str, Any]) -> None:
+    """Draw the close of another market's bar of the same time, if there is one."""
+    time = newest["window_start"]
+    page = lake().page(view.path, exchange=exchange, symbol=view.symbol, start=time, end=time)
+    for bar in page["bars"] if page else ():
+        premium = float(newest["close"]) / float(bar["close"]) - 1
+        title = market_title(exchange)
+        st.metric(
+            f"{title} close",
+            grouped(plain(bar["close"])),
+            f"{premium:+.3%}",
+            delta_color="off",
+            width="content",
+            help=f"Of the same bar. Below: {market_title(view.exchange)} relative to {title}.",
+        )
 
 
 def _downloads(view: View) -> None:
