@@ -18,7 +18,7 @@ from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.filters import between, silver_day
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.marts_definitions import build_definitions
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import trade
@@ -32,6 +32,7 @@ from cryptolake_tests.support.marts import (
     SYMBOLS,
     Bars,
     bars_of,
+    by_family,
     dbt,
     every_check_passed,
     put_gold,
@@ -41,18 +42,23 @@ from cryptolake_tests.support.reference import Trade, open_time, reference_bars
 
 
 def trades_of(day: datetime, seed: int) -> list[Trade]:
-    """Return about 1,000 trades: in all minutes of two hours, then in random minutes."""
+    """Return about 1,500 trades: in all minutes of two hours, then in random minutes; a symbol is on two markets."""
     chance = random.Random(seed)  # noqa: S311  not for secrets
     minutes = [*range(120), *sorted(chance.sample(range(120, 1440), 90))]
     made: list[Trade] = []
-    for symbol, price in SYMBOLS.items():
+    of_futures = [("binance_futures", symbol, price) for symbol, price in SYMBOLS.items()]
+    for exchange, symbol, price in [*of_futures, ("binance_spot", "AAAUSDT", Decimal("64100.25"))]:
         for minute in minutes:
             for _ in range(chance.randint(1, 4)):
                 price = max(price * (1 + Decimal(chance.randint(-20, 20)) / 10_000), Decimal("0.00000100"))
                 when = day + timedelta(minutes=minute, milliseconds=chance.randint(0, 59_999))
                 quantity = Decimal(chance.randint(1, 10**9)).scaleb(-6)
                 rounded = price.quantize(Decimal("1e-8"))
-                made.append(trade(when, len(made) + seed * 100_000, str(rounded), str(quantity), symbol=symbol))
+                made.append(
+                    trade(
+                        when, len(made) + seed * 100_000, str(rounded), str(quantity), symbol=symbol, exchange=exchange
+                    )
+                )
     return made
 
 
@@ -62,11 +68,13 @@ def put_silver(settings: Settings, day: datetime, bars: Bars) -> None:
         {**bar, "exchange": exchange, "symbol": symbol, "window_start": start, "stream": "trade", "updated_at": None}
         for (exchange, symbol, start), bar in bars.items()
     ]
-    candidate = pa.Table.from_pylist(rows, schema=FUTURES.bars.arrow_schema())
-    table = load_table(settings, FUTURES.bars)
-    present = read_window(table, silver_day(day))
-    present = present.filter(pa.compute.is_in(present["symbol"], pa.array(list(SYMBOLS))))
-    publish(table, FUTURES.bars, silver_day(day), candidate, keys_of(FUTURES.bars, present, candidate), {})
+    of_family = by_family(rows)
+    for family, tables in FAMILY_TABLES.items():
+        candidate = pa.Table.from_pylist(of_family[family], schema=tables.bars.arrow_schema())
+        table = load_table(settings, tables.bars)
+        present = read_window(table, silver_day(day))
+        present = present.filter(pa.compute.is_in(present["symbol"], pa.array(list(SYMBOLS))))
+        publish(table, tables.bars, silver_day(day), candidate, keys_of(tables.bars, present, candidate), {})
 
 
 def rows_of(settings: Settings, mart: str) -> list[dict[str, Any]]:
@@ -115,16 +123,18 @@ def expected_profile(minute_bars: Bars) -> dict[tuple[Any, ...], dict[str, Any]]
 
 
 def check_returns(settings: Settings) -> None:
-    days: dict[str, list[dict[str, Any]]] = defaultdict(list)
-    for row in run_sql(settings, "SELECT * FROM cryptolake.gold.futures_daily_stats ORDER BY trade_date").to_pylist():
-        days[row["symbol"]].append(row)
+    days: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for tables in FAMILY_TABLES.values():
+        for row in run_sql(settings, f"SELECT * FROM {tables.daily.full_name} ORDER BY trade_date").to_pylist():
+            if row["symbol"] in SYMBOLS:
+                days[row["exchange"], row["symbol"]].append(row)
     got = by_key(rows_of(settings, "daily_returns"), "exchange", "symbol", "trade_date")
-    assert set(got) == {("binance_futures", symbol, row["trade_date"]) for symbol in SYMBOLS for row in days[symbol]}
-    for symbol in SYMBOLS:
+    assert set(got) == {(*key, row["trade_date"]) for key, rows in days.items() for row in rows}
+    for key, rows in days.items():
         highest = Decimal(0)
         previous: Decimal | None = None
-        for row in days[symbol]:
-            mart = got["binance_futures", symbol, row["trade_date"]]
+        for row in rows:
+            mart = got[*key, row["trade_date"]]
             highest = max(highest, row["close"])
             with localcontext() as context:
                 context.prec = 60
@@ -179,10 +189,15 @@ def test_marts_equal_plain_python_and_a_correction_updates_only_its_rows(
     compare(settings, [*remaining, late, *trades[SECOND]], {**corrected, **silver[SECOND]}, [FIRST.date()])
 
     for name, minutes in MINUTES.items():
-        after = {(row["symbol"], row["window_start"]): row for row in rows_of(settings, f"ohlcv_{name}")}
-        touched = {("AAAUSDT", open_time(late_at, minutes)), ("BBBUSDT", open_time(removed, minutes))}
+        after = {
+            (row["exchange"], row["symbol"], row["window_start"]): row for row in rows_of(settings, f"ohlcv_{name}")
+        }
+        touched = {
+            ("binance_futures", "AAAUSDT", open_time(late_at, minutes)),
+            ("binance_futures", "BBBUSDT", open_time(removed, minutes)),
+        }
         for row in before[f"ohlcv_{name}"]:
-            key = row["symbol"], row["window_start"]
+            key = row["exchange"], row["symbol"], row["window_start"]
             if key in touched:
                 assert key not in after or after[key]["updated_at"] > row["updated_at"]
             else:
@@ -221,15 +236,18 @@ def test_overview_covers_the_newest_day(settings: Settings, instance: dg.Dagster
     earlier = [trade(day - timedelta(hours=3), 1, "100", symbol=symbol) for symbol in SYMBOLS]
     later = [trade(day + timedelta(hours=22, minutes=n), 2 + n, str(103 - n), "2") for n in range(3)]
     later = [{**item, "symbol": "AAAUSDT"} for item in later]
+    on_spot = trade(day + timedelta(hours=21), 9, "99", "4", symbol="AAAUSDT", exchange="binance_spot")
     put_silver(settings, day - DAY, bars_of(earlier))
-    put_silver(settings, day, bars_of(later))
+    put_silver(settings, day, bars_of([*later, on_spot]))
     job = build_definitions().resolve_implicit_global_asset_job_def()
     overview = dg.AssetKey(["marts", "market_overview"])
     assert job.execute_in_process(instance=instance, asset_selection=[overview], raise_on_error=False).success
-    (row,) = get_catalog(settings).load_table(("marts", "market_overview")).scan().to_arrow().to_pylist()
-    del row["updated_at"]
-    assert row == {
-        "symbol": "AAAUSDT",
+    rows = get_catalog(settings).load_table(("marts", "market_overview")).scan().to_arrow().to_pylist()
+    overview_of = by_key(rows, "exchange", "symbol")
+    assert overview_of.keys() == {("binance_futures", "AAAUSDT"), ("binance_spot", "AAAUSDT")}
+    of_spot = overview_of["binance_spot", "AAAUSDT"]
+    assert (of_spot["last_price"], of_spot["price_24h_ago"], of_spot["trades_24h"]) == (Decimal(99), None, 1)
+    assert overview_of["binance_futures", "AAAUSDT"] == {
         "latest_minute": day + timedelta(hours=22, minutes=2),
         "is_complete": True,
         "last_price": Decimal("101"),

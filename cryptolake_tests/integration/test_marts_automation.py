@@ -15,6 +15,7 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.marts_definitions import build_definitions
+from cryptolake_assets.settings import Settings, load_settings
 
 TICK = timedelta(seconds=30)
 BARS = dg.AssetKey(["marts", "ohlcv_5m"])
@@ -24,9 +25,9 @@ OPEN_DAY = datetime(2024, 10, 5, tzinfo=UTC)
 CLOSED_DAY = OPEN_DAY - timedelta(days=3)
 
 
-def all_definitions() -> dg.Definitions:
+def all_definitions(settings: Settings | None = None) -> dg.Definitions:
     """Return the definitions of both code locations, as the daemon sees them."""
-    main, marts = build_main(), build_definitions()
+    main, marts = build_main(settings), build_definitions(settings)
     return dg.Definitions(
         assets=[*(main.assets or ()), *(marts.assets or ())],
         resources={**(main.resources or {}), **(marts.resources or {})},
@@ -36,9 +37,15 @@ def all_definitions() -> dg.Definitions:
 class Simulation:
     """Simulated ticks of the marts' automation; requested runs succeed before the next tick."""
 
-    def __init__(self, instance: dg.DagsterInstance, now: datetime, key: dg.AssetKey = BARS) -> None:
+    def __init__(
+        self,
+        instance: dg.DagsterInstance,
+        now: datetime,
+        key: dg.AssetKey = BARS,
+        settings: Settings | None = None,
+    ) -> None:
         self.instance, self.now, self.key = instance, now, key
-        self.definitions = all_definitions()
+        self.definitions = all_definitions(settings)
         self.cursor: dg.AutomationConditionCursor | None = None
         self.requests: list[tuple[datetime, str | None]] = []
         self.tick()
@@ -186,6 +193,15 @@ def test_returns_follow_gold(instance: dg.DagsterInstance) -> None:
     simulation.report(asset_keys.FUTURES.daily, day)
     simulation.run(timedelta(minutes=5))
     assert simulation.counted == {day: 1}
+
+
+def test_update_of_either_family_requests_its_day(instance: dg.DagsterInstance) -> None:
+    settings = load_settings(markets="usdm,spot", source="binance", start_date=str(CLOSED_DAY.date()))
+    simulation = Simulation(instance, OPEN_DAY.replace(hour=10, minute=1, second=7), settings=settings)
+    for day, keys in ((CLOSED_DAY, asset_keys.FUTURES), (CLOSED_DAY + timedelta(days=1), asset_keys.SPOT)):
+        simulation.report(keys.bars, hour_key(day))
+    simulation.run(timedelta(minutes=10))
+    assert simulation.counted == {str(CLOSED_DAY.date()): 1, str(CLOSED_DAY.date() + timedelta(days=1)): 1}
 
 
 def test_failed_run_is_requested_again(instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,6 +14,7 @@ from cryptolake_assets.defs.instance.pools import MARTS_POOL
 from cryptolake_assets.marts_definitions import build_definitions
 from cryptolake_assets.platform import graphql
 from cryptolake_assets.platform.code_servers import locations
+from cryptolake_assets.settings import load_settings
 
 OVERVIEW = dg.AssetKey(["marts", "market_overview"])
 PROBE = """
@@ -86,6 +87,29 @@ def test_marts_are_downstream_of_silver_and_gold(repository: dg.RepositoryDefini
     }
     assert graph.get(dg.AssetKey(["marts", "sentiment_vs_market"])).parent_keys == parents
     assert graph.get(OVERVIEW).parent_keys == {asset_keys.FUTURES.bars}
+
+
+@pytest.mark.parametrize(
+    ("markets", "families"),
+    [
+        ("usdm,spot", [asset_keys.FUTURES, asset_keys.SPOT]),
+        ("spot", [asset_keys.SPOT]),
+        ("coinm", [asset_keys.FUTURES]),
+    ],
+)
+def test_marts_follow_the_tracked_families(markets: str, families: list[asset_keys.FamilyKeys]) -> None:
+    settings = load_settings(markets=markets, source="binance")
+    graph = build_definitions(settings).get_repository_def().asset_graph
+    bars, daily = {keys.bars for keys in families}, {keys.daily for keys in families}
+    assert graph.get(OVERVIEW).parent_keys == bars
+    assert graph.get(dg.AssetKey(["marts", "ohlcv_1h"])).parent_keys == bars | daily
+    assert graph.get(dg.AssetKey(["marts", "daily_returns"])).parent_keys == daily
+    lineage = graph.get(OVERVIEW).metadata["dagster/column_lineage"].deps_by_column
+    assert [(dep.asset_key, dep.column_name) for dep in lineage["exchange"]] == [
+        (keys.bars, "exchange") for keys in families
+    ]
+    untracked = {key for keys in (asset_keys.FUTURES, asset_keys.SPOT) for key in vars(keys).values()}
+    assert not graph.get_all_asset_keys() & (untracked - bars - daily)
 
 
 def test_dbt_tests_are_blocking_checks(repository: dg.RepositoryDefinition) -> None:

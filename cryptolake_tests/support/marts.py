@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -16,7 +17,8 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish
 from cryptolake_assets.lake.filters import gold_month
 from cryptolake_assets.marts_definitions import build_definitions
-from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
+from cryptolake_assets.model.markets import EXCHANGES, Family
 from cryptolake_assets.model.windows import DAY
 from cryptolake_assets.platform.dbt import EXECUTABLE
 from cryptolake_assets.settings import Settings
@@ -60,15 +62,25 @@ def put_gold(settings: Settings, bars: Bars, complete: Iterable[date] = ()) -> N
         }
         for (exchange, symbol, day), stats in reference_daily(bars).items()
     ]
-    candidate = pa.Table.from_pylist(rows, schema=FUTURES.daily.arrow_schema())
-    publish(
-        load_table(settings, FUTURES.daily),
-        FUTURES.daily,
-        gold_month(FIRST.date()),
-        candidate,
-        keys_of(FUTURES.daily, candidate),
-        {},
-    )
+    for family, of_family in by_family(rows).items():
+        tables = FAMILY_TABLES[family]
+        candidate = pa.Table.from_pylist(of_family, schema=tables.daily.arrow_schema())
+        publish(
+            load_table(settings, tables.daily),
+            tables.daily,
+            gold_month(FIRST.date()),
+            candidate,
+            keys_of(tables.daily, candidate),
+            {},
+        )
+
+
+def by_family(rows: Iterable[dict[str, Any]]) -> dict[Family, list[dict[str, Any]]]:
+    """Return the rows by their market family."""
+    found: dict[Family, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        found[EXCHANGES[row["exchange"]].family].append(row)
+    return found
 
 
 def run_marts(
