@@ -163,6 +163,8 @@ def _producers(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     names = {
         "default": "CryptoLake with websockets and aiokafka, socket to acknowledgement",
         "fast": "CryptoLake with picows and confluent-kafka, socket to acknowledgement",
+        "default, three markets": "the same with websockets and aiokafka, spread over three markets",
+        "fast, three markets": "the same with picows and confluent-kafka, spread over three markets",
         "cryptofeed": "cryptofeed, Binance Futures handler and Kafka backend",
         "parse, msgspec": "bare: JSON to JSON by msgspec",
     }

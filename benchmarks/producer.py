@@ -11,9 +11,11 @@ from typing import Any
 
 from benchmarks.results import ROOT, Figure
 from benchmarks.runner import BenchmarkError, Runner
+from cryptolake_assets.model.markets import Market
 
 STEPS = "benchmarks.producer_steps"
 TOPIC = "bare"
+ONE_MARKET = (Market.USD_M,)
 # WebSocket and Kafka library of each setting of the producer's IO; the bare scripts use the same.
 LIBRARIES = {"default": ("websockets", "aiokafka"), "fast": ("picows", "confluent-kafka")}
 
@@ -44,9 +46,10 @@ def measure(runner: Runner, home: Path, servers: str, scale: ProducerScale) -> l
         contestants[f"produce, {writer}"] = lambda title, writer=writer: runner.bare(  # type: ignore[misc]
             title, "produce", writer, servers, TOPIC, str(scale.frames)
         )
-        contestants[io] = lambda title, io=io: runner.step_of(  # type: ignore[misc]
-            STEPS, title, "produce", home=home, io=io, frames=scale.frames, per_s=0
-        )
+        for name, markets in ((io, ONE_MARKET), (f"{io}, three markets", tuple(Market))):
+            contestants[name] = lambda title, io=io, markets=markets: runner.step_of(  # type: ignore[misc]
+                STEPS, title, "produce", home=home, io=io, frames=scale.frames, per_s=0, markets=markets
+            )
     if python:
         contestants["cryptofeed"] = lambda title: runner.step_of(
             STEPS, title, "cryptofeed", home=home, python=python, topic=TOPIC, frames=scale.cryptofeed_frames
@@ -114,6 +117,11 @@ def _cpu_figures(rounds: list[dict[str, dict[str, float]]], scale: ProducerScale
     for name, io in (("producer_vs_bare", "default"), ("producer_extra_vs_bare", "fast")):
         ratios = against_bare(io)
         figures.append(Figure(name, round(median(ratios), 3), "ratio", "<= 1.3", {"rounds": ratios}))
+    for name, io in (("producer_markets_vs_one", "default"), ("producer_extra_markets_vs_one", "fast")):
+        ratios = [
+            round(one[f"{io}, three markets"]["cpu_s_per_million"] / one[io]["cpu_s_per_million"], 3) for one in rounds
+        ]
+        figures.append(Figure(name, round(median(ratios), 3), "ratio", "<= 1.15", {"rounds": ratios}))
     return figures
 
 
