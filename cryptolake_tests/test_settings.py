@@ -9,6 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.model.markets import Family, Market
 from cryptolake_assets.settings import (
     DEMO_CAPTURE_DIR,
     PORT_FIELDS,
@@ -187,3 +188,9 @@ def test_addresses_use_the_hosts_of_parts_on_other_machines() -> None:
     assert remote.exchange_bind_host == "0.0.0.0"
     live = load_settings(source="binance", exchange_host="exchange")
     assert "exchange:" not in live.ws_url + live.rest_url + live.archive_url
+
+
+def test_view_of_an_untracked_family_keeps_the_tracked_markets() -> None:
+    view = load_settings(market=Market.COIN_M).of_family(Family.SPOT)
+    assert (view.market, view.tracked_markets, view.tables.family) == (Market.SPOT, (Market.COIN_M,), Family.SPOT)
+    assert view.of_market(Market.COIN_M).tracked_markets == (Market.COIN_M,)

@@ -62,7 +62,7 @@ class Lake:
     def day(self, day: date) -> dict[str, Bar]:
         """Refresh Gold's day; return its rows by symbol."""
         refresh_day(self.settings, DuckDBEngine(self.settings), day)
-        rows = load_table(self.settings, FUTURES.daily).scan().to_arrow().to_pylist()
+        rows = load_table(self.settings, self.settings.tables.daily).scan().to_arrow().to_pylist()
         return {row["symbol"]: row for row in rows if row["trade_date"] == day}
 
 
@@ -255,14 +255,16 @@ def test_row_with_an_unstorable_quantity_is_rejected_and_the_next_is_stored(lake
     day = date(2023, 3, 21)
     loaded = lake_of_case.trades("BTCUSDT", day)
     assert (failed(loaded), loaded.rows) == ({"lines_rejected": 1}, 1)
-    stored = load_table(lake_of_case.settings, FUTURES.trades).scan().to_arrow().to_pylist()
+    stored = load_table(lake_of_case.settings, lake_of_case.settings.tables.trades).scan().to_arrow().to_pylist()
     assert [(row["trade_id"], row["qty"]) for row in stored] == [(2, Decimal("0.5"))]
-    (letter,) = load_table(lake_of_case.settings, FUTURES.rejected).scan().to_arrow().to_pylist()
+    (letter,) = load_table(lake_of_case.settings, lake_of_case.settings.tables.rejected).scan().to_arrow().to_pylist()
     assert letter["raw"] == b"1,27000.1,5.551115123125783e-17,1,1,1679360400000,true"
     assert "quantity" in letter["reason"]
     assert letter["stream"] == f"archive:{loaded.file.name}"
     lake_of_case.trades("BTCUSDT", day, reload=True)
-    assert load_table(lake_of_case.settings, FUTURES.rejected).scan().count() == 1, "a reload adds no dead letter"
+    assert load_table(lake_of_case.settings, lake_of_case.settings.tables.rejected).scan().count() == 1, (
+        "a reload adds no dead letter"
+    )
     assert lake_of_case.bars(day, 1, 1)["BTCUSDT", "01:00"]["is_complete"] is False
 
 
@@ -337,7 +339,12 @@ def test_misaligned_kline_does_not_block_other_klines(lake_of_case: Lake) -> Non
     outcome = check_klines(loaded)
     assert not outcome.passed
     assert "bounds of a minute" in outcome.description
-    stored = load_table(lake_of_case.settings, FUTURES.klines).scan().to_arrow()["open_time"].to_pylist()
+    stored = (
+        load_table(lake_of_case.settings, lake_of_case.settings.tables.klines)
+        .scan()
+        .to_arrow()["open_time"]
+        .to_pylist()
+    )
     assert len(stored) == loaded.klines > 0
     assert {moment.second for moment in stored} == {0}
 

@@ -62,7 +62,7 @@ def bronze_rows() -> list[dict[str, Any]]:
 @pytest.fixture
 def captured(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Settings, dg.DagsterInstance]]:
     """A lake with the capture's trades and their coverage; Bronze is up to date with Kafka."""
-    monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda _: {0: 10**9})
+    monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda *_: {0: 10**9})
     append(lake, bronze_rows())
     first_ms = 1721347022000
     IcebergCoverageSink(lake).write(

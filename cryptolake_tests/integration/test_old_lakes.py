@@ -135,7 +135,7 @@ def test_rebuilt_bars_of_an_old_lake_are_identical(
     settings, recorded = old_lake
     bootstrap(settings)
     offsets = dict.fromkeys(range(9), 10**9)
-    monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda _: offsets)
+    monkeypatch.setattr("cryptolake_assets.transform.load_inputs.committed_offsets", lambda *_: offsets)
     engine = DuckDBEngine(settings)
     assert [candidate.passed for candidate in rebuild(settings, engine, HOUR, HOUR + timedelta(hours=1))] == [True]
     refresh_day(settings, engine, HOUR.date())

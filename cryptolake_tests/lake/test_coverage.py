@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import (
     CLOSED_ROWS,
+    CoverageExtent,
+    CoverageGap,
     IcebergCoverageSink,
     _record,
+    archive_rows_since,
     change_archive_rows,
     fold_all,
+    gaps_of,
     read_coverage,
+    read_coverage_of,
+    streamed_symbols,
 )
 from cryptolake_assets.lake.maintenance.layout import manifests
 from cryptolake_assets.model.coverage_rows import CoverageRow
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
@@ -169,3 +177,25 @@ def test_same_symbol_of_another_market_has_its_own_row(lake: Settings) -> None:
     sink.write([ROW])
     sink.write([spot])
     assert sorted(read_coverage(lake), key=lambda row: row.exchange) == [ROW, spot]
+    assert read_coverage(lake, exchange="binance_spot", symbols=["BTCUSDT"]) == [spot]
+    archive = replace(spot, connected_to_ms=10_000, kafka_partition=None, kafka_offset=None)
+    change_archive_rows(lake, "binance_spot", "BTCUSDT", lambda _: [archive])
+    in_spot = lake.of_family(Family.SPOT)
+    assert ([row for row, _ in archive_rows_since(in_spot, None)], archive_rows_since(lake, None)) == ([archive], [])
+    later = replace(spot, symbol="ETHUSDT")
+    sink.write([later])
+    start = datetime.fromtimestamp(2, UTC)
+    assert sorted(streamed_symbols(lake, start)) == ["BTCUSDT"]
+    assert sorted(streamed_symbols(in_spot, start)) == ["BTCUSDT", "ETHUSDT"]
+    _, extent = read_coverage_of(lake, ["binance_spot"], None, None)
+    assert extent == CoverageExtent(
+        frozenset({("binance_spot", "BTCUSDT"), ("binance_spot", "ETHUSDT")}), 9_000, 10_000
+    )
+
+
+def test_gap_between_rows_is_that_of_their_exchange(lake: Settings) -> None:
+    spot = replace(ROW, exchange="binance_spot", connected_from_ms=5_000, connected_to_ms=7_000)
+    later = replace(ROW, connected_from_ms=7_000, connected_to_ms=9_000, kafka_offset=20)
+    IcebergCoverageSink(lake).write([ROW, spot, later])
+    gap = CoverageGap("binance_futures", "BTCUSDT", "trade", 5_000, 7_000)
+    assert gaps_of(load_table(lake, OPS_COVERAGE)) == [gap]

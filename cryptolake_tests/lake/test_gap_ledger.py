@@ -16,6 +16,7 @@ from cryptolake_assets.lake.gap_ledger import (
     read_missing,
 )
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family, Market
 from cryptolake_assets.settings import Settings
 
 SEEN = datetime(2024, 7, 19, tzinfo=UTC)
@@ -50,6 +51,20 @@ def test_closed_gap_is_not_reopened_and_unchanged_gaps_commit_nothing(lake: Sett
     sink.write([CLOSED])
     assert read_gaps(lake) == [CLOSED]
     assert load_table(lake, FUTURES.gaps).metadata.current_snapshot_id == before
+
+
+def test_gap_of_another_market_is_another_row(lake: Settings) -> None:
+    coinm, spot = lake.of_market(Market.COIN_M), lake.of_family(Family.SPOT)
+    gaps = [replace(GAP, exchange=view.venue.exchange) for view in (lake, coinm, spot)]
+    for view, gap in zip((lake, coinm, spot), gaps, strict=True):
+        IcebergGapSink(view).write([gap])
+    IcebergGapSink(coinm).write([replace(CLOSED, exchange=coinm.venue.exchange)])
+    assert IcebergGapSink(lake).open_gaps() == gaps[:1]
+    assert IcebergGapSink(coinm).open_gaps() == []
+    assert {gap.exchange: gap.closed_at for gap in read_gaps(lake)} == {GAP.exchange: None, gaps[1].exchange: SEEN}
+    assert read_gaps(spot) == gaps[2:]
+    assert [gap.exchange for gap in read_missing(coinm, {3: 43})] == [GAP.exchange, gaps[1].exchange]
+    assert read_missing(spot, {3: 44}) == gaps[2:]
 
 
 def test_gap_wider_than_the_closed_one_is_stored_as_open(lake: Settings) -> None:

@@ -11,8 +11,10 @@ from cryptolake_assets.lake.coverage import IcebergCoverageSink
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family, Market
+from cryptolake_assets.model.symbol_selection import split_items
 from cryptolake_assets.model.windows import HOUR
-from cryptolake_assets.settings import Settings
+from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.transform import load_inputs, quarantine
 from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs
 from cryptolake_assets.transform.quarantine import advance_quarantine
@@ -84,6 +86,23 @@ def test_empty_window_loads_only_the_extent(covered: Settings) -> None:
     known = load_run_inputs(covered, NEVER, NEVER)
     assert known.rules == load_run_inputs(covered).rules
     assert not known.completeness.is_complete_on_any_stream("binance_futures", "BTCUSDT", START_MS, START_MS + 1)
+
+
+def test_symbols_are_those_of_the_familys_markets(covered: Settings) -> None:
+    changes = {
+        "source": Source.BINANCE,
+        "markets": (Market.USD_M, Market.SPOT, Market.COIN_M),
+        "symbols": split_items("ETHUSDT;spot:SOLUSDT;coinm:BTCUSD_PERP"),
+        "exchange_rest_url": "http://127.0.0.1:1",
+    }
+    lake = covered.model_copy(update=changes)
+    rules = load_run_inputs(lake, NEVER, NEVER).rules
+    assert rules.exchanges == ("binance_futures_coin", "binance_futures")
+    in_coverage = ("binance_futures", "BTCUSDT")
+    assert set(rules.symbols) == {in_coverage, ("binance_futures", "ETHUSDT"), ("binance_futures_coin", "BTCUSD_PERP")}
+    spot = load_run_inputs(lake.of_family(Family.SPOT)).rules
+    assert (spot.exchanges, spot.symbols) == (("binance_spot",), (("binance_spot", "SOLUSDT"),))
+    assert load_run_inputs(lake.of_market(Market.COIN_M), NEVER, NEVER).rules == rules, "a run is of the family"
 
 
 def test_quarantined_trades_are_limited_to_the_hours(covered: Settings) -> None:
