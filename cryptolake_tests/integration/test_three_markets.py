@@ -11,13 +11,15 @@ from datetime import UTC, datetime, timedelta
 from itertools import count
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyiceberg.expressions import AlwaysTrue
 
 from cryptolake_assets.ingest.klines import REST, judge_hour, record, replace_klines
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import replace_files
+from cryptolake_assets.lake.commit import keys_of, publish, replace_files
 from cryptolake_assets.lake.coverage import IcebergCoverageSink
+from cryptolake_assets.lake.filters import silver_day
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
@@ -204,6 +206,18 @@ def test_each_bar_of_a_mixed_history_has_one_stream(lake: Settings, engine: Aggr
         of_stream = expected[stream][bar["exchange"], bar["symbol"], bar["window_start"]]
         assert {name: bar[name] for name in of_stream} == of_stream
     assert check_published(spot, hour).passed
+    wrong = pa.Table.from_pylist([{**found[2], "trades": found[1]["trades"]}], schema=spot.tables.bars.arrow_schema())
+    assert found[1]["trades"] == 2 * found[2]["trades"]
+    publish(
+        load_table(spot, spot.tables.bars),
+        spot.tables.bars,
+        silver_day(hour),
+        wrong,
+        keys_of(spot.tables.bars, wrong),
+        {},
+    )
+    (difference,) = check_published(spot, hour).failing_rows
+    assert (difference["trades in Silver"], difference["trades in Bronze"]) == ("12", "6"), "12 is the other stream's"
 
 
 def test_quarantine_gaps_and_klines_stay_with_their_exchange(
