@@ -33,7 +33,5 @@ def _print(report: Report) -> None:
     for title in ("Table", *(name.replace("_", " ").capitalize() for name in names), "Done"):
         table.add_column(title, justify="left" if title in ("Table", "Done") else "right", no_wrap=True)
     for change in report.tables:
-        pairs = ((getattr(change.before, name), getattr(change.after, name)) for name in names)
-        cells = (f"{old:,}" if old == new else f"{old:,} → {new:,}" for old, new in pairs)
-        table.add_row(change.before.table, *cells, change.done or "nothing was due")
+        table.add_row(change.before.table, *map(change.shown, names), change.done or "nothing was due")
     print_wide(table, width=200)

@@ -25,7 +25,7 @@ DESCRIPTIONS = {
         "Compaction: rewrites small files. Each closed hour of Bronze becomes one sorted file, and so do the "
         "partitions of other append-only tables. No row changes, and followers do not process the files as new data."
     ),
-    Task.MANIFESTS: "Rewrites the manifests of many commits into few, so that scan planning stays fast.",
+    Task.MANIFESTS: "Merges the manifests of many commits into few, so that scan planning stays fast.",
     Task.SNAPSHOTS: (
         "Expiry: removes snapshots that were replaced longer ago than the retention, and the files that only they "
         "reference. Keeps the snapshots that the Bronze stream resumes from."
@@ -60,7 +60,7 @@ def _asset(task: Task) -> dg.AssetsDefinition:
     @dg.asset(
         key=key_of(task),
         group_name=GROUP,
-        kinds={"iceberg", "python" if task is Task.SNAPSHOTS else "spark"},
+        kinds={"iceberg", "python" if task in (Task.SNAPSHOTS, Task.MANIFESTS) else "spark"},
         owners=OWNERS,
         tags={"layer": GROUP, "cadence": "day" if task is Task.ORPHANS else "hour"},
         code_version="1",
@@ -89,7 +89,8 @@ def _metadata(report: Report) -> dict[str, Any]:
     for change in report.changed:
         for figure in ("files", "disk_files", "disk_bytes", "manifests", "snapshots"):
             for when, state in (("before", change.before), ("after", change.after)):
-                figures[f"{change.before.table}/{figure}_{when}"] = getattr(state, figure)
+                if (value := getattr(state, figure)) is not None:
+                    figures[f"{change.before.table}/{figure}_{when}"] = value
     return {
         **{name: dg.MetadataValue.int(value) for name, value in figures.items()},
         "tables": dg.MetadataValue.md(as_markdown(report)),
@@ -97,7 +98,7 @@ def _metadata(report: Report) -> dict[str, Any]:
 
 
 def as_markdown(report: Report) -> str:
-    """Return a Markdown table, a line per table; changed figures are shown as `before → after`."""
+    """Return a Markdown table, a line per table."""
     titles = [
         "table",
         "done",
@@ -111,10 +112,10 @@ def as_markdown(report: Report) -> str:
     ]
     names = ("files", "size_bytes", "small_files", "manifests", "snapshots", "disk_files", "disk_bytes")
     lines = [_line(titles), _line(["---", "---", *("---:" for _ in names)])]
-    for change in report.tables:
-        pairs = ((getattr(change.before, name), getattr(change.after, name)) for name in names)
-        cells = (f"{old:,}" if old == new else f"{old:,} → {new:,}" for old, new in pairs)
-        lines.append(_line([change.before.table, change.done or "nothing was due", *cells]))
+    lines += [
+        _line([change.before.table, change.done or "nothing was due", *map(change.shown, names)])
+        for change in report.tables
+    ]
     return "\n".join(lines)
 
 
@@ -135,7 +136,7 @@ ASSETS = [_asset(task) for task in Task]
     ),
 )
 def small_files(lake: LakeResource) -> dg.AssetCheckResult:
-    from cryptolake_assets.lake.maintenance.layout import small_files as count
+    from cryptolake_assets.lake.maintenance.crowded import small_files as count
 
     limit = lake.settings.small_file_limit
     numbers = count(lake.settings)

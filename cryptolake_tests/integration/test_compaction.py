@@ -18,7 +18,7 @@ from pyspark.sql import SparkSession
 
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance import compaction, manifests
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
 from cryptolake_assets.model.family_tables import FUTURES
@@ -200,7 +200,7 @@ def test_large_hour_has_several_row_groups_that_every_reader_reads(
 def test_manifests_are_merged_without_new_files_for_the_follower(
     platform: Settings, spark: SparkSession, hour: datetime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 3)
+    monkeypatch.setattr(manifests, "MANIFESTS_ENOUGH", 3)
     # One file in each of many hours: nothing to compact, one manifest each.
     cursor = max(append(platform, [trade(hour - number * HOUR, number)]) for number in range(8))
     before = rows(platform, hour)

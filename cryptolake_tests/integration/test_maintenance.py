@@ -20,7 +20,7 @@ from cryptolake_assets.binance.stream_types import TRADES
 from cryptolake_assets.bronze.offsets import checkpoint, query_ids, query_of
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance import manifests as merging
 from cryptolake_assets.lake.maintenance.expiry import history_of
 from cryptolake_assets.lake.maintenance.layout import live_files, manifests
 from cryptolake_assets.lake.maintenance.tasks import Report, StreamPosition, Task, maintain
@@ -92,7 +92,7 @@ def age(path: Path) -> None:
 def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 10)
+    monkeypatch.setattr(merging, "MANIFESTS_ENOUGH", 10)
     for number in range(20):
         late = trade(HOUR - timedelta(days=1), 900 + number)
         append(home, [trade(HOUR + timedelta(seconds=number), number), *([late] if number < 3 else [])])
@@ -122,7 +122,7 @@ def test_maintenance_tasks_keep_every_row_and_a_second_run_changes_nothing(
         if change.before.table == "bronze.futures_trades"
     ]
     assert (change.before.snapshots, change.after.snapshots) == (22, 3)
-    assert change.before.disk_files - change.after.disk_files >= 19
+    assert int(change.done.split()[-2]) >= 19
 
     # Everything is older than the retention now; every file except one orphan is in use.
     warehouse = Path(local_path(home.warehouse_location))
@@ -187,7 +187,7 @@ def test_hours_of_spot_trades_are_compacted_like_those_of_futures(home: Settings
 def test_maintenance_during_the_stream_and_kills_loses_and_duplicates_no_row(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(compaction, "MANIFESTS_ENOUGH", 2)
+    monkeypatch.setattr(merging, "MANIFESTS_ENOUGH", 2)
     other_rows = len(rows(home, BRONZE_ROWS))
     lifecycle.up(home, [KAFKA, SPARK, EXCHANGE, BRONZE])
     lifecycle.up(home, [KAFKA, SPARK, EXCHANGE, BRONZE, PRODUCER])

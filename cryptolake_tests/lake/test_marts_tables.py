@@ -14,7 +14,7 @@ from pyiceberg.types import DateType, DecimalType, DoubleType, NestedField, Stri
 
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.catalog import get_catalog
-from cryptolake_assets.lake.maintenance.layout import small_files
+from cryptolake_assets.lake.maintenance.crowded import small_files
 from cryptolake_assets.lake.maintenance.tasks import StreamPosition, Task, maintain
 from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.lake.query import run_sql

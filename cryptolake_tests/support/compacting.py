@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.lake.maintenance import compaction
-from cryptolake_assets.lake.maintenance.layout import manifests
+from cryptolake_assets.lake.maintenance.manifests import merge_manifests
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
@@ -31,16 +31,12 @@ class Compaction:
 
 
 def compact(settings: Settings, spark: SparkSession, first: datetime, last: datetime) -> Compaction:
-    """Compact the hours in [first, last), and rewrite the manifests after a commit or if there are many."""
+    """Compact the hours in [first, last), and merge the manifests if there are many."""
     table = load_table(settings, FUTURES.trades)
     files_before, bytes_before, _ = _extent(table, first, last)
-    snapshot_id = table.metadata.current_snapshot_id
     hours = [first + number * HOUR for number in range((last - first) // HOUR)]
     compaction.compact_hours(settings, spark, FUTURES.trades, hours)
-    # The commit keeps the old entries as deleted ones in the manifests, which slows down every reader.
-    is_changed = table.refresh().metadata.current_snapshot_id != snapshot_id
-    if is_changed or len(manifests(table)) > compaction.MANIFESTS_ENOUGH:
-        compaction.rewrite_manifests(spark, FUTURES.trades)
+    merge_manifests(table.refresh())
     files_after, bytes_after, rows = _extent(table.refresh(), first, last)
     return Compaction(files_before, files_after, bytes_before, bytes_after, rows)
 

@@ -1,6 +1,6 @@
 """Compaction: join the small files of a Bronze hour into one sorted file; rows do not change.
 
-The other append-only tables are compacted without sorting, and small manifests are joined.
+The other append-only tables are compacted without sorting.
 
 Spark's `rewrite_data_files` commits once, as operation `replace`. The new files get the table's sequence number at the
 start of the rewrite, so a follower that has read everything finds no new files. Duplicates stay, because Bronze stores
@@ -19,7 +19,6 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.maintenance.layout import MANIFEST_TARGET
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
@@ -34,8 +33,6 @@ SORT_ORDER = "exchange, symbol, event_time, trade_id"
 
 CALL_ATTEMPTS = 8
 ROW_GROUP_ROWS = 100_000
-MANIFEST_BYTES = 64 * 1024
-MANIFESTS_ENOUGH = 50  # no rewrite up to this many small manifests
 
 # Table properties; Spark takes a file's layout only from these.
 LAYOUT = {
@@ -46,8 +43,8 @@ LAYOUT = {
     "write.parquet.row-group-size-bytes": "1",
     # Version 2 stores times and ids as differences: a quarter smaller in sorted files, and faster to read.
     "write.parquet.page-version": "v2",
-    # A manifest holds a few days; planning a minute reads only the manifest of its hour, for any length of history.
-    MANIFEST_TARGET: str(MANIFEST_BYTES),
+    # A commit of Spark joins many manifests to this size: some days of hours, so that a plan of an hour reads little.
+    "commit.manifest.target-size-bytes": str(64 * 1024),
 }
 
 
@@ -74,15 +71,6 @@ def compact_table(spark: SparkSession, spec: TableSpec, min_files: int) -> None:
       table => '{_name(spec)}',
       options => map('min-input-files', '{min_files}', 'use-starting-sequence-number', 'true'))""",
     )
-
-
-def rewrite_manifests(spark: SparkSession, spec: TableSpec) -> None:
-    """Join a table's manifests by partition and drop entries of deleted files. Sequence numbers stay.
-
-    It may run alongside append-only writers. Raises `SparkError` if Spark fails; the table is then unchanged.
-    """
-    procedure = f"CALL {CATALOG}.system.rewrite_manifests(table => '{_name(spec)}', use_caching => false)"
-    call_procedure(spark, spec, procedure)
 
 
 def _rewrite_files(spec: TableSpec, intervals: Sequence[tuple[datetime, datetime]]) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, TypeVar
 import structlog
 
 from cryptolake_assets.lake.bronze_files import local_path
+from cryptolake_assets.lake.maintenance.layout import Partition, overlapping, partition_of
 from cryptolake_assets.lake.retries import commit_attempts
 
 if TYPE_CHECKING:
@@ -108,34 +109,61 @@ def expire(table: Table, choose: Callable[[Table], Iterable[int]]) -> Expired:
     return Expired(len(expired), deleted)
 
 
-def _delete_unneeded(table: Table, expired: Iterable[Snapshot]) -> int:
+def _delete_unneeded(table: Table, expired: Sequence[Snapshot]) -> int:
     """Delete the files that only the expired snapshots hold; return their number."""
-    remaining = table.metadata.snapshots
+    from pyiceberg.table.snapshots import ancestors_of
+
+    # A file or manifest that a commit removed never returns, so the oldest snapshot of the branch stands for all later.
+    branch = list(ancestors_of(table.current_snapshot(), table.metadata))
+    others = {snapshot.snapshot_id for snapshot in table.metadata.snapshots} - {one.snapshot_id for one in branch}
+    remaining = [*branch[-1:], *(one for one in table.metadata.snapshots if one.snapshot_id in others)]
     try:
         needed = dict(chain.from_iterable(_manifests(table.io, snapshot) for snapshot in remaining))
-        unneeded = dict(chain.from_iterable(_if_exists(_manifests, table.io, one) for one in expired))
+        last_lists = _before_removals(expired, branch)
+        unneeded = dict(chain.from_iterable(_if_exists(_manifests, table.io, one) for one in last_lists))
         unneeded = {path: manifest for path, manifest in unneeded.items() if path not in needed}
-        data = set(chain.from_iterable(_if_exists(_files, table.io, one) for one in unneeded.values()))
+        data = dict(chain.from_iterable(_if_exists(_files, table.io, one) for one in unneeded.values()))
         if data:
-            data.difference_update(*(_files(table.io, one, live_only=True) for one in needed.values()))
+            for manifest in overlapping(table, needed.values(), set(data.values())):
+                for path, _ in _files(table.io, manifest, live_only=True):
+                    data.pop(path, None)
     except FileNotFoundError as error:
         # Another process is expiring snapshots: the needed files are unknown, so delete nothing.
         log.info("file_deletion_failed", table=".".join(table.name()), cause=str(error))
         return 0
     lists = {local_path(snapshot.manifest_list) for snapshot in expired}
-    lists -= {local_path(snapshot.manifest_list) for snapshot in remaining}
+    lists -= {local_path(snapshot.manifest_list) for snapshot in table.metadata.snapshots}
     # In this order a crash leaves no reference to a deleted file.
     return sum(_delete(table.io, path) for paths in (lists, unneeded, data) for path in paths)
+
+
+def _before_removals(expired: Sequence[Snapshot], branch: Sequence[Snapshot]) -> list[Snapshot]:
+    """Return the expired snapshots after which a commit may have removed manifests.
+
+    An append keeps the manifests of its parent, except those without live files, which other commits leave. Where a
+    writer merges manifests in an append, the old ones stay on disk until orphan removal.
+    """
+    from pyiceberg.table.snapshots import Operation
+
+    def is_append(snapshot: Snapshot) -> bool:
+        return snapshot.summary is not None and snapshot.summary.operation is Operation.APPEND
+
+    child = {one.parent_snapshot_id: one for one in (*expired, *branch)}
+    return [
+        one
+        for one in expired
+        if not (is_append(one) and one.snapshot_id in child and is_append(child[one.snapshot_id]))
+    ]
 
 
 def _manifests(io: FileIO, snapshot: Snapshot) -> list[tuple[str, ManifestFile]]:
     return [(local_path(manifest.manifest_path), manifest) for manifest in snapshot.manifests(io)]
 
 
-def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool = False) -> set[str]:
+def _files(io: FileIO, manifest: ManifestFile, *, live_only: bool = False) -> list[tuple[str, Partition]]:
     """Return the data files that a manifest names, those of deleted entries included unless `live_only`."""
     entries = manifest.fetch_manifest_entry(io, discard_deleted=live_only)
-    return {local_path(entry.data_file.file_path) for entry in entries}
+    return [(local_path(entry.data_file.file_path), partition_of(entry)) for entry in entries]
 
 
 def _if_exists(read: Callable[[FileIO, S], Iterable[T]], io: FileIO, source: S) -> Iterable[T]:

@@ -1,37 +1,29 @@
-"""Measure a table: live files by partition, manifests, snapshots, and files on disk.
-
-Uses PyIceberg to read Iceberg's metadata and one listing of the table's directory; no Spark.
-"""
+"""Measure a table: live files by partition, manifests, snapshots, and files on disk. Uses PyIceberg; no Spark."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.marts import marts_tables
-from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.settings import Settings
-
 if TYPE_CHECKING:
-    from pyiceberg.manifest import ManifestFile
+    from pyiceberg.manifest import ManifestEntry, ManifestFile
     from pyiceberg.table import Table
 
-MANIFEST_TARGET = "commit.manifest.target-size-bytes"
-MANIFEST_TARGET_DEFAULT_BYTES = 8 * 1024 * 1024  # Iceberg's default
+
+Partition = tuple[Any, ...]  # Iceberg's partition values: hours, days or months since 1970
 
 
 @dataclass(frozen=True)
 class LiveFile:
     """A data file of the current snapshot.
 
-    `partition` holds Iceberg's partition values (hours, days or months since 1970); `snapshot_id` is the commit that
-    added the file.
+    `snapshot_id` is the commit that added the file.
     """
 
-    partition: tuple[Any, ...]
+    partition: Partition
     size_bytes: int
     snapshot_id: int | None
 
@@ -42,7 +34,7 @@ class TableState:
 
     `small_files` counts files that compaction could join: below the configured limit, and not the only such file of
     their partition. `disk_*` counts everything in the table's directory: data, metadata, and files that no snapshot
-    needs.
+    needs; None if the directory was not listed.
     """
 
     table: str
@@ -51,8 +43,8 @@ class TableState:
     small_files: int
     manifests: int
     snapshots: int
-    disk_files: int
-    disk_bytes: int
+    disk_files: int | None = None
+    disk_bytes: int | None = None
 
 
 def manifests(table: Table) -> list[ManifestFile]:
@@ -61,26 +53,51 @@ def manifests(table: Table) -> list[ManifestFile]:
     return list(snapshot.manifests(table.io)) if snapshot else []
 
 
-def live_files(table: Table) -> list[LiveFile]:
-    """Return the data files of the current snapshot. Cost: all of its manifests."""
+def overlapping(
+    table: Table, candidates: Iterable[ManifestFile], partitions: Iterable[Partition]
+) -> list[ManifestFile]:
+    """Return the manifests that may have files of the partitions (hours, days or months since 1970)."""
+    if len(table.spec().fields) != 1:
+        return list(candidates)
+    ordered = sorted(partition[0] for partition in partitions if len(partition) == 1)
     return [
-        LiveFile(
-            partition=tuple(entry.data_file.partition[index] for index in range(len(table.spec().fields))),
-            size_bytes=entry.data_file.file_size_in_bytes,
-            snapshot_id=entry.snapshot_id,
-        )
-        for manifest in manifests(table)
-        for entry in manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+        manifest
+        for manifest in candidates
+        if manifest.partition_spec_id != table.spec().spec_id or _may_hold(manifest, ordered)
     ]
 
 
-def small_manifests(table: Table) -> int:
-    """Count the manifests that a rewrite could join: shorter than half of the table's target, or without live files."""
-    target = int(table.properties.get(MANIFEST_TARGET, MANIFEST_TARGET_DEFAULT_BYTES))
-    return sum(
-        manifest.manifest_length < target // 2 or not (manifest.has_added_files() or manifest.has_existing_files())
-        for manifest in manifests(table)
-    )
+def _may_hold(manifest: ManifestFile, ordered: Sequence[int]) -> bool:
+    """Return whether one of the numbers lies within the manifest's partition summary (4 bytes each, little-endian)."""
+    summary = manifest.partitions[0] if manifest.partitions else None
+    if summary is None or summary.lower_bound is None or summary.upper_bound is None:
+        return True
+    lower, upper = (int.from_bytes(one, "little", signed=True) for one in (summary.lower_bound, summary.upper_bound))
+    first = bisect_left(ordered, lower)
+    return first < len(ordered) and ordered[first] <= upper
+
+
+def partition_of(entry: ManifestEntry) -> Partition:
+    partition = entry.data_file.partition
+    return tuple(partition[index] for index in range(len(partition)))
+
+
+def live_entries(table: Table, manifest: ManifestFile) -> list[ManifestEntry]:
+    """Return the manifest's entries of live files."""
+    return manifest.fetch_manifest_entry(table.io, discard_deleted=True)
+
+
+def live_files(table: Table, of: Iterable[ManifestFile] | None = None) -> list[LiveFile]:
+    """Return the live data files of these manifests (None: of the current snapshot)."""
+    return [
+        LiveFile(
+            partition=partition_of(entry),
+            size_bytes=entry.data_file.file_size_in_bytes,
+            snapshot_id=entry.snapshot_id,
+        )
+        for manifest in (manifests(table) if of is None else of)
+        for entry in live_entries(table, manifest)
+    ]
 
 
 def count_small(files: Iterable[LiveFile], limit_bytes: int) -> int:
@@ -89,31 +106,8 @@ def count_small(files: Iterable[LiveFile], limit_bytes: int) -> int:
     return sum(number for number in by_partition.values() if number > 1)
 
 
-def small_files(settings: Settings) -> dict[str, int]:
-    """Return the number of small files per table, by full name."""
-    return {
-        spec.full_name: count_small(live_files(load_table(settings, spec)), settings.small_file_bytes)
-        for spec in (*TABLES, *marts_tables(settings))
-    }
-
-
-def state_of(table: Table, small_file_bytes: int) -> TableState:
-    """Return the table's current figures."""
-    files = live_files(table)
-    on_disk = _sizes_on_disk(table)
-    return TableState(
-        table=".".join(table.name()),
-        files=len(files),
-        size_bytes=sum(file.size_bytes for file in files),
-        small_files=count_small(files, small_file_bytes),
-        manifests=len(manifests(table)),
-        snapshots=len(table.metadata.snapshots),
-        disk_files=len(on_disk),
-        disk_bytes=sum(on_disk),
-    )
-
-
-def _sizes_on_disk(table: Table) -> list[int]:
+def sizes_on_disk(table: Table) -> list[int]:
+    """Return the sizes of all files in the table's directory. Cost: a listing of all of its files."""
     from pyarrow.fs import FileSelector, FileType
     from pyiceberg.io.pyarrow import PyArrowFileIO
 

@@ -22,8 +22,10 @@ from cryptolake_assets.errors import MaintenanceInUseError
 from cryptolake_assets.lake.bronze_files import EPOCH, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
+from cryptolake_assets.lake.maintenance.crowded import crowded_files
 from cryptolake_assets.lake.maintenance.expiry import due_snapshots, expire, history_of
-from cryptolake_assets.lake.maintenance.layout import LiveFile, TableState, live_files, small_manifests, state_of
+from cryptolake_assets.lake.maintenance.layout import LiveFile, TableState, count_small, manifests, sizes_on_disk
+from cryptolake_assets.lake.maintenance.manifests import merge_manifests
 from cryptolake_assets.lake.maintenance.orphans import remove_lone_checksums, remove_orphans
 from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.model.family_tables import FAMILY_TABLES
@@ -75,6 +77,13 @@ class TableChange:
     after: TableState
     done: str
 
+    def shown(self, figure: str) -> str:
+        """Return a figure as text: `before → after` if it changed; empty if it was not measured."""
+        old, new = getattr(self.before, figure), getattr(self.after, figure)
+        if old is None:
+            return ""
+        return f"{old:,}" if old == new else f"{old:,} → {new:,}"
+
 
 @dataclass(frozen=True)
 class Report:
@@ -93,6 +102,7 @@ class Report:
             f"{figure}_{when}": sum(getattr(getattr(change, when), figure) for change in self.tables)
             for figure in FIGURES
             for when in ("before", "after")
+            if all(getattr(change.before, figure) is not None for change in self.tables)
         }
 
 
@@ -169,9 +179,9 @@ def maintain(settings: Settings, task: Task, position: StreamPosition) -> Report
             for spec in (*TABLES, *marts_tables(settings)):
                 started = time.monotonic()
                 table = load_table(settings, spec)
-                before = state_of(table, settings.small_file_bytes)
+                before = _state_of(settings, task, table)
                 done = maintainer.run(task, spec, table)
-                after = state_of(table.refresh(), settings.small_file_bytes) if done else before
+                after = _state_of(settings, task, table.refresh()) if done else before
                 changes.append(TableChange(before, after, done))
                 if done:
                     duration_s = round(time.monotonic() - started, 1)
@@ -181,6 +191,23 @@ def maintain(settings: Settings, task: Task, position: StreamPosition) -> Report
             return Report(task, changes)
         finally:
             maintainer.close()
+
+
+def _state_of(settings: Settings, task: Task, table: Table) -> TableState:
+    """Return the table's current figures; disk use only for orphan removal, which lists the directory anyway."""
+    snapshot = table.current_snapshot()
+    totals = snapshot.summary.additional_properties if snapshot and snapshot.summary else {}
+    on_disk = sizes_on_disk(table) if task is Task.ORPHANS else None
+    return TableState(
+        table=".".join(table.name()),
+        files=int(totals.get("total-data-files", 0)),
+        size_bytes=int(totals.get("total-files-size", 0)),
+        small_files=count_small(crowded_files(settings, table), settings.small_file_bytes),
+        manifests=len(manifests(table)),
+        snapshots=len(table.metadata.snapshots),
+        disk_files=None if on_disk is None else len(on_disk),
+        disk_bytes=None if on_disk is None else sum(on_disk),
+    )
 
 
 class _TableMaintainer:
@@ -206,7 +233,7 @@ class _TableMaintainer:
             case Task.COMPACTION:
                 return self._compact(spec, table)
             case Task.MANIFESTS:
-                return self._rewrite_manifests(spec, table)
+                return self._merge_manifests(table)
             case Task.SNAPSHOTS:
                 return self._expire(table)
             case Task.ORPHANS:
@@ -215,7 +242,7 @@ class _TableMaintainer:
     def _compact(self, spec: TableSpec, table: Table) -> str:
         if spec.rewritten:
             return ""
-        files = live_files(table)
+        files = crowded_files(self._settings, table)
         if any(spec is tables.trades for tables in FAMILY_TABLES.values()):
             hours = self._due_hours(files, table)
             if hours:
@@ -240,12 +267,9 @@ class _TableMaintainer:
             limit=self._settings.compaction_max_hours,
         )
 
-    def _rewrite_manifests(self, spec: TableSpec, table: Table) -> str:
-        number = small_manifests(table)
-        if spec.rewritten or number <= compaction.MANIFESTS_ENOUGH:
-            return ""
-        compaction.rewrite_manifests(self._spark, spec)
-        return f"{number} small manifests"
+    def _merge_manifests(self, table: Table) -> str:
+        number = merge_manifests(table)
+        return f"{number} small manifests" if number else ""
 
     def _expire(self, table: Table) -> str:
         cutoff_ms = round((time.time() - self._settings.snapshot_retention_s) * 1000)
