@@ -5,32 +5,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from cachetools import LRUCache
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import data_files, expire_snapshots, swap_files
+from cryptolake_assets.lake.commit import expire_snapshots
 from cryptolake_assets.lake.coverage_union import fold
 from cryptolake_assets.lake.filters import above, all_of, at_least, below, equal, is_null, one_of
 from cryptolake_assets.lake.pages import read_files
 from cryptolake_assets.lake.retries import commit_attempts
+from cryptolake_assets.lake.touched_files import closed_apart, read_touched, replace_touched
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 from cryptolake_assets.model.markets import exchanges_of
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import FileScanTask, Table
 
 NOT_LOADING = f"kafka_partition is null or kafka_partition != {LOADING}"  # filter for all rows without a loading day
 OF_ARCHIVE = f"kafka_partition is null or kafka_partition == {LOADING}"
-
-# Rows that ended longer ago than this move to a file of their own once there are many, so that the file that each write
-# replaces stays small.
-CLOSED_AFTER: Final = timedelta(days=2)
-CLOSED_ROWS: Final = 1_000
 
 Key = tuple[str, str, str]  # exchange, symbol, stream
 
@@ -103,9 +100,9 @@ def change_archive_rows(
 
 
 def _read(table: Table, condition: str | BooleanExpression) -> tuple[list[FileScanTask], list[dict[str, Any]]]:
-    """Return the files that may have rows of the condition, and all rows of these files."""
-    tasks = list(table.scan(row_filter=condition).plan_files())
-    return tasks, read_files(table, table.scan(), tasks).to_pylist() if tasks else []
+    """Return the files that may have rows of the condition, and the records of these files."""
+    tasks, rows = read_touched(table, condition)
+    return tasks, rows.to_pylist()
 
 
 def _folded(
@@ -137,20 +134,12 @@ def _key(row: CoverageRow) -> Key:
 
 
 def _replace(table: Table, tasks: Iterable[FileScanTask], records: Sequence[dict[str, Any]]) -> None:
-    """Replace the files by one of the archive, one of the streams, and one of closed rows of the streams if many."""
+    """Replace the files by those of the records: streams and archive, and the closed rows of each, are apart."""
     import pyarrow as pa
 
-    archive = [item for item in records if _is_of_archive(item)]
-    streams = [item for item in records if not _is_of_archive(item)]
-    bound = max((item["connected_to"] for item in streams), default=datetime.max.replace(tzinfo=UTC)) - CLOSED_AFTER
-    closed = [item for item in streams if item["connected_to"] < bound]
-    if len(closed) < CLOSED_ROWS:
-        parts = [archive, streams]
-    else:
-        parts = [archive, closed, [item for item in streams if item["connected_to"] >= bound]]
-    schema = OPS_COVERAGE.arrow_schema()
-    added = [file for part in parts for file in data_files(table, pa.Table.from_pylist(part, schema))]
-    swap_files(table, [task.file for task in tasks], added)
+    both = ([item for item in records if _is_of_archive(item) is of_archive] for of_archive in (True, False))
+    tables = [pa.Table.from_pylist(part, OPS_COVERAGE.arrow_schema()) for part in both]
+    replace_touched(table, tasks, [part for rows in tables for part in closed_apart(rows, "connected_to")])
 
 
 def _is_of_archive(item: Mapping[str, Any]) -> bool:
@@ -220,32 +209,41 @@ class CoverageExtent:
 def read_coverage_of(
     settings: Settings, exchanges: Collection[str], start: datetime | None, end: datetime | None
 ) -> tuple[list[CoverageRow], CoverageExtent]:
-    """Return the exchanges' rows that overlap [start, end) (all rows without bounds), and the extent of all."""
-    import pyarrow.compute as pc
-
+    """Return the exchanges' rows that overlap [start, end), and the extent of all. None means no bound."""
     table, of_exchanges = load_table(settings, OPS_COVERAGE), one_of("exchange", sorted(exchanges))
-    fields = ("exchange", "symbol", "connected_to", "kafka_partition")
-    every = table.scan(row_filter=of_exchanges, selected_fields=fields).to_arrow()
-    archived = pc.or_kleene(pc.is_null(every["kafka_partition"]), pc.equal(every["kafka_partition"], LOADING))
+    conditions = [] if start is None else [above("connected_to", start)]
+    conditions += [] if end is None else [below("connected_from", end)]
+    rows = table.scan(row_filter=all_of(of_exchanges, *conditions)).to_arrow()
+    ends = [each for task in table.scan().plan_files() for each in _ends_of_file(table, task) if each[0] in exchanges]
     extent = CoverageExtent(
-        symbols=frozenset(
-            (row["exchange"], row["symbol"]) for row in every.group_by(["exchange", "symbol"]).aggregate([]).to_pylist()
-        ),
-        streamed_to_ms=_latest_ms(every.filter(pc.invert(archived))),
-        archived_to_ms=_latest_ms(every.filter(archived)),
+        symbols=frozenset((exchange, symbol) for exchange, symbol, _, _ in ends),
+        streamed_to_ms=max((end_ms for _, _, of_archive, end_ms in ends if not of_archive), default=None),
+        archived_to_ms=max((end_ms for _, _, of_archive, end_ms in ends if of_archive), default=None),
     )
-    inside = (
-        [above("connected_to", start), below("connected_from", end)] if start is not None and end is not None else []
-    )
-    rows = table.scan(row_filter=all_of(of_exchanges, *inside)).to_arrow()
     return [_row(item) for item in rows.to_pylist()], extent
 
 
-def _latest_ms(rows: pa.Table) -> int | None:
+FileEnds = list[tuple[str, str, bool, int]]  # exchange, symbol, whether of the archive, last end (ms since 1970)
+
+# Data files are immutable, so files of closed rows are read once per process.
+_ends_of_files: LRUCache[str, FileEnds] = LRUCache(maxsize=1_000)
+
+
+def _ends_of_file(table: Table, task: FileScanTask) -> FileEnds:
+    """Return the last end of each (exchange, symbol) in a file of coverage, by kind."""
     import pyarrow.compute as pc
 
-    latest = pc.max(rows["connected_to"]).as_py()
-    return None if latest is None else _epoch_ms(latest)
+    path = task.file.file_path
+    if path not in _ends_of_files:
+        fields = ("exchange", "symbol", "connected_to", "kafka_partition")
+        rows = read_files(table, table.scan(selected_fields=fields), [task])
+        rows = rows.append_column("of_archive", pc.less_equal(pc.fill_null(rows["kafka_partition"], LOADING), LOADING))
+        ends = rows.group_by(["exchange", "symbol", "of_archive"]).aggregate([("connected_to", "max")])
+        _ends_of_files[path] = [
+            (row["exchange"], row["symbol"], row["of_archive"], _epoch_ms(row["connected_to_max"]))
+            for row in ends.to_pylist()
+        ]
+    return _ends_of_files[path]
 
 
 def archive_rows_since(settings: Settings, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:

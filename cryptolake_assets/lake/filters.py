@@ -68,6 +68,13 @@ def all_of(*conditions: BooleanExpression) -> BooleanExpression:
     return reduce(And, conditions) if conditions else AlwaysTrue()
 
 
+def any_of(*conditions: BooleanExpression) -> BooleanExpression:
+    """Return the disjunction of the conditions; always false without conditions."""
+    from pyiceberg.expressions import AlwaysFalse, Or
+
+    return reduce(Or, conditions) if conditions else AlwaysFalse()
+
+
 def between(column: str, start: datetime | date, end: datetime | date) -> str:
     """Return start <= column < end in PyIceberg's filter syntax."""
     return f"{column} >= '{start.isoformat()}' and {column} < '{end.isoformat()}'"

@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
-
-import structlog
+from typing import TYPE_CHECKING, Any, Final
 
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.lake.commit import keys_of, publish
-from cryptolake_assets.lake.filters import all_of, at_least, at_most, below, equal, is_null
+from cryptolake_assets.lake.commit import expire_snapshots
+from cryptolake_assets.lake.filters import above, all_of, any_of, at_least, at_most, equal, is_null
+from cryptolake_assets.lake.retries import commit_attempts
+from cryptolake_assets.lake.touched_files import closed_apart, read_touched, replace_touched
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    from pyiceberg.expressions import BooleanExpression
+    from pyiceberg.table import Table
 
-log = structlog.get_logger(__name__)
+MAX_SPANS: Final = 50  # spans of time whose gaps a write reads apart
 
 
 class ClosedBy(StrEnum):
@@ -113,12 +115,18 @@ class IcebergGapSink:
         self._spec: TableSpec = settings.tables.gaps
 
     def write(self, gaps: Sequence[TradeGap]) -> None:
-        """Upsert the gaps; without a change, commit nothing. Blocks; raises the catalog's errors."""
-        by_month: dict[datetime, list[TradeGap]] = defaultdict(list)
-        for gap in gaps:
-            by_month[_month(_time(gap.after_us))].append(gap)
-        for month, of_month in sorted(by_month.items()):
-            self._write_month(month, of_month)
+        """Upsert the gaps; without a change, commit nothing. Blocks; raises the catalog's errors.
+
+        Reads and replaces only files with gaps of about the same time.
+        """
+        from pyiceberg.exceptions import CommitFailedException, ValidationException
+
+        for attempt in commit_attempts(CommitFailedException, ValidationException):
+            with attempt:
+                table = load_table(self._settings, self._spec)
+                is_changed = bool(gaps) and self._write(table, gaps)
+        if is_changed:
+            expire_snapshots(table)
 
     def open_gaps(self) -> list[TradeGap]:
         """Return the market's open gaps. Blocks; raises the catalog's errors."""
@@ -127,21 +135,52 @@ class IcebergGapSink:
         rows = table.scan(row_filter=all_of(of_market, is_null("closed_at"))).to_arrow()
         return [_gap(row) for row in rows.to_pylist()]
 
-    def _write_month(self, month: datetime, gaps: Sequence[TradeGap]) -> None:
+    def _write(self, table: Table, gaps: Sequence[TradeGap]) -> bool:
+        """Commit the changed gaps; return whether there are any."""
         import pyarrow as pa
+        import pyarrow.compute as pc
 
-        spec, table = self._spec, load_table(self._settings, self._spec)
-        window = all_of(at_least("missing_after", month), below("missing_after", _month(month + timedelta(days=32))))
-        closed = {
-            (row["exchange"], row["symbol"], row["stream"], row["first_missing_id"]): row["last_missing_id"]
-            for row in table.scan(row_filter=window).to_arrow().to_pylist()
-            if row["closed_at"] is not None
-        }
-        records = [_record(gap) for gap in gaps if gap.last_missing_id > closed.get(gap.key, -1)]
-        if not records:
-            return
-        candidate = pa.Table.from_pylist(records, spec.arrow_schema())
-        publish(table, spec, window, candidate, keys_of(spec, candidate), {})
+        tasks, stored = read_touched(table, _near([_time(gap.after_us) for gap in gaps]))
+        ids = pa.array([gap.first_missing_id for gap in gaps], pa.int64())
+        candidates = stored.append_column("number", pa.array(range(stored.num_rows), pa.int64()))
+        candidates = candidates.filter(pc.is_in(stored["first_missing_id"], ids))
+        before = {tuple(row[name] for name in self._spec.key): row for row in candidates.to_pylist()}
+        after = {gap.key: _record(gap) for gap in gaps if _differs(gap, before.get(gap.key))}
+        if not after:
+            return False
+        now = datetime.now(UTC)
+        rows = pa.Table.from_pylist(
+            [{**row, "updated_at": now} for row in after.values()], schema=self._spec.arrow_schema()
+        )
+        replaced = pa.array([before[key]["number"] for key in after if key in before], pa.int64())
+        kept = stored.filter(pc.invert(pc.is_in(pa.array(range(stored.num_rows), pa.int64()), replaced)))
+        rows = pa.concat_tables([kept.select(rows.column_names).cast(rows.schema), rows])
+        replace_touched(table, tasks, closed_apart(rows, "missing_after", pc.is_valid(rows["closed_at"])))
+        return True
+
+
+def _differs(gap: TradeGap, stored: dict[str, Any] | None) -> bool:
+    """Return whether to write the gap: it is new, or it changes an open gap or widens a closed one."""
+    if stored is None:
+        return True
+    is_final = stored["closed_at"] is not None and gap.last_missing_id <= stored["last_missing_id"]
+    return not is_final and _gap(stored) != gap
+
+
+def _near(times: Iterable[datetime]) -> BooleanExpression:
+    """Return the condition for gaps within an hour of these times."""
+    spans: list[tuple[datetime, datetime]] = []
+    for time in sorted(times):
+        if spans and (time - spans[-1][1] <= HOUR or len(spans) == MAX_SPANS):
+            spans[-1] = spans[-1][0], time
+        else:
+            spans.append((time, time))
+    return any_of(
+        *(
+            all_of(at_least("missing_after", first - HOUR), at_most("missing_after", last + HOUR))
+            for first, last in spans
+        )
+    )
 
 
 def read_gaps(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> list[TradeGap]:
@@ -159,7 +198,13 @@ def read_missing(
     """
     import pyarrow.compute as pc
 
-    rows = _rows(settings, start, end)
+    # The lowest offset of all partitions, so that the files of gaps that are in Bronze are not read.
+    partitions = max(bronze_offsets, default=-1) + 1
+    lowest = min((bronze_offsets.get(number, 0) for number in range(partitions)), default=0)
+    may_be_missing = any_of(
+        is_null("closed_at"), above("kafka_offset", lowest), at_least("kafka_partition", partitions)
+    )
+    rows = _rows(settings, start, end, may_be_missing)
     missing = pc.is_null(rows["closed_at"])
     for partition in pc.unique(rows["kafka_partition"]).drop_null().to_pylist():
         of_partition = pc.equal(rows["kafka_partition"], partition)
@@ -168,9 +213,10 @@ def read_missing(
     return [_gap(row) for row in rows.filter(missing).to_pylist()]
 
 
-def _rows(settings: Settings, start: datetime | None, end: datetime | None) -> pa.Table:
-    bounds = [] if start is None or end is None else [at_least("missing_before", start), at_most("missing_after", end)]
-    return load_table(settings, settings.tables.gaps).scan(row_filter=all_of(*bounds)).to_arrow()
+def _rows(settings: Settings, start: datetime | None, end: datetime | None, *conditions: BooleanExpression) -> pa.Table:
+    bounds = [] if start is None else [at_least("missing_before", start)]
+    bounds += [] if end is None else [at_most("missing_after", end)]
+    return load_table(settings, settings.tables.gaps).scan(row_filter=all_of(*bounds, *conditions)).to_arrow()
 
 
 def _record(gap: TradeGap) -> dict[str, Any]:
@@ -239,7 +285,3 @@ def _time(epoch_us: int) -> datetime:
 
 def _epoch_us(time: datetime) -> int:
     return (time - _EPOCH) // _MICROSECOND
-
-
-def _month(time: datetime) -> datetime:
-    return datetime(time.year, time.month, 1, tzinfo=UTC)

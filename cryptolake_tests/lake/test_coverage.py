@@ -9,7 +9,6 @@ import pyarrow as pa
 
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import (
-    CLOSED_ROWS,
     CoverageExtent,
     CoverageGap,
     IcebergCoverageSink,
@@ -23,6 +22,7 @@ from cryptolake_assets.lake.coverage import (
     streamed_symbols,
 )
 from cryptolake_assets.lake.maintenance.layout import manifests
+from cryptolake_assets.lake.touched_files import CLOSED_ROWS
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
