@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from cryptolake_assets.binance.stream_type import Capabilities
 
 FULL_SEARCH_S = 3_600.0  # interval of searches of all of Silver for complete bars, not only newly covered time
+RECENT = timedelta(days=2)  # coverage of this time of the exchange's clock is compared at each check
+RECENT_ON_OUR_CLOCK = timedelta(minutes=10)  # of our clock too: in a fast replay Bronze may be days behind
 
 
 def mark_touched_hours(
@@ -48,7 +50,7 @@ def mark_touched_hours(
     has_coverage = coverage_version != state.coverage or bool(_hours_to_recheck(state))
     if not files and not has_coverage:
         return {}
-    known = load_run_inputs(settings) if has_coverage else load_run_inputs(settings, NEVER, NEVER)
+    known = load_run_inputs(settings, NEVER, NEVER)
     outside = _mark_hours_of_files(state, files, known.rules, quarantine=capabilities.quarantine)
     if has_coverage:
         _mark_completed_hours(settings, state, known, coverage_version)
@@ -101,9 +103,11 @@ def _hours_to_recheck(state: FollowerState) -> set[datetime]:
 def _mark_completed_hours(settings: Settings, state: FollowerState, known: RunInputs, coverage_version: str) -> None:
     """Mark as pending the hours with bars that coverage has made complete since the last check."""
     rules = known.rules
-    hours = _completed(settings, known, state.coverage, coverage_version)
-    for hour in _hours_to_recheck(state):
-        hours |= hours_to_complete(settings, known, epoch_ms(hour), epoch_ms(hour + HOUR))
+    hours = _completed(settings, known.exchange_time_ms, state.coverage, coverage_version)
+    if recheck := _hours_to_recheck(state):
+        first, last = min(recheck), max(recheck) + HOUR
+        found = load_run_inputs(settings, first, last)
+        hours |= hours_to_complete(settings, found, epoch_ms(first), epoch_ms(last)) & recheck
     hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
     # A pending hour's run may have started before this coverage was written: check the hour again afterwards.
     waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
@@ -121,7 +125,7 @@ def _mark_archive_hours(settings: Settings, state: FollowerState, rules: RuleCon
     A re-issued file may lack trades of an earlier one, which no new file shows.
     """
     loaded = archive_rows_since(settings, datetime.fromisoformat(state.archive) if state.archive else None)
-    for day in sorted({day_of(datetime.fromtimestamp(row.connected_from_ms / 1000, UTC)) for row, _ in loaded}):
+    for day in sorted({day_of(_moment(row.connected_from_ms)) for row, _ in loaded}):
         for hour in (day + number * HOUR for number in range(24)):
             if rules.earliest <= hour <= rules.latest:
                 state.touch(hour, FULL_HOUR)
@@ -143,20 +147,39 @@ class _CheckedCoverage:
 _checked_coverage: dict[tuple[Path, Family], _CheckedCoverage] = {}
 
 
-def _completed(settings: Settings, known: RunInputs, before: str, coverage_version: str) -> set[datetime]:
+def _completed(settings: Settings, exchange_time_ms: int | None, before: str, coverage_version: str) -> set[datetime]:
     """Return hours with bars that may be complete: in newly covered time, or in all of Silver at intervals.
 
-    `before` is the version of the coverage checked last.
+    `before` is the version of the coverage checked last. Time that was covered later than `RECENT` is found at the next
+    search of all of Silver, so a check does not read the history.
     """
     key = settings.home, settings.venue.family
     checked = _checked_coverage.get(key)
+    start = _start_of_recent(settings, exchange_time_ms)
+    recent = load_run_inputs(settings, start)
     if (
         checked is None
         or checked.coverage_version != before
         or time.monotonic() - checked.searched_at_s > FULL_SEARCH_S
     ):
-        _checked_coverage[key] = _CheckedCoverage(coverage_version, known.completeness, time.monotonic())
-        return hours_to_complete(settings, known)
-    _checked_coverage[key] = replace(checked, coverage_version=coverage_version, completeness=known.completeness)
-    gained = known.completeness.gained(checked.completeness)
-    return hours_to_complete(settings, known, *gained) if gained else set()
+        _checked_coverage[key] = _CheckedCoverage(coverage_version, recent.completeness, time.monotonic())
+        return hours_to_complete(settings, load_run_inputs(settings))
+    _checked_coverage[key] = replace(checked, coverage_version=coverage_version, completeness=recent.completeness)
+    gained = recent.completeness.gained(checked.completeness)
+    if not gained:
+        return set()
+    is_recent = start is None or gained[0] >= epoch_ms(start)
+    known = recent if is_recent else load_run_inputs(settings, *map(_moment, gained))
+    return hours_to_complete(settings, known, *gained)
+
+
+def _start_of_recent(settings: Settings, exchange_time_ms: int | None) -> datetime | None:
+    """Return the start of the time whose coverage each check compares; None for all time."""
+    margin_s = max(RECENT.total_seconds(), RECENT_ON_OUR_CLOCK.total_seconds() * settings.clock_factor)
+    if exchange_time_ms is None or exchange_time_ms / 1000 < margin_s:
+        return None
+    return _moment(exchange_time_ms) - timedelta(seconds=margin_s)
+
+
+def _moment(epoch_ms: int) -> datetime:
+    return datetime.fromtimestamp(epoch_ms / 1000, UTC)

@@ -22,7 +22,7 @@ NEVER = datetime(1970, 1, 1, tzinfo=UTC)  # an empty window, for callers that ne
 
 
 def load_run_inputs(settings: Settings, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
-    """Return the family's inputs known now for trades and minutes of [start, end), or of all time.
+    """Return the family's inputs known now for trades and minutes of [start, end); None means no bound.
 
     If the exchange does not respond, its clock is the end of the coverage.
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.lake.filters import between, silver_day
+from cryptolake_assets.lake.filters import all_of, at_least, below, between, equal, silver_day
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.trade_tables import TRADE_COLUMNS
 from cryptolake_assets.model.windows import DAY, HOUR, day_of, hour_of
@@ -112,14 +112,14 @@ def quarantined_out_of_range(
 ) -> tuple[tuple[str, str, str, int], ...]:
     """Return the trades (exchange, symbol, stream, trade_id) of start <= event_time < end quarantined as out of range.
 
-    Without bounds, return those of all time.
+    None means no bound.
     """
-    row_filter = "rule = 'event_time_out_of_range'"
-    if start is not None and end is not None:
-        row_filter += f" and {between('event_time', start, end)}"
+    conditions = [equal("rule", "event_time_out_of_range")]
+    conditions += [] if start is None else [at_least("event_time", start)]
+    conditions += [] if end is None else [below("event_time", end)]
     table = load_table(settings, settings.tables.quarantine)
     fields = ("exchange", "symbol", "stream", "trade_id")
-    rows = table.scan(row_filter=row_filter, selected_fields=fields).to_arrow()
+    rows = table.scan(row_filter=all_of(*conditions), selected_fields=fields).to_arrow()
     return tuple((row["exchange"], row["symbol"], row["stream"], row["trade_id"]) for row in rows.to_pylist())
 
 
