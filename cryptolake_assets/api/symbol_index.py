@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from cryptolake_assets.lake.maintenance.layout import live_entries, manifests
+
 if TYPE_CHECKING:
+    from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
 
 THREADS = 2
+CHANGED_FILES = 8  # files of changed manifests that each refresh may unite again
 
 Topic = tuple[str, str]  # exchange and symbol
 
@@ -30,10 +34,16 @@ Spans = Mapping[Topic, Span]
 
 
 class SymbolIndex:
-    """Spans by exchange and symbol, cached per data file. Thread-safe."""
+    """Spans by exchange and symbol, cached per data file. Thread-safe.
+
+    A refresh costs what changed: the manifests that two snapshots share, and the union of their files, are kept.
+    """
 
     def __init__(self) -> None:
         self._by_file: dict[str, Spans] = {}
+        self._files: dict[str, Sequence[str]] = {}  # by manifest
+        self._kept: frozenset[str] = frozenset()  # manifests whose spans are united in `_kept_spans`
+        self._kept_spans: Spans = {}
         self._snapshot: int | None = None
         self._spans: Spans = {}
         self._lock = threading.Lock()
@@ -60,11 +70,32 @@ class SymbolIndex:
             if snapshot_id is None:
                 return {}
             if snapshot_id != self._snapshot:
-                paths = [task.file.file_path for task in table.scan().plan_files()]
-                self._by_file = _read_all(table, paths, self._by_file)
-                self._spans = _joined(self._by_file.values())
+                self._refresh(table)
                 self._snapshot = snapshot_id
             return self._spans
+
+    def _refresh(self, table: Table) -> None:
+        before = self._files
+        self._files = {
+            manifest.manifest_path: before.get(manifest.manifest_path) or _paths(table, manifest)
+            for manifest in manifests(table)
+        }
+        paths = [path for found in self._files.values() for path in found]
+        self._by_file = _read_all(table, paths, self._by_file)
+        changed = self._files.keys() - self._kept
+        if not self._kept <= self._files.keys() or sum(len(self._files[name]) for name in changed) > CHANGED_FILES:
+            self._kept = frozenset(self._files.keys() & before.keys())
+            self._kept_spans = _joined(self._of(self._kept))
+            changed = self._files.keys() - self._kept
+        self._spans = _joined([self._kept_spans, *self._of(changed)])
+
+    def _of(self, names: Iterable[str]) -> list[Spans]:
+        """Return the spans of the manifests' files."""
+        return [self._by_file[path] for name in names for path in self._files[name]]
+
+
+def _paths(table: Table, manifest: ManifestFile) -> list[str]:
+    return [entry.data_file.file_path for entry in live_entries(table, manifest)]
 
 
 def _read_all(table: Table, paths: Sequence[str], known: Mapping[str, Spans]) -> dict[str, Spans]:
@@ -94,9 +125,9 @@ def _read(table: Table, path: str) -> Spans:
     }
 
 
-def _joined(parts: object) -> Spans:
+def _joined(parts: Iterable[Spans]) -> Spans:
     spans: dict[Topic, Span] = {}
-    for part in parts:  # type: ignore[attr-defined]
+    for part in parts:
         for topic, span in part.items():
             known = spans.get(topic, Span(span.first, span.last, 0))
             spans[topic] = Span(min(known.first, span.first), max(known.last, span.last), known.bars + span.bars)
