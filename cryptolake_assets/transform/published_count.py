@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.lake.bronze_files import files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def check_published(settings: Settings, hour: datetime, rules: RuleContext | None = None) -> CheckOutcome:
-    """Check each bar's count of single trades against Bronze's distinct, valid MARKET trades of its minute.
+    """Check each bar's count of single trades against Bronze's distinct, valid MARKET trades of its minute and stream.
 
     No bar may be missing or extra. Reads Bronze at the snapshot of the hour's last publication, so that later trades do
     not count as differences. `rules` defaults to the current ones.
@@ -50,21 +51,22 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
                 AND trade_type = '{MARKET}' AND {sound(rules)}
               GROUP BY exchange, symbol, stream, window_start, trade_id
             ), by_stream AS (
-              SELECT exchange, symbol, window_start, CAST(sum(ids.last - ids.first + 1) AS BIGINT) AS trades
+              SELECT exchange, symbol, stream, window_start, CAST(sum(ids.last - ids.first + 1) AS BIGINT) AS trades
               FROM found GROUP BY exchange, symbol, stream, window_start
             ), by_minute AS (
-              SELECT exchange, symbol, window_start, list(trades) AS trades FROM by_stream
-              GROUP BY exchange, symbol, window_start
+              SELECT exchange, symbol, window_start, list({{'stream': stream, 'trades': trades}}) AS counts
+              FROM by_stream GROUP BY exchange, symbol, window_start
             )
-            SELECT exchange, symbol, window_start, bars.trades AS in_silver, by_minute.trades AS in_bronze
+            SELECT exchange, symbol, window_start, stream, bars.trades AS in_silver, counts
             FROM bars FULL JOIN by_minute USING (exchange, symbol, window_start)"""
         ).to_arrow_table()
-    differing = [row for row in counted.to_pylist() if row["in_silver"] not in (row["in_bronze"] or ())]
-    total = sum(row["in_silver"] or 0 for row in counted.to_pylist())
+    rows = [{**row, "in_bronze": _of_stream(row["counts"] or (), row["stream"])} for row in counted.to_pylist()]
+    differing = [row for row in rows if row["in_silver"] not in row["in_bronze"]]
+    total = sum(row["in_silver"] or 0 for row in rows)
     return CheckOutcome(
         PUBLISHED_COUNT,
         not differing,
-        f"{counted.num_rows - len(differing)} of {counted.num_rows} minutes agree with Bronze, {total} trades",
+        f"{len(rows) - len(differing)} of {len(rows)} minutes agree with Bronze, {total} trades",
         len(differing),
         [
             {
@@ -77,6 +79,11 @@ def check_published(settings: Settings, hour: datetime, rules: RuleContext | Non
             for row in differing[:SAMPLE_ROWS]
         ],
     )
+
+
+def _of_stream(counts: Sequence[dict[str, Any]], stream: str | None) -> list[int]:
+    """Return the count of the bar's stream; those of all streams if the bar names none."""
+    return [count["trades"] for count in counts if stream in (None, count["stream"])]
 
 
 def _snapshot_read(settings: Settings, bronze: Table, hour: datetime) -> int | None:
