@@ -17,7 +17,6 @@ from cryptolake_assets.bronze.offsets import bronze_lag
 from cryptolake_assets.ingest.klines import fetch_hour, judge_hour
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import read_coverage
-from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.settings import Settings, get_settings
@@ -40,7 +39,7 @@ class Ingested:
     frames: list[Any]
 
     def bronze(self) -> list[Trade]:
-        return list(load_table(self.settings, FUTURES.trades).scan().to_arrow().to_pylist())
+        return list(load_table(self.settings, self.settings.tables.trades).scan().to_arrow().to_pylist())
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +54,7 @@ def ingested(
         home, market=market, replay_dir=directory, replay_speed=0, spark_memory_mb=1024, bronze_trigger_s=1
     )
     with start_platform(settings, PARTS):
-        table = load_table(settings, FUTURES.trades)
+        table = load_table(settings, settings.tables.trades)
         wait_for(lambda: table.refresh().scan().count() >= len(frames), timeout_s=120)
         last_ms = max(_time_ms(frame) for frame in frames)
         wait_for(lambda: max((row.connected_to_ms for row in read_coverage(settings)), default=0) >= last_ms)

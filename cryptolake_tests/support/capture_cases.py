@@ -59,7 +59,7 @@ class Replayed:
     def dead_letters(self) -> dict[tuple[str, int], str]:
         """Return the reason code of each rejected trade, by symbol and id."""
         found = {}
-        for row in self.rows("SELECT raw, reason FROM cryptolake.bronze.futures_trades_rejected"):
+        for row in self.rows(f"SELECT raw, reason FROM {self.settings.tables.rejected.full_name}"):
             trade = json.loads(row["raw"])["data"]
             found[trade["s"], trade["t"]] = row["reason"].partition(":")[0]
         return found
@@ -109,5 +109,5 @@ def _is_settled(settings: Settings) -> bool:
 
 
 def _rejected_rows(settings: Settings) -> int:
-    rows = run_sql(settings, "SELECT count(*) AS n FROM cryptolake.bronze.futures_trades_rejected").to_pylist()
+    rows = run_sql(settings, f"SELECT count(*) AS n FROM {settings.tables.rejected.full_name}").to_pylist()
     return int(rows[0]["n"])
