@@ -71,9 +71,10 @@ def fill(home: str, topic: str, rows: int, spot: bool = False) -> int:
 def _empty(settings: Settings) -> None:
     """Empty the tables of trades and rejected records, and their checkpoints."""
     from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
-    from cryptolake_assets.bronze.offsets import checkpoint, query_of, rejected_query_of
+    from cryptolake_assets.bronze.offsets import query_of, rejected_query_of
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.catalog import get_catalog
+    from cryptolake_assets.lake.stream_checkpoints import checkpoint
     from cryptolake_assets.model.family_tables import FAMILY_TABLES
 
     catalog = get_catalog(settings)

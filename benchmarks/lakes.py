@@ -70,9 +70,10 @@ def give_ports(home: Path) -> None:
 def create(home: Path, first_day_ms: int, days: int) -> Settings:
     """Create an empty lake with all tables; by coverage and checkpoint its days were received completely."""
     from cryptolake_assets.binance.stream_types import TRADES
-    from cryptolake_assets.bronze.offsets import checkpoint, query_of
+    from cryptolake_assets.bronze.offsets import query_of
     from cryptolake_assets.lake.bootstrap import bootstrap
     from cryptolake_assets.lake.coverage import IcebergCoverageSink
+    from cryptolake_assets.lake.stream_checkpoints import checkpoint
     from cryptolake_assets.model.coverage_rows import CoverageRow
 
     give_ports(home)

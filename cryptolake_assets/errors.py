@@ -114,10 +114,6 @@ class TableNotFoundError(CryptolakeError):
     """A table is missing from the catalog."""
 
 
-class LakeMarketError(CryptolakeError):
-    """The lake holds another market family than the configured one."""
-
-
 class LakeSchemaError(CryptolakeError):
     """A later release has migrated the lake's schema."""
 

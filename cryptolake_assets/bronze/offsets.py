@@ -1,8 +1,4 @@
-"""Read the Bronze stream's committed Kafka offsets from its checkpoint, and compute its lag.
-
-Spark writes `offsets/N` (the end offsets of micro-batch N) before a batch and `commits/N` after its table commit, so
-the newest batch with both is in the table. Source: Spark's Structured Streaming checkpoint layout, version 1.
-"""
+"""Read the Bronze stream's committed Kafka offsets from its checkpoints, and compute its lag."""
 
 from __future__ import annotations
 
@@ -10,17 +6,14 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import STREAM_TYPES, TRADES_OF_FAMILY
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.errors import CryptolakeError
-from cryptolake_assets.lake.files import open_filesystem, read_text
+from cryptolake_assets.lake.stream_checkpoints import checkpoint, query_id, read_offsets
 from cryptolake_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
 
 
 def query_of(stream_type: StreamType) -> str:
@@ -33,11 +26,6 @@ def rejected_query_of(stream_type: StreamType) -> str:
     return f"{query_of(stream_type)}_rejected"
 
 
-def checkpoint(settings: Settings, query: str) -> str:
-    """Return the checkpoint location of one query of the Bronze stream."""
-    return f"{settings.checkpoint_location}/{query}"
-
-
 def _trades_of(settings: Settings) -> StreamType:
     return TRADES_OF_FAMILY[settings.venue.family]
 
@@ -48,14 +36,8 @@ def committed_offsets(settings: Settings, stream_type: StreamType | None = None)
     The default stream is the trades of the settings' family. Empty before the first batch.
     """
     stream_type = stream_type or _trades_of(settings)
-    filesystem, path = open_filesystem(settings, checkpoint(settings, query_of(stream_type)))
-    batch = max(_batches(filesystem, f"{path}/commits") & _batches(filesystem, f"{path}/offsets"), default=None)
-    if batch is None:
-        return {}
-    with filesystem.open_input_file(f"{path}/offsets/{batch}") as file:
-        lines = file.read().decode().splitlines()
-    by_topic = json.loads(lines[2])
-    return {int(number): offset for number, offset in by_topic.get(stream_type.topic(settings), {}).items()}
+    offsets = read_offsets(settings, checkpoint(settings, query_of(stream_type)))
+    return offsets.get(stream_type.topic(settings), {})
 
 
 def query_ids(settings: Settings) -> frozenset[str]:
@@ -63,19 +45,12 @@ def query_ids(settings: Settings) -> frozenset[str]:
 
     Empty before the first start.
     """
-    texts = (
-        read_text(settings, f"{checkpoint(settings, query)}/metadata")
+    ids = (
+        query_id(settings, checkpoint(settings, query))
         for stream_type in STREAM_TYPES
         for query in (query_of(stream_type), rejected_query_of(stream_type))
     )
-    return frozenset(str(json.loads(text)["id"]) for text in texts if text is not None)
-
-
-def _batches(filesystem: FileSystem, directory: str) -> set[int]:
-    from pyarrow.fs import FileSelector
-
-    infos = filesystem.get_file_info(FileSelector(directory, allow_not_found=True))
-    return {int(info.base_name) for info in infos if info.base_name.isdigit()}
+    return frozenset(found for found in ids if found is not None)
 
 
 def report_path(settings: Settings) -> Path:

@@ -15,7 +15,6 @@ import sys
 import threading
 import time
 import uuid
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ import structlog
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.bronze.extra_queries import ExtraQueries
 from cryptolake_assets.bronze.offsets import (
-    checkpoint,
     committed_offsets,
     lag,
     query_of,
@@ -46,13 +44,14 @@ from cryptolake_assets.kafka.kafka_records import (
 from cryptolake_assets.kafka.topics import error_of_spark
 from cryptolake_assets.lake.spark_session import connect, spark_unreachable
 from cryptolake_assets.lake.stores import hadoop_location
+from cryptolake_assets.lake.stream_checkpoints import checkpoint, checkpoint_lock
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -162,26 +161,6 @@ def query_starters(
             (rejected_query_of(stream_type), rejected, FAMILY_TABLES[stream_type.family].rejected),
         )
     }
-
-
-@contextmanager
-def checkpoint_lock(settings: Settings) -> Iterator[None]:
-    """Hold the lock of the one process that runs the queries.
-
-    Raises `CheckpointInUseError` at once if another process holds it.
-    """
-    from filelock import FileLock, Timeout
-
-    settings.run_dir.mkdir(parents=True, exist_ok=True)
-    path = settings.run_dir / "bronze.lock"
-    try:
-        with FileLock(path, timeout=0):
-            yield
-    except Timeout:
-        raise CheckpointInUseError(
-            f"bronze: another process runs the Bronze stream and holds its checkpoint ({path}). "
-            "Stop it with `cryptolake down`, or let it continue."
-        ) from None
 
 
 def is_running(settings: Settings) -> bool:

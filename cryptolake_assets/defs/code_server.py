@@ -32,7 +32,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
 
 
 def prepare_instance(settings: Settings, location: CodeLocation) -> None:
-    """Create the instance's databases and the pools, and cancel the location's orphaned runs.
+    """Create the instance's databases and the pools, move a Spot home's history, cancel the location's orphaned runs.
 
     A lock serializes the code servers: two processes that create the databases at once corrupt them.
     """
@@ -41,6 +41,7 @@ def prepare_instance(settings: Settings, location: CodeLocation) -> None:
 
     from cryptolake_assets.defs.instance.orphaned_runs import cancel_orphaned_runs
     from cryptolake_assets.defs.instance.pools import ensure_pools
+    from cryptolake_assets.defs.instance.spot_history import move_spot_history
 
     settings.run_dir.mkdir(parents=True, exist_ok=True)
     with (
@@ -48,6 +49,7 @@ def prepare_instance(settings: Settings, location: CodeLocation) -> None:
         dg.DagsterInstance.from_config(str(settings.dagster_home)) as instance,
     ):
         ensure_pools(instance)
+        move_spot_history(settings, instance)
         cancel_orphaned_runs(settings, instance, location.name)
 
 

@@ -71,7 +71,7 @@ async def ensure_topics_async(settings: Settings) -> dict[str, bool]:
     from aiokafka.errors import for_code
 
     required = await _required_topics(settings)
-    async with _broker_request(settings, "create topics"), _admin(settings) as admin:
+    async with broker_request(settings, "create topics"), open_admin(settings) as admin:
         # Describe first: a user without the permission to create topics can still use existing ones.
         layouts = _layouts(await admin.describe_topics(), required)
         missing = [topic for topic in required if topic not in layouts]
@@ -103,7 +103,7 @@ async def topic_differences_async(settings: Settings) -> list[str]:
     One line per difference. Missing topics are ignored.
     """
     required = await _required_topics(settings)
-    async with _broker_request(settings, "describe topics"), _admin(settings) as admin:
+    async with broker_request(settings, "describe topics"), open_admin(settings) as admin:
         return _differences(settings, _layouts(await admin.describe_topics(), required))
 
 
@@ -176,7 +176,7 @@ def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
 
 async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
     """Return, per partition, the offset of the next record."""
-    async with _broker_request(settings, f"read the end offsets of {topic}"), _consumer(settings) as consumer:
+    async with broker_request(settings, f"read the end offsets of {topic}"), open_consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
@@ -186,7 +186,7 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
 
     Reads only the records present at the call; joins no consumer group and commits no offsets.
     """
-    async with _broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+    async with broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), open_consumer(settings) as consumer:
         partitions = await _partitions(settings, topic)
         begin = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
@@ -199,7 +199,7 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
 
 async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
     """Return the records still present in [first, end) of each given partition, by partition and offset."""
-    async with _broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), _consumer(settings) as consumer:
+    async with broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), open_consumer(settings) as consumer:
         partitions = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
         begin = await consumer.beginning_offsets(partitions)
         start = {tp: max(begin[tp], spans[tp.partition][0]) for tp in partitions}
@@ -246,19 +246,22 @@ def dead_letter(frame: RejectedFrame, *, stream: str, received_at_us: int) -> tu
 
 
 @contextlib.asynccontextmanager
-async def _broker_request(settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S) -> AsyncIterator[None]:
-    """Limit the block's duration; raise errors of Kafka's client as a `BrokerError`."""
+async def broker_request(
+    settings: Settings, purpose: str, limit_s: float = REQUEST_TIMEOUT_S
+) -> AsyncIterator[asyncio.Timeout]:
+    """Limit the block's duration; raise errors of Kafka's client as a `BrokerError`. Yield the limit."""
     from aiokafka.errors import KafkaError
 
     try:
-        async with asyncio.timeout(limit_s):
-            yield
+        async with asyncio.timeout(limit_s) as limit:
+            yield limit
     except (KafkaError, OSError) as error:  # TimeoutError is an OSError
         raise await broker_error(settings, purpose, error) from error
 
 
 @contextlib.asynccontextmanager
-async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
+    """Start a consumer without a group; stop it after the block."""
     from aiokafka import AIOKafkaConsumer
 
     consumer = AIOKafkaConsumer(
@@ -275,7 +278,8 @@ async def _consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
 
 
 @contextlib.asynccontextmanager
-async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+async def open_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
+    """Start an admin client; close it after the block."""
     from aiokafka.admin import AIOKafkaAdminClient
 
     admin = AIOKafkaAdminClient(**aiokafka_options(settings), request_timeout_ms=int(REQUEST_TIMEOUT_S * 1000))
@@ -289,7 +293,7 @@ async def _admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
 async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition]:
     from aiokafka import TopicPartition
 
-    async with _admin(settings) as admin:
+    async with open_admin(settings) as admin:
         # All topics: a request by name would create the topic on brokers with automatic creation.
         found = [described for described in await admin.describe_topics() if described["topic"] == topic]
     if not found:
@@ -316,7 +320,7 @@ def _loop_is_running() -> bool:
     return True
 
 
-def _blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
+def blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
     """Return a blocking version of `work`, callable with or without a running event loop."""
 
     def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
@@ -325,7 +329,7 @@ def _blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
     return call
 
 
-ensure_topics = _blocking(ensure_topics_async)
-topic_differences = _blocking(topic_differences_async)
-end_offsets = _blocking(end_offsets_async)
-peek = _blocking(peek_async)
+ensure_topics = blocking(ensure_topics_async)
+topic_differences = blocking(topic_differences_async)
+end_offsets = blocking(end_offsets_async)
+peek = blocking(peek_async)

@@ -168,17 +168,27 @@ def data_files(table: Table, rows: pa.Table) -> Iterable[DataFile]:
 
 
 def swap_files(
-    table: Table, removed: Iterable[DataFile], added: Iterable[DataFile], properties: Mapping[str, str] | None = None
+    table: Table,
+    removed: Iterable[DataFile],
+    added: Iterable[DataFile],
+    properties: Mapping[str, str] | None = None,
+    table_properties: Mapping[str, str] | None = None,
 ) -> None:
-    """Replace the files `removed` by the files `added` in one overwrite snapshot.
+    """Replace the files `removed` by the files `added` in one overwrite snapshot with these properties.
 
-    Raises PyIceberg's `CommitFailedException` or `ValidationException` after a conflicting commit of another writer.
+    The commit also sets the table properties. Without files it makes no snapshot. Raises PyIceberg's
+    `CommitFailedException` or `ValidationException` after a conflicting commit of another writer.
     """
-    with table.transaction() as transaction, _overwrite(transaction, dict(properties or {})) as snapshot:
-        for file in removed:
-            snapshot.delete_data_file(file)
-        for file in added:
-            snapshot.append_data_file(file)
+    removed, added = list(removed), list(added)
+    with table.transaction() as transaction:
+        if table_properties:
+            transaction.set_properties(dict(table_properties))
+        if removed or added:
+            with _overwrite(transaction, dict(properties or {})) as snapshot:
+                for file in removed:
+                    snapshot.delete_data_file(file)
+                for file in added:
+                    snapshot.append_data_file(file)
 
 
 def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:

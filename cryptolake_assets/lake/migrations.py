@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from itertools import pairwise
+from typing import Final
 
 import structlog
 
 from cryptolake_assets.errors import CryptolakeError, LakeSchemaError
-from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.coverage import fold_all
+from cryptolake_assets.lake.exchange_column import fill_exchange, tables_with_symbol_keys
 from cryptolake_assets.lake.retries import commit_attempts
+from cryptolake_assets.lake.spot_home import SPOT, is_moved, move_stream
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Settings
-
-if TYPE_CHECKING:
-    from pyiceberg.table import Table
 
 log = structlog.get_logger(__name__)
 
@@ -48,6 +49,16 @@ def _add_all_columns(settings: Settings) -> None:
         add_columns(settings, spec)
 
 
+def _key_by_exchange(settings: Settings) -> None:
+    """Add the columns `exchange` and `stream`; fill `exchange` in all rows. Old bars have no `stream`."""
+    family = Family.SPOT if is_moved(settings) else Family.FUTURES
+    for spec in TABLES:
+        add_columns(settings, spec)
+    for spec, family_of_rows in tables_with_symbol_keys(settings, family):
+        add_columns(settings, spec)
+        fill_exchange(settings, spec, family_of_rows)
+
+
 def _widen_all_decimals(settings: Settings) -> None:
     for spec in TABLES:
         widen_decimals(settings, spec)
@@ -59,6 +70,8 @@ MIGRATIONS: Final = (
     Migration(3, "the evidence of a bar", _add_all_columns),
     Migration(4, "the dead letter of a gap", _add_all_columns),
     Migration(5, "coverage as a union of intervals", fold_all),
+    Migration(6, "keys that start with the exchange", _key_by_exchange),
+    Migration(7, "the stream of a Spot home", move_stream),
 )
 
 
@@ -81,7 +94,7 @@ def lake_schema(settings: Settings) -> LakeSchema | None:
     if is_local and not settings.catalog_db.exists():
         return None
     try:
-        number = _applied(load_table(settings, FUTURES.trades))
+        number = _applied(settings)
     except (CryptolakeError, OSError) as error:
         log.warning("schema_unknown", error=str(error))
         return None
@@ -90,7 +103,7 @@ def lake_schema(settings: Settings) -> LakeSchema | None:
 
 def require_known_schema(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) -> None:
     """Raise `LakeSchemaError` if a later release has migrated the lake."""
-    number, latest = _applied(load_table(settings, FUTURES.trades)), migrations[-1].number
+    number, latest = _applied(settings), migrations[-1].number
     if number > latest:
         raise LakeSchemaError(
             f"lake: schema {number} is newer than {latest}, the latest schema of this release. Install the release "
@@ -104,7 +117,7 @@ def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) ->
     If a migration raises an error, the error propagates and the migration stays pending.
     """
     applied = []
-    for migration in _after(_applied(load_table(settings, FUTURES.trades)), migrations):
+    for migration in _after(_applied(settings), migrations):
         migration.apply(settings)
         _record(settings, migration.number)
         log.info("migration_applied", number=migration.number, name=migration.name)
@@ -113,18 +126,25 @@ def migrate(settings: Settings, migrations: Sequence[Migration] = MIGRATIONS) ->
 
 
 def add_columns(settings: Settings, spec: TableSpec) -> None:
-    """Add the columns that `spec` has and the table lacks; existing rows have nulls."""
+    """Add the columns that `spec` has and the table lacks, after their predecessors; existing rows have nulls."""
     from pyiceberg.exceptions import CommitFailedException
 
     for attempt in commit_attempts(CommitFailedException):
         with attempt:
             table = load_table(settings, spec)
             existing = table.schema().column_names
-            missing = [field for field in spec.iceberg_schema().fields if field.name not in existing]
+            fields = spec.iceberg_schema().fields
+            missing = [field for field in fields if field.name not in existing]
             if missing:
                 with table.update_schema() as update:
-                    for field in missing:
+                    for before, field in pairwise((None, *fields)):
+                        if field is None or field not in missing:
+                            continue
                         update.add_column(field.name, field.field_type, field.doc)
+                        if before is None:
+                            update.move_first(field.name)
+                        else:
+                            update.move_after(field.name, before.name)
                 log.info("columns_added", table=spec.full_name, columns=[field.name for field in missing])
 
 
@@ -151,8 +171,12 @@ def widen_decimals(settings: Settings, spec: TableSpec) -> None:
                 log.info("decimals_widened", table=spec.full_name, columns=sorted(wider))
 
 
-def _applied(table: Table) -> int:
-    return int(table.properties.get(SCHEMA_PROPERTY, 0))
+def _applied(settings: Settings) -> int:
+    """Return the number of the lake; the renamed trades table of a Spot home has it until the first migration."""
+    number = load_table(settings, FUTURES.trades).properties.get(SCHEMA_PROPERTY)
+    if number is None and get_catalog(settings).table_exists(SPOT.trades.identifier):
+        number = load_table(settings, SPOT.trades).properties.get(SCHEMA_PROPERTY)
+    return int(number or 0)
 
 
 def _after(number: int, migrations: Sequence[Migration]) -> tuple[Migration, ...]:
@@ -166,6 +190,6 @@ def _record(settings: Settings, number: int) -> None:
     for attempt in commit_attempts(CommitFailedException):
         with attempt:
             table = load_table(settings, FUTURES.trades)
-            if _applied(table) < number:
+            if int(table.properties.get(SCHEMA_PROPERTY, 0)) < number:
                 with table.transaction() as transaction:
                     transaction.set_properties({SCHEMA_PROPERTY: str(number)})

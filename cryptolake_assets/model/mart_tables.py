@@ -207,3 +207,5 @@ SENTIMENT_VS_MARKET = _mart(
     ("exchange", "symbol", "trade_date"),
     ("trade_date", "year"),
 )
+
+MARTS = (*BARS_OF_TIMEFRAMES, VOLUME_PROFILE_HOURLY, DAILY_RETURNS, MARKET_OVERVIEW, SENTIMENT_VS_MARKET)

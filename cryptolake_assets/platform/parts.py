@@ -292,8 +292,11 @@ PARTS: tuple[Part, ...] = (
 )
 
 STEPS: tuple[Step, ...] = (
-    Step(TOPICS, "Kafka topics", ensure_topics, needs=(KAFKA,), required_by=(KAFKA, PRODUCER, BRONZE)),
-    Step(TABLES, "Iceberg tables", bootstrap, required_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)),
+    # The migration of a Spot home copies records, and creates the topics with the partitions of the earlier ones.
+    Step(
+        TABLES, "Iceberg tables", bootstrap, needs=(KAFKA,), required_by=(SPARK, PRODUCER, BRONZE, DAGSTER_DAEMON, API)
+    ),
+    Step(TOPICS, "Kafka topics", ensure_topics, needs=(KAFKA, TABLES), required_by=(KAFKA, PRODUCER, BRONZE)),
 )
 
 

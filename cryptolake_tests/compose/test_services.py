@@ -15,8 +15,8 @@ import yaml
 from typer.testing import CliRunner
 
 from cryptolake_assets import cli
-from cryptolake_assets.bronze.offsets import checkpoint
 from cryptolake_assets.lake.stores import catalog_properties, spark_catalog
+from cryptolake_assets.lake.stream_checkpoints import checkpoint
 from cryptolake_assets.model.table_spec import CATALOG
 from cryptolake_assets.model.tables import namespaces
 from cryptolake_assets.platform import code_servers, jars, kafka

@@ -19,12 +19,13 @@ from cryptolake_assets.bronze.offsets import (
     read_report,
     trade_progress,
 )
-from cryptolake_assets.bronze.stream import checkpoint_lock, events, is_running, rejected, run_available_now
+from cryptolake_assets.bronze.stream import events, is_running, rejected, run_available_now
 from cryptolake_assets.bronze.stream_health import ProgressHistory, StreamHealth, StreamSignals
 from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.kafka.topics import dead_letter, end_offsets, ensure_topics
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
+from cryptolake_assets.lake.stream_checkpoints import checkpoint_lock
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.markets import USD_M, Market
 from cryptolake_assets.platform import lifecycle

@@ -11,7 +11,6 @@ import pyarrow as pa
 import pytest
 
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
-from cryptolake_assets.bronze.stream import checkpoint_lock
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys, jobs
 from cryptolake_assets.defs.partitions import hour_key
@@ -20,6 +19,7 @@ from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
 from cryptolake_assets.lake.filters import silver_day
+from cryptolake_assets.lake.stream_checkpoints import checkpoint_lock
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.quality.bar_checks import DEPENDENCIES, PUBLISHED_COUNT
 from cryptolake_assets.settings import Settings

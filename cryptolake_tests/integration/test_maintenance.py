@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cryptolake_assets.binance.stream_types import TRADES
-from cryptolake_assets.bronze.offsets import checkpoint, query_ids, query_of
+from cryptolake_assets.bronze.offsets import query_ids, query_of
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence, local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import manifests as merging
@@ -25,6 +25,7 @@ from cryptolake_assets.lake.maintenance.expiry import history_of
 from cryptolake_assets.lake.maintenance.layout import live_files, manifests
 from cryptolake_assets.lake.maintenance.tasks import Report, StreamPosition, Task, maintain
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.lake.stream_checkpoints import checkpoint
 from cryptolake_assets.model.family_tables import FAMILY_TABLES, FUTURES
 from cryptolake_assets.model.markets import SPOT, Family, Market
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS

@@ -32,6 +32,8 @@ SCHEMAS = {
     3: "0fdc20a91f749de0",
     4: "b8c050ea0d01ceb0",
     5: "b8c050ea0d01ceb0",
+    6: "d9bbece7c8e067b2",
+    7: "d9bbece7c8e067b2",
 }
 """A hash of the columns and types of all tables in `model/` after each migration."""
 

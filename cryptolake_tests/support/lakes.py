@@ -5,13 +5,18 @@ from __future__ import annotations
 import shutil
 import sqlite3
 import tarfile
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from cryptolake_assets.lake.bootstrap import bootstrap
+from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.relocation import relocate
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings, load_settings
 
 HOME = "own home"
@@ -44,3 +49,22 @@ def open_old(name: str, home: Path, **options: Any) -> Settings:
     settings = load_settings(home=home, market=Market(name), **options)
     relocate(home / "warehouse", settings.catalog_db, MADE_AT, settings.warehouse_location)
     return settings
+
+
+def without_exchange(settings: Settings, spec: TableSpec) -> None:
+    """Make the table as in releases whose keys began with the symbol."""
+    with load_table(settings, spec).update_schema() as update:
+        for name in ("exchange", "stream"):
+            if name in spec.column_names:
+                update.delete_column(name)
+
+
+def append_old(
+    settings: Settings, spec: TableSpec, rows: Sequence[Mapping[str, Any]], properties: dict[str, str]
+) -> None:
+    """Append rows as one commit of such a release; missing columns are null."""
+    table = load_table(settings, spec)
+    names = table.schema().column_names
+    schema = pa.schema([spec.arrow_schema().field(name) for name in names])
+    records = [{**dict.fromkeys(names), **row} for row in rows]
+    table.append(pa.Table.from_pylist(records, schema), snapshot_properties=properties)

@@ -133,15 +133,17 @@ def s3_store(directory: Path, buckets: Sequence[str], secret_key: str) -> Iterat
 
 
 @contextmanager
-def rest_catalog(directory: Path, settings: Settings, database: Postgres, store: Store, token: str) -> Iterator[str]:
-    """Start Iceberg's REST catalog on PostgreSQL and the store; yield its address. It requires the token."""
+def rest_catalog(
+    directory: Path, settings: Settings, database: Postgres, store: Store, token: str, name: str = "catalog"
+) -> Iterator[str]:
+    """Start Iceberg's REST catalog on a database and the store; yield its address. It requires the token."""
     groups = CATALOG_JARS, jars.STORE
     jars.ensure_jars(settings, jars=tuple(jar for jar in jars.locked_jars() if jar.group in groups))
     port = free_port()
     class_path = os.pathsep.join(str(jars.jar_dir(settings, group) / "*") for group in groups)
     properties = {
         "catalog-impl": "org.apache.iceberg.jdbc.JdbcCatalog",
-        "uri": f"jdbc:postgresql://{LOOPBACK}:{database.port}/catalog",
+        "uri": f"jdbc:postgresql://{LOOPBACK}:{database.port}/{name}",
         "jdbc.user": database.user,
         "jdbc.password": database.password,
         "jdbc.schema-version": "V1",

@@ -95,7 +95,7 @@ def census(instance: dg.DagsterInstance) -> Census:
     from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
     from dagster._core.storage.runs.schema import RunsTable
 
-    runs, events = _storages(instance)
+    runs, events = storages(instance)
     tables = {
         RunsTable: runs.connect,
         SqlEventLogStorageTable: events.index_connection,
@@ -115,7 +115,7 @@ def purge(instance: dg.DagsterInstance, limits: Limits, *, max_s: float = 600.0)
     Safe while daemon and webserver run, and safe to interrupt: a run's row is deleted last. Raises `RetentionError`
     for storages other than Dagster's SQL storages.
     """
-    runs, events = _storages(instance)
+    runs, events = storages(instance)
     work = _Purge(instance, runs, events, limits, time.monotonic() + max_s)
     for step in (work.successes, work.failures, work.backfills, work.tick_logs):
         step()
@@ -222,7 +222,7 @@ class _Purge:
         def read(connection: Connection) -> set[int]:
             return {row[0] for query in queries for row in connection.execute(query) if row[0] is not None}
 
-        return _transact(self.event_storage.index_connection, read)
+        return transact(self.event_storage.index_connection, read)
 
     # Runs.
 
@@ -275,7 +275,7 @@ class _Purge:
 
         tags = RunTagsTable.c
         reexecuted = db.select(tags.value).where(tags.key.in_(_RERUN_TAGS), tags.value.in_(run_ids))
-        return _transact(self.event_storage.index_connection, of_events) | _transact(
+        return transact(self.event_storage.index_connection, of_events) | transact(
             self.run_storage.connect, lambda connection: {str(row[0]) for row in connection.execute(reexecuted)}
         )
 
@@ -342,7 +342,7 @@ class _Purge:
         after = 0
         while not self._deadline_passed():
             statement = query.where(key > after).order_by(key).limit(BATCH)
-            rows: list[Any] = _transact(connect, lambda connection, of=statement: list(connection.execute(of)))  # type: ignore[misc]
+            rows: list[Any] = transact(connect, lambda connection, of=statement: list(connection.execute(of)))  # type: ignore[misc]
             if rows:
                 after = rows[-1].id
                 yield rows
@@ -357,7 +357,7 @@ class _Purge:
         return True
 
 
-def _storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
+def storages(instance: dg.DagsterInstance) -> tuple[SqlRunStorage, SqlEventLogStorage]:
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
     from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
@@ -384,10 +384,10 @@ def _execute(connect: Connect, *statements: Executable) -> None:
         for statement in statements:
             connection.execute(statement)
 
-    _transact(connect, work)
+    transact(connect, work)
 
 
-def _transact(connect: Connect, work: Callable[[Connection], T]) -> T:
+def transact(connect: Connect, work: Callable[[Connection], T]) -> T:
     """Run `work` in one transaction and return its result."""
 
     def once() -> T:
