@@ -48,9 +48,8 @@ Address = Callable[["Settings", tuple[str, ...], str], str]
 class Capabilities:
     """Guarantees of a stream in addition to at-least-once delivery."""
 
-    # Events have consecutive ids: the producer detects gaps, repairs them by REST and keeps the gap ledger.
-    ids: bool = False
-    coverage: bool = False  # the producer records the intervals it received in full, so a minute can be complete
+    # The producer records the intervals that it received in full, so a minute can be complete; see `venue_adapter`.
+    coverage: bool = False
     quarantine: bool = False  # Silver checks each event and quarantines those that break a rule
 
 

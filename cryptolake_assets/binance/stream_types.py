@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cryptolake_assets.binance import liquidation_frames, mark_price_frames
-from cryptolake_assets.binance.stream_adapter import combined
 from cryptolake_assets.binance.stream_type import Capabilities, MinuteStream, StreamType
+from cryptolake_assets.binance.venue_adapter import ADAPTERS
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS
 from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.markets import Family
+
+if TYPE_CHECKING:
+    from cryptolake_assets.settings import Settings
+
+
+def _address(settings: Settings, symbols: tuple[str, ...], kind: str) -> str:
+    return ADAPTERS[settings.market].address(settings, symbols, kind)
 
 
 def _trades(name: str, family: Family) -> StreamType:
@@ -18,8 +27,8 @@ def _trades(name: str, family: Family) -> StreamType:
         kinds=TRADE_STREAMS,
         bronze=FAMILY_TABLES[family].trades,
         identity=("exchange", "symbol", "stream", "trade_id"),
-        address=combined(),
-        capabilities=Capabilities(ids=True, coverage=True, quarantine=True),
+        address=_address,
+        capabilities=Capabilities(coverage=True, quarantine=True),
     )
 
 

@@ -8,6 +8,7 @@ digits: no number is rounded or reformatted.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
@@ -23,6 +24,7 @@ from cryptolake_assets.model.events import (
     RejectedFrame,
     TradeEvent,
 )
+from cryptolake_assets.model.markets import Venue
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 
 _PRICE_PATTERN: Final = decimal_pattern(PRICE)
@@ -49,9 +51,23 @@ class IdWithoutTrade(Struct, frozen=True, gc=False):
     """An id without a trade, which the exchange marks with price 0, quantity 0 and trade ids -1."""
 
     symbol: str
+    stream: Literal["trade", "aggTrade"]
     trade_id: int | None  # the aggregate's id; None if it is -1 too
     event_time: int  # µs since 1970, UTC
     exchange_time_ms: int
+
+
+ParsedTrade = AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame
+
+
+def trade_parser(venue: Venue) -> Callable[[bytes, int], ParsedTrade]:
+    """Return the parser of a venue's frames, which takes a frame and its receive time in µs since 1970."""
+    exchange, unnamed_trade_type = venue.exchange, venue.unnamed_trade_type
+
+    def parse(raw: bytes, received_at_us: int) -> ParsedTrade:
+        return parse_frame(raw, received_at_us, exchange, unnamed_trade_type)
+
+    return parse
 
 
 class _Trade(Struct, tag_field="e", tag="trade", gc=False):
@@ -88,7 +104,7 @@ _decode_any = msgspec.json.Decoder().decode
 
 def parse_frame(
     raw: bytes | str, ingest_time_us: int, exchange: str, unnamed_trade_type: str = UNKNOWN_TRADE_TYPE
-) -> AcceptedFrame | IdWithoutTrade | RejectedFrame | ControlFrame:
+) -> ParsedTrade:
     """Parse a `trade` or `aggTrade` frame, a combined-stream envelope or its bare data object, into a trade event.
 
     `ingest_time_us` is the receive time, µs since 1970. Unknown fields are ignored. A missing trade type becomes
@@ -204,8 +220,9 @@ def _id_without_trade(data: dict[str, Any]) -> IdWithoutTrade | None:
         return None
     if not (_ZERO.fullmatch(data["p"]) and _ZERO.fullmatch(data["q"])):
         return None
-    trade_id = data["t" if kind == "trade" else "a"]
-    return IdWithoutTrade(data["s"], None if trade_id == -1 else trade_id, data["T"] * 1000, data["E"])
+    stream: Literal["trade", "aggTrade"] = "trade" if kind == "trade" else "aggTrade"
+    trade_id = data["t" if stream == "trade" else "a"]
+    return IdWithoutTrade(data["s"], stream, None if trade_id == -1 else trade_id, data["T"] * 1000, data["E"])
 
 
 def _structure_problem(data: dict[str, Any]) -> str | None:

@@ -48,6 +48,7 @@ class OpenBecause(StrEnum):
     NEEDS_KEY = "needs_key"  # the history of single trades needs an API key (CRYPTOLAKE_BINANCE_API_KEY)
     # The gap was larger than CRYPTOLAKE_GAP_REPAIR_MAX_IDS: only the public archive can fill this older part.
     BEYOND_LIMIT = "beyond_limit"
+    NO_HISTORY = "no_history"  # the venue has no history that can be requested by id
     NOT_AT_EXCHANGE = "not_at_exchange"  # the exchange returned only a part of the gap, or nothing
     # The exchange sent the trades, and the contract rejected them: their frames are dead letters. A producer with
     # another contract version requests them again.

@@ -15,7 +15,7 @@ class Evidence(StrEnum):
 
     # The response to a request on the connection, which follows all frames that the exchange sent before.
     BARRIER = "barrier"
-    IDS = "ids"  # consecutive trade ids
+    IDS = "ids"  # consecutive trade ids, or sequence numbers of messages
     KLINES = "klines"  # the exchange's own trade count and volume of each minute
 
 

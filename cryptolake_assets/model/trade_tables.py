@@ -98,7 +98,7 @@ def gaps_table(family: Family) -> TableSpec:
             Column(
                 "open_because",
                 "string",
-                "reason that prevents the repair: needs_key, beyond_limit, not_at_exchange or rejected",
+                "reason that prevents the repair: needs_key, no_history, beyond_limit, not_at_exchange or rejected",
             ),
             Column("rejected_reason", "string", "reason of rejection of its first rejected trade, as code: detail"),
             Column("rejected_contract_version", "int", "version of the event contract that rejected it"),

@@ -76,7 +76,7 @@ class CatchUp:
 
     async def check(self) -> None:
         """Check all symbols once; request the newest trades of those that are due."""
-        if not self._history.is_available:
+        if self._history.unavailable_because is not None:
             return
         spans = set(self._spans())
         opened = spans - self._known_spans

@@ -83,8 +83,12 @@ class ExchangeConnection:
         clock: ExchangeClock,
         options: ConnectionOptions | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
+        has_barriers: bool = True,
     ) -> None:
-        """`url` subscribes to the symbols. `turn` is awaited before each opening, so that a pool can space them."""
+        """`url` subscribes to the symbols. `turn` is awaited before each opening, so that a pool can space them.
+
+        `has_barriers`: the venue responds to barriers.
+        """
         self._url = url
         self.name = name
         self.symbols = symbols
@@ -93,6 +97,7 @@ class ExchangeConnection:
         self._options = options or ConnectionOptions()
         self._log = log.bind(connection=name)
         self._turn = turn
+        self._has_barriers = has_barriers
         self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
         # Set once the first subscription is open and the exchange's clock was requested; never cleared.
         self.opened = asyncio.Event()
@@ -134,7 +139,8 @@ class ExchangeConnection:
         """Send a barrier: a request whose response follows all frames that the exchange sent before it.
 
         The exchange's clock is read first. The request's id stays in the returned span's `requests` until the response
-        was read. Returns None while disconnected or if the request cannot be sent.
+        was read. Without barriers, the mark follows the frames received so far. Returns None while disconnected or if
+        the request cannot be sent.
 
         A request, not a ping: a pong may overtake frames that the server has queued, and the WebSocket library reports
         a pong before it returns earlier frames.
@@ -144,6 +150,9 @@ class ExchangeConnection:
         socket, span = self._live
         if span.requests:
             return span  # the previous barrier is still open
+        if not self._has_barriers:
+            self._queue.put_mark(SpanMark(span, ended=False))
+            return span
         barrier_ms = await self._exchange_time()
         request_id = random.getrandbits(48)  # random: recorded responses in a capture must not match it
         span.requests[request_id] = barrier_ms

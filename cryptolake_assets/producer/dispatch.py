@@ -14,7 +14,8 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.trade_frames import AcceptedFrame, IdWithoutTrade, parse_frame
+from cryptolake_assets.binance.trade_frames import AcceptedFrame, IdWithoutTrade
+from cryptolake_assets.binance.venue_adapter import TradeParser
 from cryptolake_assets.kafka.topics import dead_letter
 from cryptolake_assets.model.events import RejectedFrame, TradeEvent, encode_event
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
@@ -29,7 +30,6 @@ from cryptolake_assets.settings import Settings
 log = structlog.get_logger(__name__)
 
 FRAMES_AT_ONCE: Final = 500
-AGG_TRADE: Final = "aggTrade"
 MAX_ROUTES: Final = 4_096  # symbols whose key and partition are cached
 
 # Arguments: span, exchange clock (ms) of the barrier (all earlier frames were seen), whether the span has ended.
@@ -44,6 +44,8 @@ class Dispatcher:
         settings: Settings,
         stream: str,
         *,
+        parse: TradeParser,
+        has_numbers: bool,
         queue: FrameQueue,
         delivery: ReliableDelivery,
         gaps: GapTracker,
@@ -52,12 +54,14 @@ class Dispatcher:
         mark: Mark,
         accounts: FrameAccounts,
     ) -> None:
-        """`fetched` is the span of frames from the REST history.
+        """`has_numbers`: the stream's trades have consecutive ids, which `gaps` tracks.
+
+        `fetched` is the span of frames from the REST history.
 
         `mark` is called at each point in the frame order for which coverage is to be claimed.
         """
-        self._exchange = settings.venue.exchange
-        self._unnamed_trade_type = settings.venue.unnamed_trade_type
+        self._parse = parse
+        self._numbered_stream = stream if has_numbers else None
         self._trades_topic = settings.topic_trades
         self._rejected_topic = settings.topic_rejected
         self._stream = stream
@@ -110,18 +114,18 @@ class Dispatcher:
     def _take_streamed(self, frames: ReceivedFrames) -> None:
         # Attribute lookups once per batch.
         span, received_at_us, messages = frames.span, frames.received_at_us, self._messages
-        stream, topic, exchange, unnamed = self._stream, self._trades_topic, self._exchange, self._unnamed_trade_type
+        numbered_stream, topic, parse = self._numbered_stream, self._trades_topic, self._parse
         route_of, see_trade, accounts = self._route, self._gaps.see, self._accounts
         exchange_times_ms: list[int] = []
         rejecting = span.rejecting
         event: TradeEvent | None = None
         for raw in frames.raws:
-            parsed = parse_frame(raw, received_at_us, exchange, unnamed)
+            parsed = parse(raw, received_at_us)
             if type(parsed) is AcceptedFrame:
                 event = parsed.event
                 symbol = event.symbol
                 exchange_times_ms.append(parsed.exchange_time_ms)
-                if event.stream == stream:
+                if event.stream == numbered_stream:
                     if rejecting and symbol in rejecting:
                         self._take_after_rejected(event, span, parsed.exchange_time_ms)
                     else:
@@ -140,7 +144,7 @@ class Dispatcher:
                 messages.append(self._dead_letter(parsed, received_at_us))
             elif type(parsed) is IdWithoutTrade:
                 exchange_times_ms.append(parsed.exchange_time_ms)
-                if stream == AGG_TRADE and parsed.trade_id is not None:
+                if parsed.stream == numbered_stream and parsed.trade_id is not None:
                     see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:
@@ -175,7 +179,7 @@ class Dispatcher:
 
     def _take_fetched(self, frames: ReceivedFrames) -> None:
         for raw in frames.raws:
-            parsed = parse_frame(raw, frames.received_at_us, self._exchange, self._unnamed_trade_type)
+            parsed = self._parse(raw, frames.received_at_us)
             if isinstance(parsed, AcceptedFrame):
                 event = parsed.event
                 self._gaps.fill(event.symbol, event.trade_id, event.event_time)

@@ -72,8 +72,8 @@ class GapRepairer:
         ranges = self._tracker.missing()
         self._tried = {missing: self._tried[missing] for missing in ranges if missing in self._tried}
         for missing in ranges:
-            if not self._history.is_available:
-                self._tracker.explain(missing, OpenBecause.NEEDS_KEY)
+            if (because := self._history.unavailable_because) is not None:
+                self._tracker.explain(missing, because)
                 continue
             tried = self._tried.get(missing)
             if tried is not None and self._monotonic() < tried.not_before:

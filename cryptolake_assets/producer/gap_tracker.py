@@ -292,6 +292,19 @@ class GapTracker:
             return first
         return replace(first, partition=None, offset=None)
 
+    def tracked(self, symbols: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Return, per symbol, the time [from, to) of which every trade was received or is in a gap.
+
+        Times in ms since 1970, UTC.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        for symbol in symbols:
+            sequence = self._sequences.get(symbol)
+            if sequence is not None and sequence.last_id is not None:
+                # Trades in the same ms as the first one may be older.
+                found[symbol] = sequence.since_us // 1000 + 1, sequence.last_us // 1000
+        return {symbol: span for symbol, span in found.items() if span[0] < span[1]}
+
     def proven_before(self, symbols: Iterable[str], interval: tuple[int, int] | None) -> dict[str, tuple[int, int]]:
         """Return, per symbol, the time [from, to) for which its ids prove that every trade was received.
 
@@ -299,15 +312,10 @@ class GapTracker:
         included. All times in ms since 1970, UTC.
         """
         found: dict[str, tuple[int, int]] = {}
-        for symbol in symbols if interval is not None else ():
-            sequence = self._sequences.get(symbol)
-            if interval is None or sequence is None or sequence.last_id is None:
-                continue
-            from_us = max([sequence.since_us, *(item.gap.before_us for item in sequence.open)])
-            # Trades in the same ms as the first one may be older.
-            proven = from_us // 1000 + 1, sequence.last_us // 1000
-            if proven[0] < min(proven[1], interval[0] - BRIDGED_MS):
-                found[symbol] = proven
+        for symbol, (from_ms, to_ms) in self.tracked(symbols if interval is not None else ()).items():
+            start_ms = max([from_ms, *(item.gap.before_us // 1000 + 1 for item in self._sequences[symbol].open)])
+            if interval is not None and start_ms < min(to_ms, interval[0] - BRIDGED_MS):
+                found[symbol] = start_ms, to_ms
         return found
 
     def missing(self) -> list[MissingRange]:

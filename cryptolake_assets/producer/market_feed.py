@@ -19,7 +19,7 @@ from typing import Any
 
 import structlog
 
-from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
+from cryptolake_assets.binance.venue_adapter import ADAPTERS
 from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.lake.coverage_union import overlap_ms
 from cryptolake_assets.lake.gap_ledger import TradeGap
@@ -88,6 +88,7 @@ class MarketFeed:
         """`connection_ended` is called once the last claim of a connection is made."""
         settings = self._settings = source.settings
         self._source = source
+        self._adapter = ADAPTERS[settings.market]
         self._connection_options = options.connection
         self._topic = settings.topic_trades
         self._publisher = publisher
@@ -104,7 +105,7 @@ class MarketFeed:
             self._connection,
             options.pool or ConnectionPoolOptions(settings.connection_life_s),
         )
-        history = StreamHistory(source.history, self._stream)
+        history = StreamHistory(source.history, self._stream, has_history=self._adapter.has_history)
         self._repairer = GapRepairer(self._gaps, history, self._put_fetched)
         self._catch_up = CatchUp(
             self._gaps,
@@ -119,6 +120,8 @@ class MarketFeed:
         self._dispatcher = Dispatcher(
             settings,
             self._stream,
+            parse=self._adapter.parser(settings.venue),
+            has_numbers=self._adapter.has_numbers,
             queue=self._queue,
             delivery=delivery,
             gaps=self._gaps,
@@ -147,15 +150,15 @@ class MarketFeed:
         )
 
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:
-        trades = TRADES_OF_FAMILY[self._settings.venue.family]
         return ExchangeConnection(
             name=f"{self._settings.market}-{self._stream}-{next(self._connections_made)}",
-            url=trades.url(self._settings, symbols, self._stream),
+            url=self._adapter.address(self._settings, symbols, self._stream),
             symbols=symbols,
             queue=self._queue,
             clock=self._source.clock,
             options=self._connection_options,
             turn=turn,
+            has_barriers=self._adapter.barriers,
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -191,10 +194,17 @@ class MarketFeed:
         self._queue.put(ReceivedFrames(self._fetched, time.time_ns() // 1000, [raw]))
 
     def _mark(self, span: ConnectionSpan, barrier_ms: int | None, ended: bool) -> None:
-        """Claim the connection's interval so far, once everything before this point is acknowledged."""
-        interval = span.claim_to(barrier_ms)
-        claims = span.claims_of(interval) if interval is not None else {}
-        by_ids = self._gaps.proven_before(span.symbols, interval)
+        """Claim what is proven so far, once everything before this point is acknowledged.
+
+        With barriers, that is the connection's interval, and what ids prove before it. Without them, it is the time
+        whose missing numbers are all in the gap ledger.
+        """
+        if self._adapter.barriers:
+            interval = span.claim_to(barrier_ms)
+            claims = span.claims_of(interval) if interval is not None else {}
+            by_ids = self._gaps.proven_before(span.symbols, interval)
+        else:
+            claims, by_ids = {}, self._gaps.tracked(span.symbols)
         self._delivery.mark(self._topic, partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
 
     def _claim(

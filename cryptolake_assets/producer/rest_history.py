@@ -13,6 +13,7 @@ from typing import Any, Final, Protocol
 import msgspec
 
 from cryptolake_assets.binance.rest import AGG_TRADES_PAGE, HISTORICAL_TRADES_PAGE
+from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.settings import TradeStream
 
@@ -46,14 +47,18 @@ class FetchedTrade:
 class StreamHistory:
     """The REST history of one stream."""
 
-    def __init__(self, history: TradeHistory, stream: str) -> None:
+    def __init__(self, history: TradeHistory, stream: str, *, has_history: bool = True) -> None:
+        """`has_history`: the venue has a history that can be requested by id."""
         self._history = history
+        self._has_history = has_history
         self._of_aggregates = stream == TradeStream.AGG_TRADE.value
 
     @property
-    def is_available(self) -> bool:
-        """Return whether the history can be requested."""
-        return self._of_aggregates or self._history.has_key
+    def unavailable_because(self) -> OpenBecause | None:
+        """Return why the history cannot be requested; None if it can."""
+        if not self._has_history:
+            return OpenBecause.NO_HISTORY
+        return None if self._of_aggregates or self._history.has_key else OpenBecause.NEEDS_KEY
 
     @property
     def is_gapless(self) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import fields
 from cryptolake_assets.binance import stream_adapter as binance
 from cryptolake_assets.binance import stream_type
 from cryptolake_assets.binance.stream_type import MinuteStream
+from cryptolake_assets.binance.venue_adapter import Proof
 from cryptolake_assets.settings import PROJECT_ROOT
 from cryptolake_tests.support import toy
 
@@ -24,8 +25,9 @@ def test_files_of_the_how_to_exist() -> None:
 
 def test_code_of_the_how_to_equals_the_example() -> None:
     blocks = re.findall(r"```python\n(.*?)```", HOW_TO, re.DOTALL)
-    example = (PROJECT_ROOT / "cryptolake_tests" / "support" / "toy.py").read_text(encoding="utf-8")
-    assert len(blocks) == 2
+    support = PROJECT_ROOT / "cryptolake_tests" / "support"
+    example = "\n\n\n".join((support / name).read_text(encoding="utf-8") for name in ("toy.py", "toy_venue.py"))
+    assert len(blocks) == 3
     for block in blocks:
         for part in block.strip().split("\n\n\n"):
             assert part in example
@@ -36,6 +38,11 @@ def test_table_of_the_how_to_lists_the_fields_of_a_stream_type() -> None:
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
     assert {field.name for field in fields(MinuteStream)} - named == {"address", "capabilities", "parse"}
     assert named <= {field.name for field in fields(MinuteStream)}
+
+
+def test_proofs_of_the_how_to_are_those_of_the_adapter() -> None:
+    table = HOW_TO.partition("| `proof` |")[2].partition("\n\n")[0]
+    assert re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE) == [proof.value for proof in Proof]
 
 
 def test_names_and_the_test_of_the_how_to_exist() -> None:

@@ -402,11 +402,13 @@ WITHOUT_TRADE = AGG_TRADE | {"p": "0.00000000", "q": "0", "f": -1, "l": -1}
 
 
 def test_id_without_a_trade_is_not_a_trade() -> None:
-    found = IdWithoutTrade("SUSHIUSDT", 73541, 1626992741166000, 1626992741321)
+    found = IdWithoutTrade("SUSHIUSDT", "aggTrade", 73541, 1626992741166000, 1626992741321)
     assert parse(WITHOUT_TRADE) == parse(WITHOUT_TRADE, combined=False) == found
-    assert parse(WITHOUT_TRADE | {"a": -1}) == IdWithoutTrade("SUSHIUSDT", None, 1626992741166000, 1626992741321)
+    assert parse(WITHOUT_TRADE | {"a": -1}) == IdWithoutTrade(
+        "SUSHIUSDT", "aggTrade", None, 1626992741166000, 1626992741321
+    )
     single = TRADE | {"t": -1, "p": "0", "q": "0.000"}
-    assert parse(single) == IdWithoutTrade("ETHUSDT", None, 1721347022707000, 1721347022708)
+    assert parse(single) == IdWithoutTrade("ETHUSDT", "trade", None, 1721347022707000, 1721347022708)
     assert isinstance(parse(single | {"q": "1"}), RejectedFrame)
 
 
