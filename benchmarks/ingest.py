@@ -28,7 +28,7 @@ class Scale:
     bronze: BronzeScale = field(default_factory=BronzeScale)
 
 
-SMALL = Scale(20_000, 1, ProducerScale(20_000, 500, 2, 1, 1), BronzeScale(20_000, 1, 0))
+SMALL = Scale(20_000, 1, ProducerScale(20_000, 500, 2, 1, 1), BronzeScale(20_000, 1, 0, 100, 5, 1))
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
