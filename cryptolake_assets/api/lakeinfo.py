@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import formats, problems, schemas
-from cryptolake_assets.api.page_reader import BARS, Reader, TableState, UnpagedResource, epoch_ms, of_all_families
+from cryptolake_assets.api.page_reader import BARS, PinnedTable, Reader, UnpagedResource, epoch_ms, of_all_families
 from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Time
 from cryptolake_assets.api.table_routes import AnyExchange, AnySymbol, OneExchange, ReaderOf, unpaged_table
 from cryptolake_assets.errors import TableNotFoundError
@@ -100,7 +100,7 @@ async def symbols(request: Request, reader: ReaderOf, params: State, exchange: A
     return await unpaged_table(request, reader, unpaged, params)
 
 
-def _spans(reader: Reader, states: Sequence[TableState], exchange: str | None) -> tuple[pa.Table, dict[str, Any]]:
+def _spans(reader: Reader, states: Sequence[PinnedTable], exchange: str | None) -> tuple[pa.Table, dict[str, Any]]:
     rows = [
         {
             "exchange": name,
@@ -126,7 +126,7 @@ async def gaps(
 
 
 def _gaps(
-    reader: Reader, symbol: str | None, states: Sequence[TableState], exchange: str | None
+    reader: Reader, symbol: str | None, states: Sequence[PinnedTable], exchange: str | None
 ) -> tuple[pa.Table, dict[str, Any]]:
     rows = [
         {

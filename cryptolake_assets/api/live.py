@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
 from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import records
 from cryptolake_assets.api.observe import ApiMetrics
-from cryptolake_assets.api.page_reader import BARS, Reader, TableState, newest
+from cryptolake_assets.api.page_reader import BARS, PinnedTable, Reader, newest
 from cryptolake_assets.api.params import parse_exchange, parse_symbol
 from cryptolake_assets.api.problems import Problem
 from cryptolake_assets.api.symbol_index import Topic
@@ -95,7 +95,7 @@ class Subscriber:
 
 
 @dataclass(eq=False)
-class Feed:
+class BarChanges:
     """The changes of one family's table of bars: what was sent of them."""
 
     family: Family
@@ -118,7 +118,7 @@ class Hub:
     def __init__(self, reader: Reader, metrics: ApiMetrics) -> None:
         self._reader, self._metrics = reader, metrics
         self._clients: set[Subscriber] = set()
-        self._feeds = tuple(map(Feed, Family))
+        self._feeds = tuple(map(BarChanges, Family))
         # Held while a client joins: it would miss a change sent after its first message was read.
         self._lock = asyncio.Lock()
 
@@ -157,7 +157,7 @@ class Hub:
             while await self._send_part(feed):
                 await self._wait_for_queues()
 
-    async def _send_part(self, feed: Feed) -> bool:
+    async def _send_part(self, feed: BarChanges) -> bool:
         """Send the next part of the changes. Return False if there is none."""
         async with self._lock:
             current = self._reader.table_cache.snapshot_id(feed.identifier)
@@ -232,13 +232,13 @@ class Hub:
             bars += reversed(records(self._page(states[family], query).rows))
         return newest(list(states.values())), bars
 
-    def _start(self, feed: Feed) -> None:
+    def _start(self, feed: BarChanges) -> None:
         """Begin the feed after the last change."""
         state = self._state(feed.identifier)
         page = self._page(state, PageQuery(CHANGE_KEY, filters.all_of(), CHANGE_KEY, limit=1, descending=True))
         feed.snapshot_id, feed.seen = state.snapshot_id, tuple(page.rows.column("updated_at").to_pylist())
 
-    def _changes(self, feed: Feed) -> tuple[int | None, list[dict[str, Any]]]:
+    def _changes(self, feed: BarChanges) -> tuple[int | None, list[dict[str, Any]]]:
         """Return at most `READ_ROWS` bars with a later `updated_at` than `seen`, by (exchange, symbol, open time).
 
         File statistics exclude most files: a commit rewrites only the one file of a day.
@@ -257,11 +257,11 @@ class Hub:
         rows = page.rows.sort_by([(name, "ascending") for name in CHANGE_KEY[1:]])
         return state.snapshot_id, records(rows)
 
-    def _state(self, identifier: Identifier) -> TableState:
+    def _state(self, identifier: Identifier) -> PinnedTable:
         table = self._reader.table_cache.table(identifier)
-        return TableState(identifier, table, table.metadata.current_snapshot_id)
+        return PinnedTable(identifier, table, table.metadata.current_snapshot_id)
 
-    def _page(self, state: TableState, query: PageQuery) -> Page:
+    def _page(self, state: PinnedTable, query: PageQuery) -> Page:
         return read_page(state.table, state.snapshot_id, query, self._reader.settings.api_answer_bytes)
 
 

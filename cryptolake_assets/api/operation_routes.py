@@ -16,7 +16,7 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
-from cryptolake_assets.api.page_reader import TableState, UnpagedResource, of_each_family
+from cryptolake_assets.api.page_reader import PinnedTable, UnpagedResource, of_each_family
 from cryptolake_assets.api.params import RangeParams
 from cryptolake_assets.api.present import CachedValue, json_of_the_present
 from cryptolake_assets.api.table_routes import AnyExchange, OneExchange, ReaderOf, unpaged_table
@@ -225,7 +225,7 @@ async def quarantined(request: Request, reader: ReaderOf, params: Range, exchang
     return await unpaged_table(request, reader, unpaged, params)
 
 
-def _rejected(state: TableState, _exchange: str | None) -> RejectSource:
+def _rejected(state: PinnedTable, _exchange: str | None) -> RejectSource:
     return RejectSource(
         state.table,
         state.snapshot_id,
@@ -236,7 +236,7 @@ def _rejected(state: TableState, _exchange: str | None) -> RejectSource:
     )
 
 
-def _quarantined(state: TableState, exchange: str | None) -> RejectSource:
+def _quarantined(state: PinnedTable, exchange: str | None) -> RejectSource:
     return RejectSource(
         state.table,
         state.snapshot_id,
@@ -251,8 +251,8 @@ def _quarantined(state: TableState, exchange: str | None) -> RejectSource:
 
 def _counted(
     params: RangeParams,
-    source_of: Callable[[TableState, str | None], RejectSource],
-    states: Sequence[TableState],
+    source_of: Callable[[PinnedTable, str | None], RejectSource],
+    states: Sequence[PinnedTable],
     exchange: str | None,
 ) -> tuple[pa.Table, dict[str, Any]]:
     found = reject_counts.count_rejects([source_of(state, exchange) for state in states], params.start, params.end)

@@ -110,7 +110,7 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class TableState:
+class PinnedTable:
     """A table at a snapshot; None while it is empty."""
 
     identifier: Identifier
@@ -123,7 +123,7 @@ class Answering:
     """The exchange of a response's rows (None: all), and the tables of bars in which its symbol is missing."""
 
     exchange: str | None
-    missing_in: tuple[TableState, ...] = ()
+    missing_in: tuple[PinnedTable, ...] = ()
 
 
 class Reader:
@@ -208,7 +208,7 @@ class Reader:
         if exchange is not None or symbol is None:
             return Answering(exchange)
         possible = [(each, venue_of(symbol, each).exchange) for each in self.families if each in families]
-        missing_in: list[TableState] = []
+        missing_in: list[PinnedTable] = []
         for family, name in possible if len(possible) > 1 else ():
             if self._symbols[family].is_known((name, symbol)):
                 return Answering(name, tuple(missing_in))
@@ -235,7 +235,7 @@ class Reader:
         """Return the time spans of all symbols with bars. Raises `TableNotFoundError`."""
         return self.spans_as_of(self._tables(BARS, None))
 
-    def spans_as_of(self, states: Sequence[TableState]) -> Spans:
+    def spans_as_of(self, states: Sequence[PinnedTable]) -> Spans:
         """Return the time spans of the symbols in these states of tables of bars, by the order of `exchanges`."""
         indexes = {BARS[family].identifier: index for family, index in self._symbols.items()}
         found = [indexes[state.identifier].spans_as_of(state.table, state.snapshot_id) for state in states]
@@ -246,20 +246,20 @@ class Reader:
         exchange, symbol = topic
         return self.exchanges.index(exchange) if exchange in self.exchanges else len(self.exchanges), symbol
 
-    def states_as_of(self, specs: FamilySpecs, exchange: str | None, as_of: int | datetime | None) -> list[TableState]:
+    def states_as_of(self, specs: FamilySpecs, exchange: str | None, as_of: int | datetime | None) -> list[PinnedTable]:
         """Return the tables with rows of the exchange (None: of all) at the snapshots selected by `as_of`.
 
         Raises a problem for a missing snapshot, `TableNotFoundError`.
         """
         return _as_of(self._tables(specs, exchange), as_of)
 
-    def _tables(self, specs: FamilySpecs, exchange: str | None) -> list[TableState]:
+    def _tables(self, specs: FamilySpecs, exchange: str | None) -> list[PinnedTable]:
         """Return the current states of the tables with rows of the exchange (None: of all)."""
         first = next(iter(specs.values()))
         chosen = specs.values() if exchange is None else [specs.get(EXCHANGES[exchange].family, first)]
         names = dict.fromkeys(spec.identifier for spec in chosen)
         tables = [(name, self.table_cache.table(name)) for name in names]
-        return [TableState(name, table, table.metadata.current_snapshot_id) for name, table in tables]
+        return [PinnedTable(name, table, table.metadata.current_snapshot_id) for name, table in tables]
 
 
 def _cursor(request: PageRequest) -> Cursor | None:
@@ -270,7 +270,7 @@ def _cursor(request: PageRequest) -> Cursor | None:
     return Cursor(*decode_cursor(request.params.cursor, request.page_set, of_key))
 
 
-def _first_states(current: list[TableState], as_of: int | datetime | None, cursor: Cursor | None) -> list[TableState]:
+def _first_states(current: list[PinnedTable], as_of: int | datetime | None, cursor: Cursor | None) -> list[PinnedTable]:
     """Return the states to read: all pages use those of the first page.
 
     Once its snapshot has expired, later ones are used: because pages are ordered by the key, unchanged rows are neither
@@ -289,7 +289,7 @@ def _first_states(current: list[TableState], as_of: int | datetime | None, curso
     return found if snapshot is None else _as_of(current, cursor.snapshot_id)
 
 
-def _encoded(request: PageRequest, states: Sequence[TableState], answering: Answering, page: Page) -> CachedResponse:
+def _encoded(request: PageRequest, states: Sequence[PinnedTable], answering: Answering, page: Page) -> CachedResponse:
     resource = request.resource
     next_cursor, snapshot_id = None, newest(states)
     if page.more and snapshot_id is not None:
@@ -313,7 +313,7 @@ class UnpagedResource:
     tables: FamilySpecs
     rows_name: str
     # Returns the rows and the additional JSON fields, from the tables and the exchange (None: all).
-    compute: Callable[[Sequence[TableState], str | None], tuple[pa.Table, Mapping[str, Any]]]
+    compute: Callable[[Sequence[PinnedTable], str | None], tuple[pa.Table, Mapping[str, Any]]]
     symbol: str | None = None
     exchange: str | None = None
 
@@ -338,7 +338,7 @@ def make_response(
     body: bytes,
     fmt: Format,
     route: str,
-    states: Sequence[TableState],
+    states: Sequence[PinnedTable],
     answering: Answering,
     identity: str,
     next_cursor: str | None = None,
@@ -364,7 +364,7 @@ def make_response(
     return CachedResponse(body, etag, route, current, encoded)
 
 
-def newest(states: Sequence[TableState]) -> int | None:
+def newest(states: Sequence[PinnedTable]) -> int | None:
     """Return the newest snapshot, which identifies all of the states; None while the tables are empty."""
     ids = [state.snapshot_id for state in states if state.snapshot_id is not None]
     if len(ids) < 2:
@@ -373,7 +373,7 @@ def newest(states: Sequence[TableState]) -> int | None:
     return max(times, key=times.__getitem__)
 
 
-def _as_of(current: Sequence[TableState], as_of: int | datetime | None) -> list[TableState]:
+def _as_of(current: Sequence[PinnedTable], as_of: int | datetime | None) -> list[PinnedTable]:
     """Return the states selected by `as_of`; without it, the current ones.
 
     The id of a snapshot selects those of the other tables at its time. An integer that is no snapshot id is epoch ms.
@@ -395,7 +395,7 @@ def _as_of(current: Sequence[TableState], as_of: int | datetime | None) -> list[
     return found
 
 
-def _snapshot(states: Sequence[TableState], snapshot_id: int) -> Snapshot | None:
+def _snapshot(states: Sequence[PinnedTable], snapshot_id: int) -> Snapshot | None:
     """Return a snapshot of one of the tables; None if none has it."""
     return next((found for state in states if (found := state.table.snapshot_by_id(snapshot_id))), None)
 

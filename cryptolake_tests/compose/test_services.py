@@ -199,7 +199,7 @@ def test_dashboard_uses_only_metrics_of_the_product() -> None:
     assert used <= exported
     labels = set(re.findall(r"\{\{(\w+)\}\}", json.dumps(dashboard())))
     assert labels
-    assert labels <= set(re.findall(r'"(route|status|table|symbol)"', source))
+    assert labels <= set(re.findall(r'"(route|status|table|exchange|symbol)"', source))
 
 
 def test_dashboard_is_provisioned_with_its_data_source() -> None:
