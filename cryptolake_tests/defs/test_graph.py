@@ -14,6 +14,7 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.resources import StreamResource
+from cryptolake_assets.model.markets import Market
 from cryptolake_assets.settings import Settings, load_settings
 
 NOW = datetime(2026, 3, 1, 0, 20, tzinfo=UTC)
@@ -87,17 +88,19 @@ class Running(Stopped):
         raise AssertionError("a running stream must not be caught up")
 
 
-def test_catch_up_of_a_stopped_stream_is_recorded_as_an_observation(live: Settings) -> None:
+def test_catch_up_of_a_stopped_stream_is_recorded_as_an_observation_of_each_family(live: Settings) -> None:
+    both = live.model_copy(update={"markets": (Market.USD_M, Market.SPOT)})
     with dg.DagsterInstance.ephemeral() as instance:
-        job = build_definitions(live, {"stream": Stopped(settings=live)}).resolve_job_def("ingest_realtime_to_bronze")
+        job = build_definitions(both, {"stream": Stopped(settings=both)}).resolve_job_def("ingest_realtime_to_bronze")
         assert job.execute_in_process(instance=instance).success
-        observed = instance.fetch_observations(asset_keys.FUTURES.trades, limit=1).records[0].asset_observation
-    assert observed is not None
-    assert {name: value.value for name, value in observed.metadata.items()} == {
-        "caught_up_by": "available-now",
-        "state": "stopped",
-        "lag_before": 3,
-    }
+        for keys in (asset_keys.FUTURES, asset_keys.SPOT):
+            observed = instance.fetch_observations(keys.trades, limit=1).records[0].asset_observation
+            assert observed is not None
+            assert {name: value.value for name, value in observed.metadata.items()} == {
+                "caught_up_by": "available-now",
+                "state": "stopped",
+                "lag_before": 3,
+            }
 
 
 def test_running_stream_is_not_caught_up(live: Settings) -> None:
