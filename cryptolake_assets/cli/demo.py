@@ -35,6 +35,7 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.files import read_text
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.family_tables import FamilyTables
+from cryptolake_assets.model.markets import EXCHANGES
 from cryptolake_assets.model.mart_tables import MARTS_NAMESPACE
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.platform import lifecycle
@@ -51,7 +52,7 @@ POLL_S = 0.5
 REPLAY_IDLE_S = 60.0
 SETTLE_TIMEOUT_S = 240.0
 EVENTS_PER_PAGE = 100
-PIPE_WIDTH = 140
+PIPE_WIDTH = 160
 FATAL_STATES = ("FATAL", "EXITED")
 BAR_COLUMNS = ("open", "high", "low", "close", "volume", "trades")
 # Columns of Gold that the demo shows, with their headings.
@@ -338,7 +339,7 @@ def show_bars(settings: Settings, console: Console) -> None:
     """Print the bars of all markets next to the official klines."""
     bars = _rows(settings, lambda tables: tables.bars, "window_start")
     table = _table("Silver: one-minute bars (UTC) and the official klines")
-    for heading in ("Exchange", "Symbol", "Minute"):
+    for heading in ("Market", "Symbol", "Minute"):
         table.add_column(heading, no_wrap=True)
     for heading in ("Open", "High", "Low", "Close", "Volume", "Trades", "Complete"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -348,7 +349,7 @@ def show_bars(settings: Settings, console: Console) -> None:
     for bar, comparison in zip(bars, comparisons, strict=True):
         numbers = (_plain(bar[name]) for name in (*BAR_COLUMNS, "is_complete"))
         verdict = f"[{styles.get(comparison.verdict, 'dim')}]{comparison}[/]"
-        table.add_row(bar["exchange"], bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, verdict)
+        table.add_row(_market(bar), bar["symbol"], f"{bar['window_start']:%m-%d %H:%M}", *numbers, verdict)
     console.print(table)
     if bars and all(item.verdict is Verdict.NO_REFERENCE for item in comparisons):
         complete = sum(1 for bar in bars if bar["is_complete"])
@@ -370,6 +371,10 @@ def _rows(settings: Settings, table: Callable[[FamilyTables], TableSpec], time: 
     ]
 
 
+def _market(row: Mapping[str, Any]) -> str:
+    return EXCHANGES[row["exchange"]].market
+
+
 def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]:
     times: dict[str, dict[str, list[int]]] = {}  # open times by exchange and symbol
     for bar in bars:
@@ -387,13 +392,13 @@ def _compare(settings: Settings, bars: list[dict[str, Any]]) -> list[Comparison]
 def show_daily(settings: Settings, console: Console) -> None:
     """Print the daily stats of all markets."""
     table = _table("Gold: daily stats")
-    for heading in ("Exchange", "Symbol", "Date"):
+    for heading in ("Market", "Symbol", "Date"):
         table.add_column(heading, no_wrap=True)
     for heading in DAILY_COLUMNS.values():
         table.add_column(heading, justify="right", no_wrap=True)
     for row in _rows(settings, lambda tables: tables.daily, "trade_date"):
         numbers = (_plain(row[name]) for name in DAILY_COLUMNS)
-        table.add_row(row["exchange"], row["symbol"], row["trade_date"].isoformat(), *numbers)
+        table.add_row(_market(row), row["symbol"], row["trade_date"].isoformat(), *numbers)
     console.print(table)
 
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from cryptolake_assets.cli.demo import last_change, show_bars, show_daily, unsettled_frames
 from cryptolake_assets.model.exchange_records import KLINE_HEADER
 from cryptolake_assets.model.family_tables import FAMILY_TABLES
-from cryptolake_assets.model.markets import Family, Market
+from cryptolake_assets.model.markets import EXCHANGES, Family, Market
 from cryptolake_assets.producer.status_file import StreamCounts
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings
 from cryptolake_tests.support.api import append, bar, put, starts
@@ -51,12 +51,12 @@ def test_demo_shows_the_bars_of_each_market_with_its_klines(lake: Settings, tmp_
         settings = lake.model_copy(update={"exchange_rest_url": exchange.url, "markets": tuple(Market)})
         show_bars(settings, Console(file=output, width=200))
         show_daily(settings, Console(file=output, width=200))
-    rows = [" ".join(line.split()) for line in output.getvalue().splitlines() if "binance_" in line]
+    rows = [" ".join(line.split()) for line in output.getvalue().splitlines() if "01-30" in line]
     assert len(rows) == 4
     for row, (name, symbol) in zip(rows, of_futures.items(), strict=False):
-        assert row.startswith(f"{name} {symbol} 01-30 00:00 ")
+        assert row.startswith(f"{EXCHANGES[name].market} {symbol} 01-30 00:00 ")
         assert row.endswith(" no no official bar")
-    assert [row.partition(" 01-30 ")[0] for row in rows[2:]] == ["binance_spot BTCUSDT"] * 2
+    assert [row.partition(" 01-30 ")[0] for row in rows[2:]] == ["spot BTCUSDT"] * 2
     assert rows[2].endswith(" yes equal")
     assert " yes differs: open " in rows[3]
     assert "1 of 2 complete bars equal the official klines" in output.getvalue()
