@@ -155,7 +155,15 @@ def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         possible = (*having[:1], earlier_exchange, *by_exchange)
         st.session_state["exchange"] = next(exchange for exchange in possible if exchange in by_exchange)
     with st.container(width=240):
-        exchange = str(st.selectbox("Market", list(by_exchange), key="exchange", format_func=market_title))
+        market = st.selectbox(
+            "Market",
+            list(by_exchange),
+            key="exchange",
+            format_func=market_title,
+            on_change=_replace_symbol,
+            args=(by_exchange,),
+        )
+    exchange = str(market)
     named = by_exchange[exchange]
     unknown_symbol = address.read("symbol", lambda text: in_capitals(text) if in_capitals(text) in named else None)
     if st.session_state.get("symbol") not in named:
@@ -170,6 +178,13 @@ def choose_symbol(symbols: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return named[symbol]
 
 
+def _replace_symbol(by_exchange: Mapping[str, Mapping[str, Any]]) -> None:
+    """Replace the symbol if the newly selected market lacks it, before the links to other pages are drawn."""
+    named = by_exchange[st.session_state["exchange"]]
+    if st.session_state.get("symbol") not in named:
+        st.session_state["symbol"] = next(iter(named))
+
+
 def market_title(exchange: str) -> str:
     """Return the name of an exchange's market, such as `Binance Spot`."""
     return EXCHANGES[exchange].title if exchange in EXCHANGES else exchange
@@ -177,10 +192,11 @@ def market_title(exchange: str) -> str:
 
 def chosen_address() -> dict[str, str]:
     """Return the URL parameters of the selected market and symbol, also on a page without their selectors."""
-    chosen: tuple[str, str] | None = st.session_state.get(CHOSEN)
-    if chosen is not None:
-        return dict(zip(("exchange", "symbol"), chosen, strict=True))
-    return {name: st.query_params[name] for name in ("exchange", "symbol") if name in st.query_params}
+    found = dict(zip(("exchange", "symbol"), st.session_state.get(CHOSEN, ()), strict=False))
+    for name in ("exchange", "symbol"):
+        text = st.session_state.get(name) or found.get(name) or st.query_params.get(name)
+        found |= {name: text} if text else {}
+    return found
 
 
 def exact_table(

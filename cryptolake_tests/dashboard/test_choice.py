@@ -13,8 +13,9 @@ def page() -> None:
     import streamlit as st
 
     from cryptolake_assets.dashboard import address
-    from cryptolake_assets.dashboard.shared import choose_symbol
+    from cryptolake_assets.dashboard.shared import choose_symbol, chosen_address
 
+    st.session_state["linked"] = chosen_address()  # the links to other pages are drawn first
     topics = [
         ("binance_futures", "BTCUSDT"),
         ("binance_futures", "ETHUSDT"),
@@ -65,6 +66,11 @@ def test_market_is_named_by_its_title_and_keeps_the_symbol_if_it_has_it() -> Non
     app = opened(symbol="BTCUSDT")
     market, symbol = app.selectbox(key="exchange"), app.selectbox(key="symbol")
     assert (market.options, symbol.options) == (["Binance USD-M futures", "Binance Spot"], ["BTCUSDT", "ETHUSDT"])
-    assert shown(market.select(SPOT).run()) == (SPOT, "BTCUSDT")
-    assert shown(app.selectbox(key="symbol").select("SOLUSDT").run()) == (SPOT, "SOLUSDT")
-    assert shown(app.selectbox(key="exchange").select(FUTURES).run()) == (FUTURES, "BTCUSDT")
+    for key, value, expected in (
+        ("exchange", SPOT, (SPOT, "BTCUSDT")),
+        ("symbol", "SOLUSDT", (SPOT, "SOLUSDT")),
+        ("exchange", FUTURES, (FUTURES, "BTCUSDT")),
+        ("symbol", "ETHUSDT", (FUTURES, "ETHUSDT")),
+    ):
+        assert shown(app.selectbox(key=key).select(value).run()) == expected
+        assert tuple(app.session_state["linked"].values()) == expected
