@@ -147,10 +147,17 @@ def dagster_files(settings: Settings) -> dict[Path, str]:
 
 
 def _storage_text(settings: Settings) -> str:
-    """Return the storage section of dagster.yaml; empty for SQLite."""
+    """Return the storage section of dagster.yaml."""
     url = settings.dagster_database.get_secret_value()
-    storage = {"storage": {"postgres": {"postgres_url": postgres_url(url)}}}
-    return f"\n{yaml.safe_dump(storage)}" if url else ""
+    sqlite = {
+        "event_log_storage": {
+            "module": "cryptolake_assets.defs.instance.check_states",
+            "class": "CheckStatesEventLogStorage",
+            "config": {"base_dir": str(settings.dagster_home / "history" / "runs")},
+        }
+    }
+    storage = {"storage": {"postgres": {"postgres_url": postgres_url(url)}}} if url else sqlite
+    return f"\n{yaml.safe_dump(storage)}"
 
 
 def _symbols_file(settings: Settings) -> Path:
