@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pyiceberg.table import Table
 
 MANIFEST_FILES = 200  # of a full manifest: a week of Bronze's compacted hours, in about 64 KiB
-MANIFESTS_ENOUGH = 50  # no merge up to this many small manifests
+MANIFESTS_ENOUGH = 10  # no merge up to this many small manifests
 FAR: Final = 48  # partitions (hours, days, months) between two files that lie far apart
 CLUSTER_FILES: Final = 16  # fewer files, far from others, share a manifest
 
