@@ -196,10 +196,21 @@ def _rebuilds(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
+def _soak(details: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    found = details["soak_365_vs_2"]
+    days = list(next(iter(found["seconds"].values())))
+    lines = ["| Step | " + " | ".join(f"ms on day {day}" for day in days) + " | Ratio |", "|---|---:|---:|---:|"]
+    for step, seconds in found["seconds"].items():
+        cells = " | ".join(f"{seconds[day] * 1000:,.1f}" for day in days)
+        lines.append(f"| {step} | {cells} | {found['ratios'][step]:.2f} |")
+    return lines
+
+
 TABLES: dict[str, tuple[Callable[[Mapping[str, Mapping[str, Any]]], list[str]], ...]] = {
     "silver": (_contestants, _refreshes),
     "api": (_requests,),
     "ingest": (_producers, _archive_day),
     "scale": (_rebuilds,),
+    "soak": (_soak,),
 }
 PICTURES: dict[str, dict[str, Callable[[Mapping[str, Any]], str]]] = {"silver": {"silver-benchmark.svg": _picture}}

@@ -12,7 +12,7 @@ from benchmarks.results import Figure
 from benchmarks.runner import Runner
 from benchmarks.trades import DAY_MS
 
-GENERATOR = 3  # increment when `soak_lake` generates other data from the same parameters
+GENERATOR = 4  # increment when `soak_lake` generates other data from the same parameters
 STEPS = "benchmarks.soak_steps"
 SEED = 11
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -14,6 +13,8 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.defs.silver import check_keys
 from cryptolake_assets.model.markets import Family
+from cryptolake_assets.platform.parts import dagster_files
+from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import sqlalchemy as db
@@ -30,7 +31,10 @@ def silver_of(partitions: GraphPartitions) -> dg.AssetsDefinition:
     @dg.asset(
         key=asset_keys.FUTURES.bars,
         partitions_def=partitions.hourly,
-        check_specs=[dg.AssetCheckSpec(key.name, asset=key.asset_key) for key in check_keys(Family.FUTURES)],
+        check_specs=[
+            dg.AssetCheckSpec(key.name, asset=key.asset_key, blocking=True, partitions_def=partitions.hourly)
+            for key in check_keys(Family.FUTURES)
+        ],
     )
     def silver() -> Iterator[dg.MaterializeResult[Any]]:
         results = [dg.AssetCheckResult(passed=True, check_name=key.name) for key in check_keys(Family.FUTURES)]
@@ -50,15 +54,22 @@ def report_bronze(instance: dg.DagsterInstance, hour: datetime) -> None:
     instance.report_runless_asset_event(event)
 
 
-def make_history(home: Path, partitions: GraphPartitions, first: datetime, hours: int) -> None:
+def open_instance(settings: Settings) -> dg.DagsterInstance:
+    """Open the instance of the lake's home, with the files that `cryptolake up` writes."""
+    for path, text in dagster_files(settings).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return dg.DagsterInstance.from_config(str(settings.dagster_home))
+
+
+def make_history(settings: Settings, partitions: GraphPartitions, first: datetime, hours: int) -> None:
     """Record a run of Silver and an event of Bronze for each hour; one hour's records are made and then copied."""
     from dagster._core.storage.event_log import schema
     from dagster._core.storage.event_log.sql_event_log import SqlEventLogStorage
     from dagster._core.storage.runs.schema import RunsTable, RunTagsTable
     from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
-    home.mkdir(parents=True)
-    with dg.DagsterInstance.local_temp(str(home)) as instance:
+    with open_instance(settings) as instance:
         last = first + (hours - 1) * timedelta(hours=1)
         report_bronze(instance, last)
         run_silver(instance, partitions, last)

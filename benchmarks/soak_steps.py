@@ -32,11 +32,10 @@ def lake(home: str, symbols: int, first_ms: int, days: int, seed: int, clock_url
     from benchmarks import soak_dagster
     from cryptolake_assets.defs.partitions import GraphPartitions
 
-    settings = soak_lake.settings_of(Path(home), symbols, first_ms, clock_url)
-    soak_dagster.make_history(
-        settings.dagster_home, GraphPartitions.of(settings), _moment(first_ms), days * DAY_MS // HOUR_MS
-    )
     soak_lake.simulate(Path(home), symbols, first_ms, days, seed, clock_url)
+    settings = soak_lake.settings_of(Path(home), symbols, first_ms, clock_url)
+    hours = days * DAY_MS // HOUR_MS
+    soak_dagster.make_history(settings, GraphPartitions.of(settings), _moment(first_ms), hours)
 
 
 def measure(homes: dict[str, str], symbols: int, end_ms: int, clock_url: str, rounds: int) -> dict[str, Any]:
@@ -232,9 +231,9 @@ class Lake:
 
     @cached_property
     def instance(self) -> dg.DagsterInstance:
-        import dagster as dg
+        from benchmarks import soak_dagster
 
-        return dg.DagsterInstance.local_temp(str(self.settings.dagster_home))
+        return soak_dagster.open_instance(self.settings)
 
     @cached_property
     def graph(self) -> Graph:
@@ -276,6 +275,7 @@ def _all_done(cursor: str) -> str:
     state.pending.clear()
     state.asked.clear()
     state.reported.clear()
+    state.unreported.clear()
     return state.to_cursor()
 
 
