@@ -194,3 +194,41 @@ def test_view_of_an_untracked_family_keeps_the_tracked_markets() -> None:
     view = load_settings(market=Market.COIN_M).of_family(Family.SPOT)
     assert (view.market, view.tracked_markets, view.tables.family) == (Market.SPOT, (Market.COIN_M,), Family.SPOT)
     assert view.of_market(Market.COIN_M).tracked_markets == (Market.COIN_M,)
+
+
+SELECTIONS = {
+    "usdm:BTCUSDT,ETHUSDT;spot:top:20": {"usdm": ("BTCUSDT", "ETHUSDT"), "spot": ("TOP:20",)},
+    "top:20:USDC": {"usdm": ("TOP:20:USDC",), "spot": ()},
+    "spot:top:20:USDC,solusdt;*usdc": {"usdm": ("*USDC",), "spot": ("TOP:20:USDC", "SOLUSDT")},
+    "SPOT : btcusdt ; BTCUSDT": {"usdm": ("BTCUSDT",), "spot": ("BTCUSDT",)},
+    "usdm:;spot:BTCUSDT": {"usdm": (), "spot": ("BTCUSDT",)},
+}
+
+
+@pytest.mark.parametrize("text", SELECTIONS)
+def test_symbols_are_selected_by_market(text: str) -> None:
+    settings = load_settings(source="binance", markets="usdm,spot", symbols=text)
+    assert {view.market.value: view.symbol_items for view in settings.each_market} == SELECTIONS[text]
+    environment = settings.environment()
+    child = load_settings(source="binance", markets="usdm,spot", symbols=environment["CRYPTOLAKE_SYMBOLS"])
+    assert [view.symbol_items for view in child.each_market] == [view.symbol_items for view in settings.each_market]
+
+
+def test_symbols_file_selects_by_market_and_line(tmp_path: Path) -> None:
+    file = tmp_path / "symbols"
+    file.write_text("spot:BTCUSDT,ETHUSDT\nSOLUSDT\n", encoding="utf-8")
+    settings = load_settings(source="binance", markets="usdm,spot", symbols_file=file)
+    assert [view.symbol_items for view in settings.each_market] == [("SOLUSDT",), ("BTCUSDT", "ETHUSDT")]
+
+
+def test_symbols_of_an_untracked_market_are_rejected() -> None:
+    with pytest.raises(SettingsError, match="names the market spot, which is not tracked"):
+        load_settings(markets="usdm", symbols="spot:BTCUSDT")
+
+
+def test_default_market_is_the_first_of_several() -> None:
+    settings = load_settings(source="binance", markets="usdm,spot", market="spot")
+    assert (settings.market, settings.venue.exchange) == (Market.USD_M, "binance_futures")
+    spot = settings.of_market(Market.SPOT)
+    assert (spot.tables.bars.name, spot.topic_trades) == ("spot_ohlcv_1m", "binance_spot_realtime")
+    assert spot.environment()["CRYPTOLAKE_MARKETS"] == "usdm,spot"

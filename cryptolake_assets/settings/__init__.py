@@ -195,8 +195,7 @@ class Settings(
         # Without a choice, a replay tracks the markets of its capture. Children get them by `environment`.
         if not self.markets and "market" not in self.model_fields_set and self.source is Source.REPLAY:
             object.__setattr__(self, "markets", tuple(market_directories(self.replay_dir)))
-        if self.market not in self.tracked_markets:
-            object.__setattr__(self, "market", self.markets[0])
+        object.__setattr__(self, "market", self.tracked_markets[0])
         unknown = markets_in(self.symbols) - set(self.tracked_markets)
         if unknown:
             raise ValueError(
