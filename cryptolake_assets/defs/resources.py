@@ -79,7 +79,9 @@ class StreamResource(dg.ConfigurableResource):
         from cryptolake_assets.platform.status import status
 
         part = next(part for part in status(self.settings) if part.name == "bronze")
-        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": part.lag}
+        lags = list(map(self.lag, self.trades()))
+        lag = None if None in lags else sum(found for found in lags if found is not None)
+        return {"state": part.state, "pid": part.pid, "log": part.log, "lag": lag}
 
     def trades(self) -> tuple[StreamType, ...]:
         """Return the stream of trades of each family with a tracked market."""

@@ -272,6 +272,8 @@ async def open_consumer(settings: Settings) -> AsyncIterator[AIOKafkaConsumer]:
     )
     try:
         await consumer.start()
+        # Its tasks begin now: one that is canceled before it began would end `stop` with a CancelledError.
+        await asyncio.sleep(0)
         yield consumer
     finally:
         await consumer.stop()

@@ -135,7 +135,8 @@ def trades_of(view: Settings, *ids: int) -> list[tuple[str, bytes, list[tuple[st
 
 def stored_ids(view: Settings, first: int, last: int) -> list[tuple[str, int]]:
     """Return exchange and id of the trades in the table of the market's family, by id."""
-    found = rows(view, f"bronze.{view.tables.trades.name}", f"trade_id BETWEEN {first} AND {last} ORDER BY trade_id")
+    where = f"{OWN_DAY} AND trade_id BETWEEN {first} AND {last} ORDER BY trade_id"
+    found = rows(view, f"bronze.{view.tables.trades.name}", where)
     return [(row["exchange"], row["trade_id"]) for row in found]
 
 
@@ -147,6 +148,7 @@ def bronze_status(settings: Settings) -> PartStatus:
 async def test_each_family_has_its_own_tables_topics_and_checkpoints(both: Settings) -> None:
     """The same symbol and trade ids on both markets, and two rejected records of each."""
     futures, spot = both.each_market
+    run_available_now(both)
     await send(
         both,
         *trades_of(futures, 1_000, 1_001, 1_002),

@@ -93,7 +93,13 @@ def test_published_bars_that_differ_from_bronze_are_detected(settings: Settings,
     assert "14 trades" in outcome.description
     minute = f"{hour + timedelta(minutes=3):%Y-%m-%d %H:%M}"
     assert outcome.failing_rows == [
-        {"symbol": "BTCUSDT", "window_start": minute, "trades in Silver": "5", "trades in Bronze": "1"}
+        {
+            "exchange": "binance_futures",
+            "symbol": "BTCUSDT",
+            "window_start": minute,
+            "trades in Silver": "5",
+            "trades in Bronze": "1",
+        }
     ]
 
 

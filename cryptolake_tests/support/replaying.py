@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.producer.status_file import ProducerStatus, read_status
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Verdict, compare
 from cryptolake_assets.settings import Settings
@@ -43,14 +43,16 @@ def kill(settings: Settings, part: str) -> None:
     wait_for(lambda: Supervisor(settings).processes()[part].pid not in (None, 0, pid), timeout_s=120)
 
 
-def produced(settings: Settings) -> dict[str, Any]:
-    """Return the producer's status file."""
-    return dict(json.loads((settings.run_dir / "producer.json").read_text()))
+def produced(settings: Settings) -> ProducerStatus:
+    """Return the producer's last written status."""
+    status = read_status(settings)
+    assert status is not None
+    return status
 
 
 def wait_until_all_is_in_bronze(settings: Settings) -> None:
     wait_for(lambda: replay(settings)["state"] == "finished", timeout_s=120)
-    wait_for(lambda: not produced(settings)["in_flight"] and not produced(settings)["queued_frames"], timeout_s=120)
+    wait_for(lambda: not produced(settings).in_flight and not produced(settings).queued_frames, timeout_s=120)
     end_ms = replay(settings)["last_event_time_ms"]
     wait_for(
         lambda: (
