@@ -51,7 +51,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -184,8 +184,9 @@ def run_available_now(settings: Settings) -> int:
         # Trades first: the rejected-records queries also read their topics, and would take half of the CPU.
         first = [query_of(one) for one in trades]
         for names in (first, [name for name in starters if name not in first]):
-            for query in [starters[name](availableNow=True) for name in names]:
-                _await(settings, query)
+            for name, query in [(name, starters[name](availableNow=True)) for name in names]:
+                if not _await(settings, query):
+                    _await(settings, starters[name](availableNow=True))
         read = sum(lag(committed_offsets(settings, one), old) for one, old in zip(trades, before, strict=True))
         log.info("available_now_finished", records=read)
         return read
@@ -206,19 +207,28 @@ def _session(settings: Settings) -> SparkSession:
         raise
 
 
-def _await(settings: Settings, query: StreamingQuery) -> None:
+def _await(settings: Settings, query: StreamingQuery) -> bool:
+    """Wait until the query ends; return False if it must be started again (see `_failed_after_batch`)."""
     from pyspark.errors import StreamingQueryException
 
     try:
         query.awaitTermination()
     except StreamingQueryException as error:
+        if _failed_after_batch(error):
+            return False
         raise _failure(settings, query, error) from error
-    _raise_failure(settings, query)
-
-
-def _raise_failure(settings: Settings, query: StreamingQuery) -> None:
-    if (error := query.exception()) is not None:
+    if (error := query.exception()) is not None and not _failed_after_batch(error):
         raise _failure(settings, query, error)
+    return error is None
+
+
+def _failed_after_batch(error: object) -> bool:
+    """Return whether a query failed only in the report of its first batch, which is committed.
+
+    Spark 4.1 does so if the query began with the unfinished batch of an earlier one (SPARK-55271): the report needs the
+    newest offsets of Kafka, which such a batch does not read.
+    """
+    return 'the return value of "scala.Option.get()" is null' in str(error)
 
 
 def _failure(settings: Settings, query: StreamingQuery, error: object) -> CryptolakeError:
@@ -250,14 +260,14 @@ class BronzeStream:
             # share the batches that one family has.
             trigger_s = self._settings.bronze_trigger_s * len(self._settings.families)
             streams = streams_in_use(self._settings)
-            queries: list[StreamingQuery] = []
+            starters: dict[str, Callable[[], StreamingQuery]] = {}
             for stream_type in streams:
                 if stream_type.is_trades:
-                    start_trades, start_rejected = query_starters(spark, self._settings, stream_type).values()
-                    queries += [
-                        start_trades(processingTime=f"{trigger_s} seconds"),
-                        start_rejected(processingTime=f"{REJECTED_TRIGGER_FACTOR * trigger_s} seconds"),
-                    ]
+                    factors = (1, REJECTED_TRIGGER_FACTOR)
+                    named_starts = query_starters(spark, self._settings, stream_type).items()
+                    for factor, (query, start) in zip(factors, named_starts, strict=True):
+                        starters[query] = partial(start, processingTime=f"{factor * trigger_s} seconds")
+            queries = {query: start() for query, start in starters.items()}
             # Triggered less often than the trades queries, which have CPU priority.
             interval = f"{self._settings.extra_streams_trigger_s} seconds"
             extra_types = [stream_type for stream_type in streams if not stream_type.is_trades]
@@ -270,16 +280,17 @@ class BronzeStream:
             )
             log.info(
                 "bronze_stream_started",
-                queries=[query.name for query in queries],
+                queries=list(queries),
                 extra_streams=[stream_type.name for stream_type in extra_types],
             )
             try:
                 while not self._stop.wait(POLL_S):
                     extra.supervise()
-                    self._report(queries, extra.running)
+                    self._restart_failed_reports(queries, starters)
+                    self._report([*queries.values(), *extra.running])
                 extra.stop()
-                for query in queries:
-                    query.stop()
+                for running in queries.values():
+                    running.stop()
                 self._write_progress({"state": "stopped"})
                 log.info("bronze_stream_stopped")
             except CryptolakeError:
@@ -289,13 +300,24 @@ class BronzeStream:
                     raise spark_unreachable(self._settings, error) from error
                 raise
 
-    def _report(self, queries: list[StreamingQuery], extra: list[StreamingQuery]) -> None:
+    def _restart_failed_reports(
+        self, queries: dict[str, StreamingQuery], starters: Mapping[str, Callable[[], StreamingQuery]]
+    ) -> None:
+        """Start the queries again that failed in the report of a committed batch; raise any other failure."""
+        for name, query in queries.items():
+            if query.isActive:
+                continue
+            error = query.exception()
+            if error is None:
+                raise SparkError(f"bronze: the query {name} ended. See `cryptolake logs spark`.")
+            if not _failed_after_batch(error):
+                raise _failure(self._settings, query, error)
+            log.info("query_restarted", query=name, reason="its first batch was that of an earlier query")
+            queries[name] = starters[name]()
+
+    def _report(self, queries: list[StreamingQuery]) -> None:
         progress: dict[str, Any] = {"state": "running"}
         for query in queries:
-            if not query.isActive:
-                _raise_failure(self._settings, query)
-                raise SparkError(f"bronze: the query {query.name} ended. See `cryptolake logs spark`.")
-        for query in (*queries, *extra):
             last = query.lastProgress
             if last is not None:
                 progress[str(query.name)] = {

@@ -20,7 +20,6 @@ from rich.console import Console
 
 from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.errors import HomeError, PartError
-from cryptolake_assets.model.markets import Family
 from cryptolake_assets.platform import parts as catalogue
 from cryptolake_assets.platform import processes
 from cryptolake_assets.platform.jars import ensure_jars
@@ -33,9 +32,7 @@ log = structlog.get_logger(__name__)
 
 LOCK_TIMEOUT_S = 180.0
 MIN_FREE_BYTES = 1024**3
-# A part that crashes more often while starting is reported as failed. After a crash, Spark 4.1 may end each of Bronze's
-# two queries per family once: it reports the progress of a replayed batch before it has fetched offsets from Kafka.
-MAX_START_CRASHES = 2 * len(Family)
+MAX_START_CRASHES = 2  # a part that crashes more often while starting is reported as failed
 POLL_S = 0.15
 REMINDER_INTERVAL_S = 15.0
 LOG_TAIL_LINES = 15

@@ -182,7 +182,7 @@ async def test_running_stream_stores_both_families_once_over_kills(both: Setting
                 kill(live, BRONZE)
         wait_for(lambda: all(lag.records == 0 for lag in lags_in_use(live)), timeout_s=120)
         wait_for(lambda: bronze_status(live).state == "running", timeout_s=60)
-        assert set(read_report(live) or ()) >= {"bronze_futures_trades", "bronze_spot_trades"}
+        wait_for(lambda: set(read_report(live) or ()) >= {"bronze_futures_trades", "bronze_spot_trades"}, timeout_s=60)
         assert bronze_status(live).lag == 0
         assert re.fullmatch(
             r"futures_trades: \d+ records, lag 0; spot_trades: \d+ records, lag 0", bronze_status(live).detail
