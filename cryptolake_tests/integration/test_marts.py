@@ -12,6 +12,7 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 import pytest
+from pyiceberg.types import StringType
 
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import keys_of, publish, read_window
@@ -277,6 +278,35 @@ def test_dbt_tests_pass_and_name_wrong_rows(settings: Settings, instance: dg.Dag
     assert tested.returncode == 1
     for name in ("unique_rows_ohlcv_5m", "sound_bars_ohlcv_5m", "as_much_as_silver_ohlcv_5m"):
         assert f"FAIL 1 {name}" in tested.stdout, tested.stdout
+
+
+def test_mart_that_gained_its_exchange_later_is_merged_by_its_key(settings: Settings) -> None:
+    """As after the migration of an earlier release, whose marts had no such column: it is the last one."""
+    day, mart = datetime(2025, 7, 6, tzinfo=UTC), "ohlcv_5m"
+    of_futures = [trade(day + timedelta(minutes=n), n + 1, symbol="AAAUSDT") for n in range(10)]
+    put_silver(settings, day, bars_of(of_futures))
+    assert dbt("run", "--select", mart, day=day).returncode == 0
+    table = get_catalog(settings).load_table(("marts", mart))
+    stored = table.scan().to_arrow()
+    with table.update_schema() as change:
+        change.delete_column("exchange")
+    with table.update_schema() as change:
+        change.add_column("exchange", StringType())
+    assert table.schema().column_names[-1] == "exchange"
+    table.overwrite(stored.select(table.schema().column_names))
+
+    before = snapshot_of(settings, mart)
+    assert dbt("run", "--select", mart, day=day).returncode == 0
+    assert snapshot_of(settings, mart) == before, "without changes there is no commit"
+    on_spot = trade(day + timedelta(minutes=1), 1, "99", symbol="AAAUSDT", exchange="binance_spot")
+    put_silver(settings, day, bars_of([*of_futures, on_spot]))
+    built = dbt("build", "--select", mart, day=day)
+    assert built.returncode == 0, built.stdout
+    found = [row for row in rows_of(settings, mart) if row["window_start"].date() == day.date()]
+    assert by_key(found, "exchange", "symbol", "window_start").keys() == {
+        *(("binance_futures", "AAAUSDT", day + timedelta(minutes=minute)) for minute in (0, 5)),
+        ("binance_spot", "AAAUSDT", day),
+    }
 
 
 @pytest.mark.nightly
