@@ -217,9 +217,10 @@ def _await(settings: Settings, query: StreamingQuery) -> bool:
         if _failed_after_batch(error):
             return False
         raise _failure(settings, query, error) from error
-    if (error := query.exception()) is not None and not _failed_after_batch(error):
-        raise _failure(settings, query, error)
-    return error is None
+    failure = query.exception()
+    if failure is not None and not _failed_after_batch(failure):
+        raise _failure(settings, query, failure)
+    return failure is None
 
 
 def _failed_after_batch(error: object) -> bool:
