@@ -82,7 +82,8 @@ def run_python(block: CodeBlock, directory: Path) -> None:
 
 
 def run_queries(block: CodeBlock) -> None:
-    queries = re.findall(r"^(?:SELECT|WITH) .*$", block.text, re.MULTILINE)
+    parts = re.split(r"^--.*$|^(?=(?:SELECT|WITH) )", block.text, flags=re.MULTILINE)
+    queries = [part for part in map(str.strip, parts) if part]
     assert queries
     for query in queries:
         assert run_sql(PLATFORM, query).column_names, query
