@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class Proof(StrEnum):
-    """What the numbers in a venue's messages let one prove."""
+    """Proof of completeness that a venue's messages give."""
 
     DENSE_IDS = "dense_ids"  # each trade has the next id of its symbol: missing ones are known, and can be requested
     SEQUENCE = "sequence"  # each message has the next number of its symbol: a jump shows that messages are missing
@@ -45,12 +45,12 @@ class VenueAdapter:
 
     @property
     def has_numbers(self) -> bool:
-        """Whether trades have consecutive numbers: a jump opens a gap, and numbers prove coverage."""
+        """Return whether trades have consecutive numbers: a jump opens a gap, and numbers prove coverage."""
         return self.proof in (Proof.DENSE_IDS, Proof.SEQUENCE)
 
     @property
     def has_history(self) -> bool:
-        """Whether missing trades can be requested by their ids."""
+        """Return whether missing trades can be requested by their ids."""
         return self.proof is Proof.DENSE_IDS
 
 

@@ -111,7 +111,7 @@ def _load(
     from cryptolake_assets.ingest.archive_days import NotLoaded
     from cryptolake_assets.transform.archive_history import LoadProgress, load_history
 
-    markets = (market for market in settings.each_market if market.tables is settings.tables)
+    markets = map(settings.of_market, settings.family_markets)
     symbols = [in_capitals(symbol) for symbol in config.symbols] or [
         symbol for market in markets for symbol in resolve_subscriptions(market).symbols
     ]

@@ -76,9 +76,7 @@ def fetch_hour(settings: Settings, hour: datetime, run_id: str) -> FetchedHour:
     """
     archived = _archived(settings, hour)
     fetched, failure = _Fetched(), None
-    for market in settings.each_market:
-        if market.tables is not settings.tables:
-            continue
+    for market in map(settings.of_market, settings.family_markets):
         try:
             _fetch_market(market, hour, archived, fetched)
         except ExchangeError as error:

@@ -70,6 +70,11 @@ class ExchangeSettings(BaseSettings):
         return tuple(dict.fromkeys(VENUES[market].family for market in self.tracked_markets))
 
     @property
+    def family_markets(self) -> tuple[Market, ...]:
+        """The tracked markets of the market's family."""
+        return tuple(market for market in self.tracked_markets if VENUES[market].family is self.venue.family)
+
+    @property
     def venue(self) -> Venue:
         """The venue of the market: its URLs and paths."""
         return VENUES[self.market]

@@ -36,8 +36,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
     exchange_time_ms = _exchange_time_ms(settings, extent)
     tracked = [
         (market.venue.exchange, symbol)
-        for market in settings.each_market
-        if market.venue.family is family
+        for market in map(settings.of_market, settings.family_markets)
         for symbol in resolve_subscriptions(market).symbols
     ]
     rules = RuleContext(
