@@ -20,7 +20,9 @@ ROOT = settings.PROJECT_ROOT
 PACKAGE = ROOT / "cryptolake_assets"
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), PACKAGE / "captures/demo_capture/README.md"])
 MODULES = sorted(
-    path for folder in (PACKAGE, ROOT / "cryptolake_tests", ROOT / "scripts") for path in folder.rglob("*.py")
+    path
+    for folder in (PACKAGE, ROOT / "cryptolake_tests", ROOT / "reliability", ROOT / "scripts")
+    for path in folder.rglob("*.py")
 )
 MAX_LINES = 450
 

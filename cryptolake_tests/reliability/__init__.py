@@ -1,0 +1,1 @@
+"""Tests of the simulation, the interleaved commits and the drills."""
