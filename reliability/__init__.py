@@ -1,4 +1,4 @@
-"""Reliability that anyone can run: a simulation of the core, interleaved commits, drills of the platform, and their page.
+"""Reliability that anyone can run: simulation of the core, interleaved commits, drills of the platform, their page.
 
 simulation/    the producer, the follower and completeness on virtual time, from a seed (`make simulate`)
 interleaving/  writers and readers of one lake in a seeded order, on a real catalog and real files
