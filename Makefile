@@ -15,6 +15,8 @@ ONLY ?=
 BENCH_DIR ?=
 ARGS ?= build
 WORKERS ?= 3
+SEED ?= 1
+MINUTES ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -32,7 +34,7 @@ LOCK := $(UV) pip compile --quiet --universal --python-version 3.11 --generate-h
 SILVER := silver/futures_ohlcv_1m
 GOLD := gold/futures_daily_stats
 
-.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration test-docs nightly mutate cluster-tools test-cluster fuzz lint format types validate bench lock \
+.PHONY: help setup archive browser fast pictures demo up down status health notify-test logs test test-unit test-integration test-docs nightly simulate interleave drill mutate cluster-tools test-cluster fuzz lint format types validate bench lock \
 	dictionary env-example kafka-create-topics kafka-peek bootstrap bootstrap-iceberg run-bronze bronze-available-now \
 	run-silver run-gold trigger-silver maintain spark-sql-check dbt dbt-docs need-partition \
 	env cluster-up cluster-down cluster-status need-docker
@@ -195,6 +197,17 @@ nightly: browser ## Run the long tests: more run variants, ten times the example
 	@$(PYTEST) -m nightly -n 2 --durations=20
 	@HYPOTHESIS_PROFILE=nightly $(PYTEST) cryptolake_tests/integration/test_lateness.py --durations=5
 	@$(MAKE) --no-print-directory fuzz
+
+simulate: $(DEV_READY) ## Run the core on virtual time with random faults: SEED=1 MINUTES=1 (CPU minutes)
+	@$(BIN)/python -m reliability.simulation $(from-seed)
+
+interleave: $(DEV_READY) ## Run writers and readers of one lake in a seeded order: SEED=1 MINUTES=1 (CPU minutes)
+	@$(BIN)/python -m reliability.interleaving $(from-seed)
+
+drill: $(DEV_READY) ## Run a platform with random faults and compare what it stores: SEED=1 MINUTES=30 ONLY=kill
+	@$(BIN)/python -m reliability.drills $(from-seed) $(if $(ONLY),--only "$(ONLY)")
+
+from-seed = --seed $(SEED) $(if $(MINUTES),--minutes $(MINUTES))
 
 pictures: browser ## Update the dashboard's pictures of the documents from the demo
 	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py
