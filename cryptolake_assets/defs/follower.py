@@ -76,13 +76,13 @@ def tick(
     """Return the runs to request and the events to report; `now` (epoch seconds) defaults to the clock's time."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import read_text, write_text
-    from cryptolake_assets.transform.follow_bronze import mark_touched_hours
+    from cryptolake_assets.transform.follow_bronze import StoredLake, mark_touched_hours
 
     settings, is_loaded = graph.settings.of_family(followed.stream.family), graph.partitions.is_loaded
     table = load_table(settings, followed.stream.bronze)
     copy = followed.stream.follower_location(settings)
     state = FollowerState.restored(context.cursor, lambda: read_text(settings, copy), str(table.metadata.table_uuid))
-    outside = mark_touched_hours(settings, state, table, followed.stream.capabilities)
+    outside = mark_touched_hours(StoredLake(settings, table), state, followed.stream.capabilities)
 
     now = time.time() if now is None else now
     runs = FollowedRuns(context, followed.silver)

@@ -6,13 +6,13 @@ trades and aggregate trades have ids of different sequences and are never mixed:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.model.coverage_rows import Evidence
-from cryptolake_assets.model.measures import BAR_MEASURES, with_derived
+from cryptolake_assets.model.measures import BAR_MEASURES, Row, with_derived
 from cryptolake_assets.quality.rules import RULES
 
 if TYPE_CHECKING:
@@ -76,8 +76,14 @@ def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf, schema: 
     """
     import pyarrow as pa
 
+    rows = bar_rows(aggregates.to_pylist(), evidence_of)
+    return pa.table({name: [row[name] for row in rows] for name in schema.names}, schema=schema)
+
+
+def bar_rows(aggregates: Iterable[Row], evidence_of: EvidenceOf) -> list[dict[str, Any]]:
+    """Return the bars of `bars_from_aggregates` as rows."""
     chosen: dict[tuple[str, str, datetime], tuple[tuple[bool, int], dict[str, Any]]] = {}
-    for aggregate in aggregates.to_pylist():
+    for aggregate in aggregates:
         exchange, symbol, stream = aggregate["exchange"], aggregate["symbol"], aggregate["stream"]
         start_ms = epoch_ms(aggregate["window_start"])
         evidence = None if aggregate["trades_dropped"] else evidence_of(exchange, symbol, stream, start_ms)
@@ -92,7 +98,7 @@ def bars_from_aggregates(aggregates: pa.Table, evidence_of: EvidenceOf, schema: 
         key = (exchange, symbol, row["window_start"])
         if key not in chosen or rank < chosen[key][0]:
             chosen[key] = (rank, row)
-    return pa.table({name: [row[name] for _, row in chosen.values()] for name in schema.names}, schema=schema)
+    return [row for _, row in chosen.values()]
 
 
 def epoch_ms(value: datetime) -> int:

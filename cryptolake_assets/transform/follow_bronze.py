@@ -1,16 +1,16 @@
 """Find the Silver hours that new Bronze files, new coverage and archive loads touched since the last tick.
 
-`lake.bronze_follower` keeps the state.
+`lake.bronze_follower` keeps the state, and a `FollowedLake` reads the tables.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
@@ -19,6 +19,7 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current
 from cryptolake_assets.lake.bronze_follower import FULL_HOUR, FollowerState, rows_by_hour, split_hours
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.coverage import archive_rows_since
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.ops_tables import OPS_COVERAGE
 from cryptolake_assets.model.windows import HOUR, day_of, hour_of
@@ -40,32 +41,125 @@ RECENT = timedelta(days=2)  # coverage of this time of the exchange's clock is c
 RECENT_ON_OUR_CLOCK = timedelta(minutes=10)  # of our clock too: in a fast replay Bronze may be days behind
 
 
-def mark_touched_hours(
-    settings: Settings, state: FollowerState, table: Table, capabilities: Capabilities
-) -> Mapping[datetime, int]:
+@dataclass
+class SearchMemory:
+    """The coverage at the last check, and the time of the last search of all of Silver.
+
+    Used only if it matches the cursor's coverage version; otherwise one tick searches all of Silver.
+    """
+
+    coverage_version: str | None = None
+    completeness: CompletenessIndex | None = None
+    searched_at_s: float = 0.0  # of `FollowedLake.monotonic_s`
+
+
+class FollowedLake(Protocol):
+    """What the follower reads of a family's lake."""
+
+    @property
+    def memory(self) -> SearchMemory:
+        """What the process remembers of earlier ticks; it is lost with the process."""
+
+    @property
+    def clock_factor(self) -> float:
+        """Maximum seconds of the exchange's clock per second of this machine's."""
+
+    def monotonic_s(self) -> float: ...
+
+    def first_hour(self) -> datetime:
+        """Return the first hour that may be a partition."""
+
+    def current_sequence(self) -> int:
+        """Return the sequence number of Bronze's current snapshot."""
+
+    def added_files(self, after_sequence: int) -> Sequence[BronzeFile]:
+        """Return Bronze's live files above a sequence number."""
+
+    def coverage_version(self) -> str:
+        """Return a text that changes with coverage, the family's gaps and Bronze's committed offsets."""
+
+    def run_inputs(self, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
+        """Return the inputs of a run of [start, end); None means no bound."""
+
+    def hours_to_complete(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+        """Return the hours with an incomplete bar in [start_ms, end_ms) that coverage has completed."""
+
+    def archive_rows_since(self, since: datetime | None) -> Sequence[tuple[CoverageRow, datetime]]:
+        """Return the archive rows written after `since`, with their write times."""
+
+
+class StoredLake:
+    """`FollowedLake` of the settings' family; `table` is a Bronze table of it."""
+
+    # By home and family, because each tick makes a new one.
+    _memories: ClassVar[dict[tuple[Path, Family], SearchMemory]] = {}
+
+    def __init__(self, settings: Settings, table: Table) -> None:
+        self._settings = settings
+        self._table = table
+
+    @property
+    def memory(self) -> SearchMemory:
+        return self._memories.setdefault((self._settings.home, self._settings.venue.family), SearchMemory())
+
+    @property
+    def clock_factor(self) -> float:
+        return self._settings.clock_factor
+
+    def monotonic_s(self) -> float:
+        return time.monotonic()
+
+    def first_hour(self) -> datetime:
+        return datetime.combine(default_start_date(self._settings), datetime.min.time(), UTC)
+
+    def current_sequence(self) -> int:
+        return current_sequence(self._table)
+
+    def added_files(self, after_sequence: int) -> list[BronzeFile]:
+        return added_files(self._table, after_sequence)
+
+    def coverage_version(self) -> str:
+        settings = self._settings
+        coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
+        gaps = load_table(settings, settings.tables.gaps).metadata.current_snapshot_id
+        committed = committed_offsets(settings, TRADES_OF_FAMILY[settings.venue.family])
+        offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed.items()))
+        return f"{coverage}/{gaps}/{offsets}"
+
+    def run_inputs(self, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
+        return load_run_inputs(self._settings, start, end)
+
+    def hours_to_complete(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+        return hours_to_complete(self._settings, known, start_ms, end_ms)
+
+    def archive_rows_since(self, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:
+        return archive_rows_since(self._settings, since)
+
+
+def mark_touched_hours(lake: FollowedLake, state: FollowerState, capabilities: Capabilities) -> Mapping[datetime, int]:
     """Mark the hours of a stream's Silver with new data as pending; return rows by hour outside the partitions."""
-    files = [*_files_before_the_old_start(settings, state, table), *added_files(table, state.sequence)]
-    state.sequence = max(state.sequence, current_sequence(table))
-    coverage_version = _coverage_version(settings) if capabilities.coverage else state.coverage
+    files = [*_files_before_the_old_start(lake, state), *lake.added_files(state.sequence)]
+    state.sequence = max(state.sequence, lake.current_sequence())
+    coverage_version = lake.coverage_version() if capabilities.coverage else state.coverage
     has_coverage = coverage_version != state.coverage or bool(_hours_to_recheck(state))
     if not files and not has_coverage:
         return {}
-    known = load_run_inputs(settings, NEVER, NEVER)
+    known = lake.run_inputs(NEVER, NEVER)
     outside = _mark_hours_of_files(state, files, known.rules, quarantine=capabilities.quarantine)
     if has_coverage:
-        _mark_completed_hours(settings, state, known, coverage_version)
+        _mark_completed_hours(lake, state, known, coverage_version)
     return outside
 
 
-def _files_before_the_old_start(settings: Settings, state: FollowerState, table: Table) -> list[BronzeFile]:
+def _files_before_the_old_start(lake: FollowedLake, state: FollowerState) -> list[BronzeFile]:
     """Return processed files of hours that became partitions because their start date was moved back."""
-    start = datetime.combine(default_start_date(settings), datetime.min.time(), UTC)
+    start = lake.first_hour()
     before, state.start = state.start, start.isoformat()
     if not before or start >= datetime.fromisoformat(before):
         return []
     return [
         file
-        for file in added_files(table, 0)
+        for file in lake.added_files(0)
         if start <= file.hour < datetime.fromisoformat(before) and file.sequence <= state.sequence
     ]
 
@@ -86,28 +180,19 @@ def _mark_hours_of_files(
     return hours.outside
 
 
-def _coverage_version(settings: Settings) -> str:
-    """Return a version text that changes with coverage, the family's gaps and Bronze's committed offsets."""
-    coverage = load_table(settings, OPS_COVERAGE).metadata.current_snapshot_id
-    gaps = load_table(settings, settings.tables.gaps).metadata.current_snapshot_id
-    committed = committed_offsets(settings, TRADES_OF_FAMILY[settings.venue.family])
-    offsets = ",".join(f"{number}:{offset}" for number, offset in sorted(committed.items()))
-    return f"{coverage}/{gaps}/{offsets}"
-
-
 def _hours_to_recheck(state: FollowerState) -> set[datetime]:
     """Return the hours whose coverage must be checked again and that are no longer pending."""
     return {hour for hour in map(datetime.fromisoformat, state.look_again) if hour.isoformat() not in state.pending}
 
 
-def _mark_completed_hours(settings: Settings, state: FollowerState, known: RunInputs, coverage_version: str) -> None:
+def _mark_completed_hours(lake: FollowedLake, state: FollowerState, known: RunInputs, coverage_version: str) -> None:
     """Mark as pending the hours with bars that coverage has made complete since the last check."""
     rules = known.rules
-    hours = _completed(settings, known.exchange_time_ms, state.coverage, coverage_version)
+    hours = _completed(lake, known.exchange_time_ms, state.coverage, coverage_version)
     if recheck := _hours_to_recheck(state):
         first, last = min(recheck), max(recheck) + HOUR
-        found = load_run_inputs(settings, first, last)
-        hours |= hours_to_complete(settings, found, epoch_ms(first), epoch_ms(last)) & recheck
+        found = lake.run_inputs(first, last)
+        hours |= lake.hours_to_complete(found, epoch_ms(first), epoch_ms(last)) & recheck
     hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
     # A pending hour's run may have started before this coverage was written: check the hour again afterwards.
     waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
@@ -116,15 +201,15 @@ def _mark_completed_hours(settings: Settings, state: FollowerState, known: RunIn
             state.touch(hour, state.sequence + 1)
     state.look_again = sorted(waiting)
     state.coverage = coverage_version
-    _mark_archive_hours(settings, state, rules)
+    _mark_archive_hours(lake, state, rules)
 
 
-def _mark_archive_hours(settings: Settings, state: FollowerState, rules: RuleContext) -> None:
+def _mark_archive_hours(lake: FollowedLake, state: FollowerState, rules: RuleContext) -> None:
     """Mark every hour of newly loaded archive days as pending.
 
     A re-issued file may lack trades of an earlier one, which no new file shows.
     """
-    loaded = archive_rows_since(settings, datetime.fromisoformat(state.archive) if state.archive else None)
+    loaded = lake.archive_rows_since(datetime.fromisoformat(state.archive) if state.archive else None)
     for day in sorted({day_of(_moment(row.connected_from_ms)) for row, _ in loaded}):
         for hour in (day + number * HOUR for number in range(24)):
             if rules.earliest <= hour <= rules.latest:
@@ -133,49 +218,31 @@ def _mark_archive_hours(settings: Settings, state: FollowerState, rules: RuleCon
         state.archive = max(at for _, at in loaded).isoformat()
 
 
-@dataclass(frozen=True)
-class _CheckedCoverage:
-    """Coverage at the last check, and the time of the last search of all of Silver."""
-
-    coverage_version: str
-    completeness: CompletenessIndex
-    searched_at_s: float
-
-
-# Cache by home and family, used only if it matches the cursor's coverage version; otherwise one tick searches all of
-# Silver.
-_checked_coverage: dict[tuple[Path, Family], _CheckedCoverage] = {}
-
-
-def _completed(settings: Settings, exchange_time_ms: int | None, before: str, coverage_version: str) -> set[datetime]:
+def _completed(lake: FollowedLake, exchange_time_ms: int | None, before: str, coverage_version: str) -> set[datetime]:
     """Return hours with bars that may be complete: in newly covered time, or in all of Silver at intervals.
 
     `before` is the version of the coverage checked last. Time that was covered later than `RECENT` is found at the next
     search of all of Silver, so a check does not read the history.
     """
-    key = settings.home, settings.venue.family
-    checked = _checked_coverage.get(key)
-    start = _start_of_recent(settings, exchange_time_ms)
-    recent = load_run_inputs(settings, start)
-    if (
-        checked is None
-        or checked.coverage_version != before
-        or time.monotonic() - checked.searched_at_s > FULL_SEARCH_S
-    ):
-        _checked_coverage[key] = _CheckedCoverage(coverage_version, recent.completeness, time.monotonic())
-        return hours_to_complete(settings, load_run_inputs(settings))
-    _checked_coverage[key] = replace(checked, coverage_version=coverage_version, completeness=recent.completeness)
-    gained = recent.completeness.gained(checked.completeness)
+    memory, now_s = lake.memory, lake.monotonic_s()
+    checked = memory.completeness if memory.coverage_version == before else None
+    start = _start_of_recent(lake.clock_factor, exchange_time_ms)
+    recent = lake.run_inputs(start)
+    memory.coverage_version, memory.completeness = coverage_version, recent.completeness
+    if checked is None or now_s - memory.searched_at_s > FULL_SEARCH_S:
+        memory.searched_at_s = now_s
+        return lake.hours_to_complete(lake.run_inputs())
+    gained = recent.completeness.gained(checked)
     if not gained:
         return set()
     is_recent = start is None or gained[0] >= epoch_ms(start)
-    known = recent if is_recent else load_run_inputs(settings, *map(_moment, gained))
-    return hours_to_complete(settings, known, *gained)
+    known = recent if is_recent else lake.run_inputs(*map(_moment, gained))
+    return lake.hours_to_complete(known, *gained)
 
 
-def _start_of_recent(settings: Settings, exchange_time_ms: int | None) -> datetime | None:
+def _start_of_recent(clock_factor: float, exchange_time_ms: int | None) -> datetime | None:
     """Return the start of the time whose coverage each check compares; None for all time."""
-    margin_s = max(RECENT.total_seconds(), RECENT_ON_OUR_CLOCK.total_seconds() * settings.clock_factor)
+    margin_s = max(RECENT.total_seconds(), RECENT_ON_OUR_CLOCK.total_seconds() * clock_factor)
     if exchange_time_ms is None or exchange_time_ms / 1000 < margin_s:
         return None
     return _moment(exchange_time_ms) - timedelta(seconds=margin_s)

@@ -6,7 +6,7 @@ Every function takes values and returns values; none publishes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -138,11 +138,7 @@ def plan_hour(
     if from_sequence is None and scope.is_all:
         return HourPlan(hour)
     touching = [file for file in files if file.sequence >= (from_sequence or 0)]
-    recomputed = [
-        row
-        for row in present.to_pylist()
-        if from_sequence is None or (not row["is_complete"] and may_be_complete(row, known.completeness))
-    ]
+    recomputed = [row for row in present.to_pylist() if from_sequence is None or is_completed(row, known.completeness)]
     return HourPlan(hour, scope.of(_minutes_of(bars, touching, recomputed)))
 
 
@@ -226,24 +222,31 @@ def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
     return completeness.is_complete_on_any_stream(row["exchange"], row["symbol"], start_ms, start_ms + MINUTE_MS)
 
 
+def is_completed(row: Bar, completeness: CompletenessIndex) -> bool:
+    """Return whether coverage has completed an incomplete bar since."""
+    return not row["is_complete"] and may_be_complete(row, completeness)
+
+
 def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
+    import pyarrow as pa
+
+    proven = [row for row in present.to_pylist() if _is_proven(row)]
+    return pa.Table.from_pylist(keep_proven_rows(bars.to_pylist(), proven), schema=bars.schema) if proven else bars
+
+
+def keep_proven_rows(rows: list[dict[str, Any]], present: Iterable[Bar]) -> list[dict[str, Any]]:
     """Keep unchanged complete bars complete, even while Bronze catches up with new coverage.
 
     Bars proven by klines are excluded: klines do not wait for Bronze, and reissued klines withdraw the evidence.
     """
-    import pyarrow as pa
-
-    names = [name for name in bars.column_names if name not in NOT_FROM_TRADES]
-    proven = {tuple(row[name] for name in names): row for row in present.to_pylist() if _is_proven(row)}
-    if not proven:
-        return bars
-    rows = bars.to_pylist()
-    for row in rows:
+    names = [name for name in (rows[0] if rows else ()) if name not in NOT_FROM_TRADES]
+    proven = {tuple(row[name] for name in names): row for row in present if _is_proven(row)}
+    for row in rows if proven else ():
         before = proven.get(tuple(row[name] for name in names))
         if before is not None and not row["is_complete"] and not row["trades_dropped"]:
             row |= {"is_complete": True, "evidence": before["evidence"]}
-    return pa.Table.from_pylist(rows, schema=bars.schema)
+    return rows
 
 
-def _is_proven(row: dict[str, Any]) -> bool:
+def _is_proven(row: Bar) -> bool:
     return bool(row["is_complete"]) and row["evidence"] != Evidence.KLINES

@@ -19,7 +19,7 @@ from cryptolake_assets.model.windows import DAY, HOUR
 from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import follow_bronze, load_inputs
-from cryptolake_assets.transform.follow_bronze import RECENT, mark_touched_hours
+from cryptolake_assets.transform.follow_bronze import RECENT, StoredLake, mark_touched_hours
 
 NOW = datetime(2024, 7, 19, 12, tzinfo=UTC)
 OLD = NOW - RECENT - DAY
@@ -71,7 +71,7 @@ class Follower:
     def tick(self) -> set[datetime]:
         """Return the hours that the tick marked, as if their runs succeeded at once."""
         table = load_table(self.settings, FUTURES.trades)
-        mark_touched_hours(self.settings, self.state, table, TRADES.capabilities)
+        mark_touched_hours(StoredLake(self.settings, table), self.state, TRADES.capabilities)
         found = {datetime.fromisoformat(hour) for hour in self.state.pending}
         self.state.pending.clear()
         return found
