@@ -151,12 +151,14 @@ class AsyncExchangeRest(AsyncHttpClient):
         api_key: str = "",
         budget: WeightBudget | None = None,
         urgent: bool = True,
+        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         """Create a client of the `venue`, which defines the REST path and weights.
 
-        The clients of a process share the `budget`; a client that is not `urgent` waits for its share.
+        The clients of a process share the `budget`; a client that is not `urgent` waits for its share. `transport`
+        replaces the network.
         """
-        super().__init__(base_url.rstrip("/") + venue.rest_path, timeout_s, policy)
+        super().__init__(base_url.rstrip("/") + venue.rest_path, timeout_s, policy, transport)
         self._venue = venue
         self._api_key = api_key
         self._budget = budget or WeightBudget()

@@ -6,6 +6,7 @@ callers also record failed responses.
 
 from __future__ import annotations
 
+import random
 import ssl
 from collections.abc import Callable, Mapping
 from contextlib import aclosing, closing, suppress
@@ -19,7 +20,7 @@ from typing import Any, Generic, Self, TypeVar, cast
 import httpx
 import structlog
 from tenacity import AsyncRetrying, Future, RetryCallState, Retrying, retry_if_result, stop_after_attempt
-from tenacity.wait import wait_random_exponential
+from tenacity.wait import wait_exponential
 
 from cryptolake_assets.http.http_request import HttpRequest
 
@@ -94,6 +95,7 @@ class RetryPolicy:
     attempts: int = 5
     max_backoff_s: float = 5.0
     max_retry_after_s: float = 60.0
+    uniform: Callable[[float, float], float] = random.uniform  # source of the jitter
 
     def arguments(self, stop: Callable[[RetryCallState], bool] | None = None) -> dict[str, Any]:
         """Return arguments for tenacity's `Retrying` and `AsyncRetrying` of a call that returns an `HttpResponse`.
@@ -113,8 +115,8 @@ class RetryPolicy:
 
     def _wait_s(self, state: RetryCallState) -> float:
         """Return the requested pause plus a full-jitter exponential backoff."""
-        backoff_s = wait_random_exponential(multiplier=0.1, max=self.max_backoff_s)(state)
-        return _response_of(state).retry_after_s + backoff_s
+        backoff_s = wait_exponential(multiplier=0.1, max=self.max_backoff_s)(state)
+        return _response_of(state).retry_after_s + self.uniform(0, backoff_s)
 
 
 def _response_of(state: RetryCallState) -> HttpResponse:
@@ -199,8 +201,16 @@ class HttpClient(_Client[httpx.Client]):
 class AsyncHttpClient(_Client[httpx.AsyncClient]):
     """The asyncio client. `get` returns server and network failures instead of raising them."""
 
-    def __init__(self, base_url: str, timeout_s: float, policy: RetryPolicy | None = None) -> None:
-        super().__init__(httpx.AsyncClient(base_url=base_url, timeout=timeout_s, verify=tls()), policy)
+    def __init__(
+        self,
+        base_url: str,
+        timeout_s: float,
+        policy: RetryPolicy | None = None,
+        transport: httpx.AsyncBaseTransport | None = None,
+    ) -> None:
+        """`transport` replaces the network."""
+        http = httpx.AsyncClient(base_url=base_url, timeout=timeout_s, verify=tls(), transport=transport)
+        super().__init__(http, policy)
 
     async def __aenter__(self) -> Self:
         return self

@@ -8,7 +8,6 @@ become a regular gap, which the repairer fills.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
@@ -17,6 +16,7 @@ import structlog
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.gap_tracker import GapTracker, LastTrade
+from cryptolake_assets.producer.machine import loop_time
 from cryptolake_assets.producer.rest_history import StreamHistory
 
 log = structlog.get_logger(__name__)
@@ -53,7 +53,7 @@ class CatchUp:
         spans: Callable[[], Collection[ConnectionSpan]],
         is_idle: Callable[[], bool],
         options: CatchUpOptions | None = None,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = loop_time,
     ) -> None:
         """`spans` returns the spans of the open connections.
 

@@ -7,10 +7,8 @@ A barrier is a request whose response follows all frames that the exchange sent 
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
 
@@ -20,6 +18,7 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait, raise_if_cancelled
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.frame_queue import FrameQueue, SpanMark
+from cryptolake_assets.producer.machine import Machine, loop_time
 from cryptolake_assets.producer.socket_reader import SocketReader
 from cryptolake_assets.producer.websocket_libraries import (
     CONNECTION_CLOSED,
@@ -27,7 +26,6 @@ from cryptolake_assets.producer.websocket_libraries import (
     INVALID_STATUS,
     INVALID_URI,
     ExchangeSocket,
-    open_socket,
 )
 from cryptolake_assets.settings.producer import ProducerIo
 
@@ -68,6 +66,7 @@ class ConnectionOptions:
     max_message_bytes: int = 1 << 20
     max_buffered_frames: int = 1024
     io: ProducerIo = ProducerIo.DEFAULT  # the WebSocket library; not `AUTO`
+    machine: Machine = field(default_factory=Machine)
 
 
 class ExchangeConnection:
@@ -119,15 +118,15 @@ class ExchangeConnection:
                 self.state = "connecting"
                 if self._turn is not None:
                     await self._turn()
-                started = time.monotonic()
+                started = loop_time()
                 frames, min_wait_s = await self._session()
                 raise_if_cancelled()
                 self.state = "closed"
-                if frames and time.monotonic() - started >= self._options.healthy_after_s:
+                if frames and loop_time() - started >= self._options.healthy_after_s:
                     attempt = 0
                 # Full jitter: clients disconnected together must not reconnect together.
                 ceiling_s = min(self._options.backoff_cap_s, self._options.backoff_first_s * 2 ** min(attempt, 16))
-                pause_s = min_wait_s + random.uniform(0, ceiling_s)  # noqa: S311
+                pause_s = min_wait_s + self._options.machine.random.uniform(0, ceiling_s)
                 attempt += 1
                 self.reconnects += 1
                 self._log.info("reconnect_scheduled", in_s=round(pause_s, 2), attempt=attempt)
@@ -154,7 +153,9 @@ class ExchangeConnection:
             self._queue.put_mark(SpanMark(span, ended=False))
             return span
         barrier_ms = await self._exchange_time()
-        request_id = random.getrandbits(48)  # random: recorded responses in a capture must not match it
+        request_id = self._options.machine.random.getrandbits(
+            48
+        )  # random: recorded responses in a capture must not match it
         span.requests[request_id] = barrier_ms
         try:
             async with asyncio.timeout(self._options.response_timeout_s):
@@ -207,9 +208,11 @@ class ExchangeConnection:
         """Run one connection from opening to end; return its frame count and the exchange's requested wait in s."""
         span = ConnectionSpan(self.name, self.symbols, before_ms=await self._exchange_time())
         opened = False
-        started = time.monotonic()
+        started = loop_time()
         try:
-            async with open_socket(self._options.io, self._url, **self._connect_arguments()) as socket:
+            async with self._options.machine.open_socket(
+                self._options.io, self._url, **self._connect_arguments()
+            ) as socket:
                 opened = True
                 self._live = (socket, span)
                 self.state = "streaming"
@@ -234,7 +237,7 @@ class ExchangeConnection:
                 code=closed.rcvd.code if closed.rcvd else None,
                 reason=closed.rcvd.reason if closed.rcvd else str(closed),
                 frames=span.frames,
-                lasted_s=round(time.monotonic() - started, 1),
+                lasted_s=round(loop_time() - started, 1),
             )
         except _NOT_OPENED as error:
             self._log.warning("connection_failed", error=f"{type(error).__name__}: {error}", frames=span.frames)
@@ -266,7 +269,7 @@ class ExchangeConnection:
 
     async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         """Read until the connection ends; raise what ended it."""
-        reader = SocketReader(socket, span, self._queue)
+        reader = SocketReader(socket, span, self._queue, self._options.machine.wall_ns)
         tasks = [
             asyncio.create_task(reader.run()),
             asyncio.create_task(self._watch(socket, reader)),
@@ -286,7 +289,7 @@ class ExchangeConnection:
         options = self._options
         while True:
             await asyncio.sleep(options.ping_interval_s)
-            pinged_at = time.monotonic()
+            pinged_at = loop_time()
             try:
                 async with asyncio.timeout(options.ping_timeout_s):
                     await (await socket.ping())
@@ -298,7 +301,7 @@ class ExchangeConnection:
                     return
             except CONNECTION_CLOSED:
                 return
-            idle_s = time.monotonic() - reader.last_frame_at
+            idle_s = loop_time() - reader.last_frame_at
             if idle_s < options.stale_alarm_s or reader.waits_for_room:
                 self.state = "streaming"
             elif self.state != "stale":

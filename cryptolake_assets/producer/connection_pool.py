@@ -7,10 +7,9 @@ handed over all frames that the exchange had sent by then. The overlap yields du
 from __future__ import annotations
 
 import asyncio
-import random
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from random import Random
 
 import structlog
 
@@ -18,6 +17,7 @@ from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import MAX_STREAMS, ExchangeConnection
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.machine import RANDOM, loop_time
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class ConnectionPacer:
 
     async def turn(self) -> None:
         """Wait until the caller may open its connection."""
-        now = time.monotonic()
+        now = loop_time()
         wait_s, self._free_at = max(0.0, self._free_at - now), max(now, self._free_at) + self._apart_s
         await asyncio.sleep(wait_s)
 
@@ -46,6 +46,7 @@ class ConnectionPoolOptions:
     open_timeout_s: float = 60.0  # cancel a successor that is not open by then, and keep the old connection
     retry_s: float = 30.0  # before the next replacement attempt
     handover_timeout_s: float = 30.0  # close an old connection that has not handed over its frames by then
+    random: Random = RANDOM
 
 
 @dataclass(eq=False)
@@ -130,15 +131,15 @@ class ConnectionPool:
         self._shards.append(_Shard(connection, asyncio.create_task(connection.run()), self._end_of_life()))
 
     def _end_of_life(self) -> float:
-        spread = random.uniform(0, self._options.life_spread)  # noqa: S311
-        return time.monotonic() + self._options.life_s * (1 - spread)
+        spread = self._options.random.uniform(0, self._options.life_spread)
+        return loop_time() + self._options.life_s * (1 - spread)
 
     async def _wait(self) -> None:
         """Wait for a change, a due replacement or the end of a task; raise the error that ended a connection."""
         changed = asyncio.create_task(self._changed.wait())
         tasks = [task for shard in self._shards for task in (shard.task, shard.replacing) if task is not None]
         due = [max(shard.replace_at, shard.not_before) for shard in self._shards if shard.replacing is None]
-        timeout_s = max(0.0, min(due) - time.monotonic()) if due else None
+        timeout_s = max(0.0, min(due) - loop_time()) if due else None
         try:
             await asyncio.wait([changed, *tasks], timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -168,7 +169,7 @@ class ConnectionPool:
     def _start_due(self) -> None:
         """Start connections for new symbols, and due successors of old or changed connections."""
         shares = self._assigned_symbols()
-        now = time.monotonic()
+        now = loop_time()
         for shard, share in list(zip(self._shards, shares, strict=False)):
             if shard.replacing is not None:
                 continue  # checked again once it has ended
@@ -191,7 +192,7 @@ class ConnectionPool:
         task = asyncio.create_task(successor.run())
         old, old_task = shard.connection, shard.task
         if not await self._wait_until_open(successor, task):
-            shard.replace_at = shard.not_before = time.monotonic() + self._options.retry_s
+            shard.replace_at = shard.not_before = loop_time() + self._options.retry_s
             log.warning("connection_replacement_failed", connection=old.name, retry_in_s=self._options.retry_s)
             return
         shard.retiring.append(old)

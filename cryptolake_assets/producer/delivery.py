@@ -7,7 +7,6 @@ while a broker is unavailable, backpressure stops the callers and memory stays b
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -15,6 +14,7 @@ from typing import Final
 import structlog
 
 from cryptolake_assets.errors import BrokerAccessError, BrokerError
+from cryptolake_assets.producer.machine import loop_time
 from cryptolake_assets.producer.publisher import FailureVerdict, Message, Publisher
 
 log = structlog.get_logger(__name__)
@@ -64,7 +64,7 @@ class ReliableDelivery:
         self.in_flight = 0
         self.acked: dict[str, int] = {}  # acknowledged messages per topic
         self.messages_resent = 0
-        self._last_ack_at = time.monotonic()
+        self._last_ack_at = loop_time()
 
     async def start(self) -> None:
         """Connect the publisher; wait for the broker without a time limit.
@@ -104,14 +104,14 @@ class ReliableDelivery:
         for message in messages:
             message.tag = segment
         if not self.in_flight:
-            self._last_ack_at = time.monotonic()
+            self._last_ack_at = loop_time()
         self.in_flight += len(messages)
         self._publisher.send(messages)
 
     @property
     def stalled_s(self) -> float:
         """Seconds since the last acknowledgement while messages are in flight; 0 if none are."""
-        return time.monotonic() - self._last_ack_at if self.in_flight else 0.0
+        return loop_time() - self._last_ack_at if self.in_flight else 0.0
 
     def mark(self, topic: str, when_acknowledged: OffsetsCallback) -> None:
         """Call back, with the topic's next offset per partition, once all earlier messages are acknowledged.
@@ -149,7 +149,7 @@ class ReliableDelivery:
                     message.when_acknowledged(partition, offset)
         self.acked[topic] = self.acked.get(topic, 0) + len(messages)
         self._retry_s = self._retry_first_s
-        self._last_ack_at = time.monotonic()
+        self._last_ack_at = loop_time()
         self.in_flight -= len(messages)
         if not self._room.is_set():
             self._room.set()

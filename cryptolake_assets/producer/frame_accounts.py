@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection
 from typing import Final
 
@@ -12,6 +11,7 @@ from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.symbols import is_symbol, stream_name
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.machine import loop_time
 from cryptolake_assets.producer.status_file import MAX_SYMBOLS_SHOWN, RejectedSymbol, StreamCounts
 
 log = structlog.get_logger(__name__)
@@ -76,7 +76,7 @@ class FrameAccounts:
             while len(self.rejecting) > MAX_SYMBOLS_SHOWN:
                 del self.rejecting[next(iter(self.rejecting))]
         self._not_logged += 1
-        now = time.monotonic()
+        now = loop_time()
         if now - self._logged_at >= LOG_INTERVAL_S:
             log.warning(
                 "frames_rejected",

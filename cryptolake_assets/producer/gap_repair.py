@@ -6,7 +6,6 @@ Fetched trades pass through the same queue, contract and topic as the stream's t
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +15,7 @@ import structlog
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
+from cryptolake_assets.producer.machine import loop_time
 from cryptolake_assets.producer.rest_history import StreamHistory
 
 log = structlog.get_logger(__name__)
@@ -52,7 +52,7 @@ class GapRepairer:
         put: Callable[[bytes], Awaitable[None]],
         *,
         poll_s: float = POLL_S,
-        monotonic: Callable[[], float] = time.monotonic,
+        monotonic: Callable[[], float] = loop_time,
     ) -> None:
         self._tracker = tracker
         self._history = history

@@ -10,7 +10,6 @@ its own queue: a market whose frames cannot be dispatched yet holds back no othe
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from functools import partial
@@ -90,13 +89,14 @@ class MarketFeed:
         self._source = source
         self._adapter = ADAPTERS[settings.market]
         self._connection_options = options.connection
+        self._machine = options.connection.machine
         self._topic = settings.topic_trades
         self._publisher = publisher
         self._delivery = delivery
         self._connection_ended = connection_ended
         self._stream = subscriptions.stream
         self._queue = FrameQueue()
-        self._gaps = GapTracker(settings.venue.exchange, self._stream, max_ids=settings.gap_repair_max_ids)
+        self._gaps = GapTracker(settings.venue.exchange, self._stream, self._machine.now, settings.gap_repair_max_ids)
         self._gap_writer = GapWriter(source.gaps, self._gaps)
         self._connections_made = count()
         # Public: callers change the tracked symbols with `pool.track`.
@@ -191,7 +191,7 @@ class MarketFeed:
 
     async def _put_fetched(self, raw: bytes) -> None:
         await self._queue.wait_for_room()
-        self._queue.put(ReceivedFrames(self._fetched, time.time_ns() // 1000, [raw]))
+        self._queue.put(ReceivedFrames(self._fetched, self._machine.wall_ns() // 1000, [raw]))
 
     def _mark(self, span: ConnectionSpan, barrier_ms: int | None, ended: bool) -> None:
         """Claim what is proven so far, once everything before this point is acknowledged.

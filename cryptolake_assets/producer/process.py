@@ -16,14 +16,16 @@ import contextlib
 import gc
 import math
 import os
+import random
 import signal
 import sys
-import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
+import httpx
 import structlog
 
 from cryptolake_assets.binance.rate_limits import WeightBudget
@@ -39,9 +41,10 @@ from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.coverage_loop import CoverageLoop
 from cryptolake_assets.producer.coverage_statements import CoverageSink, CoverageWriter
 from cryptolake_assets.producer.delivery import ReliableDelivery
+from cryptolake_assets.producer.gap_writer import GapSink
 from cryptolake_assets.producer.market_feed import MarketFeed, MarketOptions, MarketSource
 from cryptolake_assets.producer.publisher import Publisher
-from cryptolake_assets.producer.resume_point import StoredResumePoints
+from cryptolake_assets.producer.resume_point import ResumePoints, StoredResumePoints
 from cryptolake_assets.producer.status_file import (
     MarketState,
     MarketStatus,
@@ -66,6 +69,7 @@ class ProducerOptions(MarketOptions):
     status_interval_s: float = 1.0
     stall_alarm_s: float = 5.0  # warn after this long without an acknowledgement while messages are in flight
     final_write_attempts: int = 3
+    write_status: Callable[[Path, ProducerStatus], None] = write_status
 
 
 class Producer:
@@ -265,7 +269,7 @@ class Producer:
 
     def _write_status(self) -> None:
         try:
-            write_status(status_path(self._settings), self.status())
+            self._options.write_status(status_path(self._settings), self.status())
         except OSError as error:
             log.error("status_write_failed", error=str(error))
 
@@ -281,7 +285,7 @@ class Producer:
             messages_resent=self._delivery.messages_resent,
             in_flight=self._delivery.in_flight,
             coverage_failures=self._coverage.failures,
-            updated_at_ms=time.time_ns() // 1_000_000,
+            updated_at_ms=self._options.connection.machine.wall_ns() // 1_000_000,
         )
 
     def _market_status(self, market: MarketSource) -> MarketStatus:
@@ -332,17 +336,46 @@ async def market_source(settings: Settings, clients: contextlib.AsyncExitStack) 
     """Return the market of these settings; its REST clients are closed with the stack."""
     from cryptolake_assets.lake.gap_ledger import IcebergGapSink
 
-    # Few attempts: a late clock response is useless, and the next round requests the clock again.
-    clock_policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0)
-    # The history client waits as long as the exchange requests; the market's weight budget covers all symbols.
-    history_policy = RetryPolicy(max_retry_after_s=math.inf)
-    url, venue, items = settings.rest_url, settings.venue, settings.symbol_items
-    key = settings.binance_api_key.get_secret_value()
+    venue = settings.venue
     budget = WeightBudget(settings.rest_weight_share, venue.weights.per_minute)
-    rest = AsyncExchangeRest(url, timeout_s=3.0, policy=clock_policy, venue=venue, budget=budget)
-    history = AsyncExchangeRest(url, policy=history_policy, venue=venue, api_key=key, budget=budget, urgent=False)
+    rest, history = rest_clients(settings, budget)
     for client in (rest, history):
         await clients.enter_async_context(client)
+    return source_of(settings, rest, history, IcebergGapSink(settings), StoredResumePoints(settings))
+
+
+def rest_clients(
+    settings: Settings,
+    budget: WeightBudget,
+    *,
+    uniform: Callable[[float, float], float] = random.uniform,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> tuple[AsyncExchangeRest, AsyncExchangeRest]:
+    """Return the clients of a market's clock and listing, and of its history.
+
+    `uniform` draws the jitter of retries; `transport` replaces the network.
+    """
+    # Few attempts: a late clock response is useless, and the next round requests the clock again.
+    clock_policy = RetryPolicy(attempts=2, max_backoff_s=0.5, max_retry_after_s=1.0, uniform=uniform)
+    # The history client waits as long as the exchange requests; the market's weight budget covers all symbols.
+    history_policy = RetryPolicy(max_retry_after_s=math.inf, uniform=uniform)
+    url, key = settings.rest_url, settings.binance_api_key.get_secret_value()
+    shared: dict[str, Any] = {"venue": settings.venue, "budget": budget, "transport": transport}
+    return (
+        AsyncExchangeRest(url, timeout_s=3.0, policy=clock_policy, **shared),
+        AsyncExchangeRest(url, policy=history_policy, api_key=key, urgent=False, **shared),
+    )
+
+
+def source_of(
+    settings: Settings,
+    rest: AsyncExchangeRest,
+    history: AsyncExchangeRest,
+    gaps: GapSink,
+    resume_points: ResumePoints,
+) -> MarketSource:
+    """Return the market of these settings, with the clients of `rest_clients`."""
+    items = settings.symbol_items
 
     async def subscribe() -> Subscriptions:
         return await find_subscriptions(settings, rest)
@@ -352,8 +385,8 @@ async def market_source(settings: Settings, clients: contextlib.AsyncExitStack) 
         subscribe=subscribe,
         clock=rest,
         history=history,
-        gaps=IcebergGapSink(settings),
-        resume_points=StoredResumePoints(settings),
+        gaps=gaps,
+        resume_points=resume_points,
         refresh=partial(refresh_symbols, settings, items, history),
     )
 

@@ -13,6 +13,7 @@ import structlog
 from cryptolake_assets.kafka.topics import PeekedRecord, read_async
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.newest_trades import newest_trades
+from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.producer.gap_tracker import KnownTrade, LastTrade
 from cryptolake_assets.settings import Settings
 
@@ -78,10 +79,6 @@ class StoredResumePoints:
         log.info("resume_points_read", on_topic=len(on_topic), in_bronze=len(in_bronze), symbols=len(symbols))
         return ResumePoint(on_topic, in_bronze)
 
-    def _in_bronze(self, symbols: Collection[str], stream: str) -> dict[str, LastTrade]:
-        found = newest_trades(self._settings, self._settings.venue.exchange, stream, symbols)
-        return {symbol: LastTrade(*last) for symbol, last in found.items()}
-
     async def _on_topic(
         self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int], known: Collection[str]
     ) -> list[KnownTrade]:
@@ -101,7 +98,7 @@ class StoredResumePoints:
         """Return, per partition, the offset below which its symbols are covered or their gaps recorded."""
         by_symbol: dict[tuple[int, str], int] = {}
         exchange = self._settings.venue.exchange
-        for row in read_coverage(self._settings, symbols=symbols):
+        for row in self._coverage(symbols):
             if not row.of_archive and (row.exchange, row.stream) == (exchange, stream):
                 key = row.kafka_partition or 0, row.symbol
                 by_symbol[key] = max(by_symbol.get(key, 0), row.kafka_offset or 0)
@@ -116,9 +113,21 @@ class StoredResumePoints:
         spans = {partition: (first, end[partition]) for partition, first in start.items() if first < end[partition]}
         if not spans:
             return []
-        records = await read_async(self._settings, self._settings.topic_trades, spans)
+        records = await self._records(spans)
         found = trades_of(records, self._settings.venue.exchange, stream)
         return [trade for trade in found if trade.symbol in symbols]
+
+    # The lake and the topic.
+
+    def _in_bronze(self, symbols: Collection[str], stream: str) -> dict[str, LastTrade]:
+        found = newest_trades(self._settings, self._settings.venue.exchange, stream, symbols)
+        return {symbol: LastTrade(*last) for symbol, last in found.items()}
+
+    def _coverage(self, symbols: Collection[str]) -> Sequence[CoverageRow]:
+        return read_coverage(self._settings, symbols=symbols)
+
+    async def _records(self, spans: Mapping[int, tuple[int, int]]) -> Collection[PeekedRecord]:
+        return await read_async(self._settings, self._settings.topic_trades, spans)
 
 
 def trades_of(records: Collection[PeekedRecord], exchange: str, stream: str) -> list[KnownTrade]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Collection
 from typing import Final
 
@@ -14,6 +13,7 @@ from cryptolake_assets.captures.tracked_symbols import Listing, Subscriptions, r
 from cryptolake_assets.errors import CryptolakeError, ExchangeError
 from cryptolake_assets.model.symbol_selection import SymbolSelection, parse_selection
 from cryptolake_assets.producer.connection_pool import ConnectionPool
+from cryptolake_assets.producer.machine import loop_time
 from cryptolake_assets.settings import Settings, Source
 
 log = structlog.get_logger(__name__)
@@ -52,14 +52,14 @@ async def refresh_symbols(
 
     A selection that cannot be read or resolved changes nothing. `items` is the pool's initial selection.
     """
-    checked_at, last_error = time.monotonic(), ""
+    checked_at, last_error = loop_time(), ""
     while True:
         await asyncio.sleep(_POLL_S)
         try:
             found = await asyncio.to_thread(lambda: settings.symbol_items)
-            is_due = time.monotonic() - checked_at >= settings.symbols_refresh_s
+            is_due = loop_time() - checked_at >= settings.symbols_refresh_s
             if found != items or (is_due and parse_selection(items).needs_listing):
-                items, checked_at = found, time.monotonic()
+                items, checked_at = found, loop_time()
                 pool.track((await find_subscriptions(settings, rest, pool.symbols)).symbols)
             last_error = ""
         except CryptolakeError as error:

@@ -14,10 +14,10 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from cryptolake_assets.errors import ExchangeError
-from cryptolake_assets.producer import connection
 from cryptolake_assets.producer import websocket_libraries as sockets
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeConnection
 from cryptolake_assets.producer.frame_queue import FrameQueue, QueueItem, ReceivedFrames, SpanMark
+from cryptolake_assets.producer.machine import Machine
 from cryptolake_assets.producer.websocket_libraries import ExchangeSocket
 from cryptolake_assets.settings.producer import ProducerIo
 from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, trade_url, until
@@ -82,7 +82,7 @@ def record_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         ceilings.append(round(high, 3))
         return 0.001
 
-    monkeypatch.setattr("cryptolake_assets.producer.connection.random.uniform", uniform)
+    monkeypatch.setattr("cryptolake_assets.producer.machine.RANDOM.uniform", uniform)
     return ceilings
 
 
@@ -179,7 +179,7 @@ async def test_short_lived_connection_does_not_reset_the_pauses(monkeypatch: pyt
     assert ceilings[:3] == [0.5, 1.0, 2.0]
 
 
-async def test_cancellation_that_the_library_swallows_ends_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_cancellation_that_the_library_swallows_ends_the_connection() -> None:
     """picows closes with `asyncio.wait_for`, which in Python 3.11 can swallow a cancellation."""
     closing = asyncio.Event()
 
@@ -193,8 +193,8 @@ async def test_cancellation_that_the_library_swallows_ends_the_connection(monkey
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(10)
 
-    monkeypatch.setattr(connection, "open_socket", swallowing_socket)
-    async with FakeExchange().running() as exchange, connected(exchange) as (link, _):
+    options = replace(FAST, machine=Machine(open_socket=swallowing_socket))
+    async with FakeExchange().running() as exchange, connected(exchange, options=options) as (link, _):
         await exchange.connected(1)
         await exchange.sockets[0].close(1001)
         await closing.wait()

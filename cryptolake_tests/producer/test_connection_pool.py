@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 from websockets.exceptions import ConnectionClosed
@@ -76,9 +77,8 @@ async def scene(symbols: tuple[str, ...], feeds: bool = True, **options: float) 
                 turn=turn,
             )
 
-        pool = ConnectionPool(
-            symbols, make, ConnectionPoolOptions(**{"life_s": 3_600.0, "connect_apart_s": 0.0, **options})
-        )
+        changed: dict[str, Any] = {"life_s": 3_600.0, "connect_apart_s": 0.0, **options}
+        pool = ConnectionPool(symbols, make, ConnectionPoolOptions(**changed))
         run = asyncio.create_task(pool.run())
         on = Scene(exchange, pool, run)
         tasks = [run, asyncio.create_task(on.drain(queue))]
@@ -175,7 +175,7 @@ async def test_connection_openings_are_spaced(monkeypatch: pytest.MonkeyPatch) -
     async def sleep(seconds: float) -> None:
         waits.append(round(seconds, 6))
 
-    monkeypatch.setattr("cryptolake_assets.producer.connection_pool.time.monotonic", lambda: now)
+    monkeypatch.setattr("cryptolake_assets.producer.connection_pool.loop_time", lambda: now)
     monkeypatch.setattr("cryptolake_assets.producer.connection_pool.asyncio.sleep", sleep)
     pacer = ConnectionPacer(1.0)
     for _ in range(3):
