@@ -205,7 +205,8 @@ interleave: $(DEV_READY) ## Run writers and readers of one lake in a seeded orde
 	@$(BIN)/python -m reliability.interleaving $(from-seed)
 
 drill: $(DEV_READY) ## Run a platform with random faults and compare what it stores: SEED=1 MINUTES=30 ONLY=kill
-	@$(BIN)/python -m reliability.drills $(from-seed) $(if $(ONLY),--only "$(ONLY)")
+	@$(BIN)/python -m reliability.drills $(from-seed) $(if $(ONLY),--only "$(ONLY)") \
+		$(if $(LIST),--list "$(LIST)") $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
 from-seed = --seed $(SEED) $(if $(MINUTES),--minutes $(MINUTES))
 

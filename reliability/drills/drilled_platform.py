@@ -1,0 +1,158 @@
+"""The platform under drill: a fresh home with free ports, the replayed feed, and what actions and probes ask it."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+from rich.console import Console
+
+from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.lake.bronze_files import added_files, current_sequence
+from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.platform import lifecycle
+from cryptolake_assets.platform.graphql import ask
+from cryptolake_assets.platform.parts import local_parts, part_named
+from cryptolake_assets.platform.supervisor import Supervisor
+from cryptolake_assets.settings import Settings, Source
+from cryptolake_tests.support.platforms import settings_for
+from reliability.drills.actions import Probe
+from reliability.drills.feed import Emitted
+
+# Quick intervals, so that a recovery shows the fault's cost and not the wait for the next tick.
+SETTINGS: Final[Mapping[str, object]] = {
+    "replay_speed": 1.0,
+    "coverage_interval_s": 1.0,
+    "bronze_trigger_s": 2.0,
+    "silver_interval_s": 5,
+    "gold_interval_min": 5,
+}
+_SUCCEEDED_RUNS = """
+query ($since: Float!) { runsOrError(filter: {statuses: [SUCCESS], createdAfter: $since}, limit: 20) {
+    ... on Runs { results { assetSelection { path } } } } }
+"""
+
+
+class DrilledPlatform:
+    """The running platform of one drill. Its methods may be called from several threads."""
+
+    def __init__(self, home: Path, emitted: Emitted, settings: Mapping[str, object] | None = None) -> None:
+        self.emitted = emitted
+        self.settings: Settings = settings_for(
+            home, source=Source.REPLAY, replay_dir=emitted.directory, **{**SETTINGS, **(settings or {})}
+        )
+        self.capabilities = {part.name for part in local_parts(self.settings)}
+        self._http = httpx.Client(trust_env=False, timeout=10.0)
+        self._bronze_lock = threading.Lock()
+        self._bronze_sequence = 0
+        self._bronze_time_ms = 0
+
+    def start(self) -> None:
+        lifecycle.up(self.settings, console=Console(file=io.StringIO()))
+
+    def stop(self) -> None:
+        lifecycle.down(self.settings, Console(file=io.StringIO()))
+        self._http.close()
+
+    # The exchange.
+
+    def exchange_status(self) -> dict[str, Any]:
+        """Return the response of the replay exchange's `/replay/status`."""
+        response = self._http.get(f"http://{self.settings.replay_address}/replay/status")
+        return dict(response.raise_for_status().json())
+
+    def clock_ms(self) -> int:
+        """Return the exchange's clock."""
+        return int(self.exchange_status()["clock_ms"])
+
+    def switch_faults(self, *faults: Mapping[str, object]) -> None:
+        """Switch on faults of the replay exchange; without faults, switch all of them off."""
+        url = f"http://{self.settings.replay_address}/replay/faults"
+        if faults:
+            self._http.post(url, json=list(faults)).raise_for_status()
+        else:
+            self._http.delete(url).raise_for_status()
+
+    # The parts.
+
+    def pid(self, part: str) -> int | None:
+        """Return the process id of a part; None while it has no process."""
+        info = Supervisor(self.settings).processes().get(part)
+        return info.pid if info else None
+
+    def processes(self, part: str, *, with_children: bool = False) -> list[psutil.Process]:
+        """Return the process of a part, last, after the ones that it started; empty while it has none."""
+        with suppress(psutil.NoSuchProcess):
+            if pid := self.pid(part):
+                process = psutil.Process(pid)
+                return [*(process.children(recursive=True) if with_children else ()), process]
+        return []
+
+    def is_running(self, part: str) -> bool:
+        """Return whether a part's process lives and is ready."""
+        info = Supervisor(self.settings).processes().get(part)
+        return info is not None and info.alive and part_named(part).is_ready(self.settings, info.started_s)
+
+    # The tables and the graph.
+
+    def bronze_time_ms(self) -> int:
+        """Return the newest event time in Bronze, from the files added since the last call; 0 without trades."""
+        with self._bronze_lock:
+            table = load_table(self.settings, self.settings.tables.trades)
+            newest = (round(file.latest.timestamp() * 1000) for file in added_files(table, self._bronze_sequence))
+            self._bronze_time_ms = max(newest, default=self._bronze_time_ms)
+            self._bronze_sequence = current_sequence(table)
+            return self._bronze_time_ms
+
+    def newest_bar(self) -> datetime | None:
+        """Return the start of the newest minute in Silver."""
+        found = run_sql(self.settings, f"SELECT max(window_start) AS at FROM {self.settings.tables.bars.full_name}")
+        newest: datetime | None = found.to_pylist()[0]["at"]
+        return newest
+
+    def refreshed_since(self, epoch_s: float) -> bool:
+        """Return whether a Silver run that was created since then has succeeded."""
+        runs = ask(self.settings, _SUCCEEDED_RUNS, {"since": epoch_s})["runsOrError"]["results"]
+        silver = list(asset_keys.FUTURES.bars.path)
+        return any({"path": silver} in (run["assetSelection"] or ()) for run in runs)
+
+    def served_bar(self) -> datetime | None:
+        """Return the start of the newest minute that the API serves; None if it serves none."""
+        symbol = self.emitted.feed.symbols[0]
+        response = self._http.get(
+            f"{self.settings.api_url}/ohlcv/1m", params={"symbol": symbol, "limit": 1, "order": "desc"}
+        )
+        bars = response.raise_for_status().json()["bars"]
+        return datetime.fromisoformat(bars[0]["window_start"]).astimezone(UTC) if bars else None
+
+    # Probes of a part's work, made when a fault has ended.
+
+    def stored_after_now(self, part: str = "") -> Probe:
+        """Return a probe: a trade emitted from now on is in Bronze, and the part is running."""
+        since_ms = self.clock_ms()
+        return lambda: self.bronze_time_ms() > since_ms and (not part or self.is_running(part))
+
+    def refreshed_after_now(self, part: str = "") -> Probe:
+        """Return a probe: a Silver run created from now on has succeeded, and the part is running."""
+        since = datetime.now(UTC).timestamp()
+        return lambda: self.refreshed_since(since) and (not part or self.is_running(part))
+
+    def served(self) -> Probe:
+        """Return a probe: the API serves the newest minute in Silver."""
+        return lambda: (served := self.served_bar()) is not None and served >= (self.newest_bar() or served)
+
+    def kill(self, part: str, *, with_children: bool = False) -> None:
+        """Send SIGKILL to a part's process; do nothing while it has none."""
+        for process in self.processes(part, with_children=with_children):
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)

@@ -1,0 +1,119 @@
+"""Faults of the platform's processes: kill, kill twice, pause, and a broker that is away for minutes."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Final
+
+from cryptolake_assets.platform.parts import API, BRONZE, CODE_SERVERS, DAGSTER_DAEMON, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.platform.supervisor import Supervisor
+from reliability.drills.actions import PART, Action, Parameters, Probe
+from reliability.drills.drilled_platform import DrilledPlatform
+
+GRAPH_PARTS: Final = (DAGSTER_DAEMON, *(part.name for part in CODE_SERVERS))
+DRILLED_PARTS: Final = (PRODUCER, KAFKA, SPARK, BRONZE, *GRAPH_PARTS, API)
+
+
+def probe_of_part(platform: DrilledPlatform, parameters: Parameters) -> Probe:
+    """Return the probe of the part's work: a stored trade, a Silver run, or a response."""
+    part = str(parameters["part"])
+    if part == API:
+        return platform.served()
+    return platform.refreshed_after_now(part) if part in GRAPH_PARTS else platform.stored_after_now(part)
+
+
+@contextmanager
+def killed(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
+    """Kill a part; with `children`, also the processes that it started, such as running Dagster runs."""
+    platform.kill(str(parameters["part"]), with_children=bool(parameters.get("children")))
+    yield
+
+
+@contextmanager
+def killed_twice(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
+    """Kill a part, and again `again_s` seconds later, while it recovers; the fault ends with the second kill."""
+    part = str(parameters["part"])
+    platform.kill(part)
+    time.sleep(float(parameters["again_s"]))
+    platform.kill(part)
+    yield
+
+
+@contextmanager
+def paused(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
+    """Stop a part's process by SIGSTOP until the fault ends."""
+    processes = platform.processes(str(parameters["part"]))
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process.pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGCONT)
+
+
+@contextmanager
+def stopped(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
+    """Stop a part in order, with its supervision, until the fault ends."""
+    supervisor, part = Supervisor(platform.settings), str(parameters["part"])
+    supervisor.stop(part)
+    try:
+        yield
+    finally:
+        supervisor.start(part)
+
+
+def _with_children(draw: random.Random) -> Parameters:
+    return {"children": int(draw.random() < 0.5)}
+
+
+def _again(draw: random.Random) -> Parameters:
+    return {"again_s": round(draw.uniform(0.5, 12.0), 1)}
+
+
+ACTIONS: Final = (
+    Action(
+        name="kill",
+        fault=killed,
+        probe=probe_of_part,
+        parts=DRILLED_PARTS,
+        draw=_with_children,
+        needs=frozenset({PART}),
+    ),
+    Action(
+        name="kill_twice",
+        fault=killed_twice,
+        probe=probe_of_part,
+        parts=DRILLED_PARTS,
+        draw=_again,
+        needs=frozenset({PART}),
+        weight=0.5,
+    ),
+    Action(
+        name="pause",
+        fault=paused,
+        probe=probe_of_part,
+        parts=DRILLED_PARTS,
+        lasts_s=(1.0, 60.0),
+        needs=frozenset({PART}),
+        withholds=frozenset({PART}),
+        weight=0.6,
+    ),
+    Action(
+        name="broker_away",
+        fault=stopped,
+        probe=probe_of_part,
+        parts=(KAFKA,),
+        lasts_s=(60.0, 600.0),
+        needs=frozenset({KAFKA}),
+        withholds=frozenset({KAFKA}),
+        weight=0.5,
+    ),
+)
