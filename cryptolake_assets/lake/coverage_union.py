@@ -42,7 +42,7 @@ def fold(rows: Iterable[CoverageRow], claims: Iterable[CoverageRow], grace_ms: i
     united: dict[_Source, list[_Piece]] = {}
     result: list[CoverageRow] = []
     # Ids first: they are the stronger evidence, and what they cover needs no barrier.
-    for source in sorted(stored.keys() | claimed.keys(), key=lambda source: source[1] is not Evidence.IDS):
+    for source in sorted(stored.keys() | claimed.keys(), key=lambda each: (each[1] is not Evidence.IDS, each[0] or 0)):
         partition, evidence = source
         # Offsets above the newest claim's are of an earlier topic: Bronze may never reach them again.
         limit = max((row.kafka_offset or 0 for row in claims if row.kafka_partition == partition), default=-1)

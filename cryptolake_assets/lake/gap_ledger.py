@@ -146,7 +146,8 @@ class IcebergGapSink:
         candidates = stored.append_column("number", pa.array(range(stored.num_rows), pa.int64()))
         candidates = candidates.filter(pc.is_in(stored["first_missing_id"], ids))
         before = {tuple(row[name] for name in self._spec.key): row for row in candidates.to_pylist()}
-        after = {gap.key: _record(gap) for gap in gaps if _differs(gap, before.get(gap.key))}
+        known = {key: _gap(row) for key, row in before.items()}
+        after = {gap.key: _record(gap) for gap in gaps if is_change(gap, known.get(gap.key))}
         if not after:
             return False
         now = datetime.now(UTC)
@@ -160,12 +161,12 @@ class IcebergGapSink:
         return True
 
 
-def _differs(gap: TradeGap, stored: dict[str, Any] | None) -> bool:
+def is_change(gap: TradeGap, stored: TradeGap | None) -> bool:
     """Return whether to write the gap: it is new, or it changes an open gap or widens a closed one."""
     if stored is None:
         return True
-    is_final = stored["closed_at"] is not None and gap.last_missing_id <= stored["last_missing_id"]
-    return not is_final and _gap(stored) != gap
+    is_final = stored.closed_at is not None and gap.last_missing_id <= stored.last_missing_id
+    return not is_final and stored != gap
 
 
 def _near(times: Iterable[datetime]) -> BooleanExpression:
