@@ -10,6 +10,7 @@ processes the records that Kafka holds now and returns. The process that runs th
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -17,7 +18,7 @@ import time
 import uuid
 from datetime import UTC, datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import structlog
 
@@ -42,7 +43,12 @@ from cryptolake_assets.kafka.kafka_records import (
     with_event,
 )
 from cryptolake_assets.kafka.topics import error_of_spark
-from cryptolake_assets.lake.spark_session import connect, spark_unreachable
+from cryptolake_assets.lake.spark_session import (
+    await_server,
+    connect,
+    require_living_server,
+    spark_unreachable,
+)
 from cryptolake_assets.lake.stores import hadoop_location
 from cryptolake_assets.lake.stream_checkpoints import checkpoint, checkpoint_lock
 from cryptolake_assets.log import configure_logging
@@ -60,6 +66,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 POLL_S = 2.0
+SERVER_WAIT_S = 30.0
 REJECTED_TRIGGER_FACTOR = 4  # the rejected-records query triggers once per this many trade batches
 
 
@@ -255,6 +262,11 @@ class BronzeStream:
         Raises `SparkError` if a trades query fails or the server is lost, `BrokerError` if Kafka is the cause.
         """
         with checkpoint_lock(self._settings):
+            # A killed server takes some seconds to start. Waiting here is quicker than new starts of this process,
+            # which the supervisor delays more with each.
+            await_server(self._settings, self._stop, SERVER_WAIT_S)
+            if self._stop.is_set():
+                return
             spark = _session(self._settings)
             _stop_leftover_queries(spark)
             # A micro-batch costs CPU by itself, more than its records do below about 10,000 a second: the families
@@ -286,6 +298,7 @@ class BronzeStream:
             )
             try:
                 while not self._stop.wait(POLL_S):
+                    require_living_server(self._settings)  # the client's calls would retry for ten seconds
                     extra.supervise()
                     self._restart_failed_reports(queries, starters)
                     self._report([*queries.values(), *extra.running])
@@ -353,5 +366,12 @@ def main() -> int:
     return 0
 
 
+def end_process(code: int) -> NoReturn:
+    """End this process now: at a regular exit, PySpark's threads retry their calls to a lost server for ten seconds."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

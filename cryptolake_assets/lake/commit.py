@@ -104,7 +104,6 @@ def publish(
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
             if attempt.retry_state.attempt_number > 1:
-                log.info("publish_retried", table=spec.full_name, attempt=attempt.retry_state.attempt_number)
                 table = table.refresh()
             current = read_window(table, window)
             rows, changed, removed = _merge(spec, current, candidate, replaced_keys, datetime.now(UTC))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import socket
+import threading
+import time
 from typing import TYPE_CHECKING, Any, cast
 
 from cryptolake_assets.errors import SparkError
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_PORT = 15002  # Spark Connect's default
 CONNECT_TIMEOUT_S = 5.0
+AWAIT_POLL_S = 0.25
 
 
 def spark_conf(settings: Settings) -> dict[str, str]:
@@ -38,11 +41,43 @@ def spark_conf(settings: Settings) -> dict[str, str]:
 
 def require_server(settings: Settings) -> None:
     """Raise `SparkError` at once if nothing listens; the Connect client would retry for 10 minutes."""
-    host, _, port = settings.spark_connect_url.removeprefix("sc://").partition("/")[0].partition(":")
     try:
-        socket.create_connection((host, int(port or DEFAULT_PORT)), timeout=CONNECT_TIMEOUT_S).close()
+        _touch_server(settings)
     except (OSError, ValueError) as error:
         raise spark_unreachable(settings, error) from None
+
+
+def _touch_server(settings: Settings) -> None:
+    host, _, port = settings.spark_connect_url.removeprefix("sc://").partition("/")[0].partition(":")
+    socket.create_connection((host, int(port or DEFAULT_PORT)), timeout=CONNECT_TIMEOUT_S).close()
+
+
+def require_living_server(settings: Settings) -> None:
+    """Raise `SparkError` if the server's port refuses connections: its process has ended, and with it every session.
+
+    A server that does not respond may still live.
+    """
+    try:
+        _touch_server(settings)
+    except ConnectionRefusedError as error:
+        raise spark_unreachable(settings, error) from None
+    except OSError:
+        return
+
+
+def await_server(settings: Settings, stopping: threading.Event, timeout_s: float) -> None:
+    """Wait until the server accepts connections, `stopping` is set, or the time is over."""
+    deadline = time.monotonic() + timeout_s
+    while not _is_listening(settings) and time.monotonic() < deadline and not stopping.wait(AWAIT_POLL_S):
+        pass
+
+
+def _is_listening(settings: Settings) -> bool:
+    try:
+        _touch_server(settings)
+    except OSError:
+        return False
+    return True
 
 
 def _remove_exit_hook(session: SparkSession) -> None:

@@ -233,10 +233,10 @@ def test_lost_race_is_logged_and_the_commit_retried(
     assert {key[0] for key in stored(lake)} == {"A", "B"}
     assert logs == [
         {
-            "event": "publish_retried",
+            "event": "commit_retried",
             "log_level": "info",
-            "table": FUTURES.bars.full_name,
-            "attempt": 2,
+            "attempt": 1,
+            "reason": f"{lost_race.__name__}: another writer committed first",
         }
     ]
 
