@@ -21,7 +21,7 @@ from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.platform import lifecycle
-from cryptolake_assets.platform.graphql import ask
+from cryptolake_assets.platform.graphql import ask, location_errors
 from cryptolake_assets.platform.parts import local_parts, part_named
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, Source
@@ -35,7 +35,7 @@ SETTINGS: Final[Mapping[str, object]] = {
     "coverage_interval_s": 1.0,
     "bronze_trigger_s": 2.0,
     "silver_interval_s": 5,
-    "gold_interval_min": 5,
+    "gold_interval_min": 15,
 }
 _SUCCEEDED_RUNS = """
 query ($since: Float!) { runsOrError(filter: {statuses: [SUCCESS], createdAfter: $since}, limit: 20) {
@@ -150,6 +150,10 @@ class DrilledPlatform:
     def served(self) -> Probe:
         """Return a probe: the API serves the newest minute in Silver."""
         return lambda: (served := self.served_bar()) is not None and served >= (self.newest_bar() or served)
+
+    def loaded(self, part: str) -> Probe:
+        """Return a probe: the code server is running, and Dagster has loaded all definitions."""
+        return lambda: self.is_running(part) and not location_errors(self.settings)
 
     def kill(self, part: str, *, with_children: bool = False) -> None:
         """Send SIGKILL to a part's process; do nothing while it has none."""

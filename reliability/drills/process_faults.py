@@ -1,4 +1,4 @@
-"""Faults of the platform's processes: kill, kill twice, pause, and a broker that is away for minutes."""
+"""Faults of the platform's processes: kill (also twice, or a Dagster run), pause, and a broker that is away for minutes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
+import psutil
+
+from cryptolake_assets.platform.graphql import LOCATION, MARTS_LOCATION
 from cryptolake_assets.platform.parts import API, BRONZE, CODE_SERVERS, DAGSTER_DAEMON, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
 from reliability.drills.actions import PART, Action, Parameters, Probe
 from reliability.drills.drilled_platform import DrilledPlatform
 
-GRAPH_PARTS: Final = (DAGSTER_DAEMON, *(part.name for part in CODE_SERVERS))
-DRILLED_PARTS: Final = (PRODUCER, KAFKA, SPARK, BRONZE, *GRAPH_PARTS, API)
+DRILLED_PARTS: Final = (PRODUCER, KAFKA, SPARK, BRONZE, DAGSTER_DAEMON, *(part.name for part in CODE_SERVERS), API)
+GRAPH_CODE: Final = f"code-{LOCATION}"
+WITH_RUNS: Final = (DAGSTER_DAEMON, GRAPH_CODE)  # a Silver run shows that they work
+RUN_WAIT_S: Final = 60.0
 
 
 def probe_of_part(platform: DrilledPlatform, parameters: Parameters) -> Probe:
@@ -24,7 +29,9 @@ def probe_of_part(platform: DrilledPlatform, parameters: Parameters) -> Probe:
     part = str(parameters["part"])
     if part == API:
         return platform.served()
-    return platform.refreshed_after_now(part) if part in GRAPH_PARTS else platform.stored_after_now(part)
+    if part in WITH_RUNS:
+        return platform.refreshed_after_now(part)
+    return platform.loaded(part) if part == f"code-{MARTS_LOCATION}" else platform.stored_after_now(part)
 
 
 @contextmanager
@@ -42,6 +49,28 @@ def killed_twice(platform: DrilledPlatform, parameters: Parameters) -> Iterator[
     time.sleep(float(parameters["again_s"]))
     platform.kill(part)
     yield
+
+
+@contextmanager
+def run_killed(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
+    """Kill the processes of all Dagster runs, `late_s` seconds after there is one; none if none starts in a minute."""
+    deadline = time.monotonic() + RUN_WAIT_S
+    while not (runs := _run_processes(platform)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    time.sleep(float(parameters["late_s"]))
+    for process in {*runs, *_run_processes(platform)}:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    yield
+
+
+def _run_processes(platform: DrilledPlatform) -> list[psutil.Process]:
+    found = []
+    for process in platform.processes(GRAPH_CODE, with_children=True)[:-1]:
+        with suppress(psutil.NoSuchProcess):
+            if not any("resource_tracker" in word for word in process.cmdline()):
+                found.append(process)
+    return found
 
 
 @contextmanager
@@ -95,6 +124,13 @@ ACTIONS: Final = (
         draw=_again,
         needs=frozenset({PART}),
         weight=0.5,
+    ),
+    Action(
+        name="kill_run",
+        fault=run_killed,
+        probe=lambda platform, _: platform.refreshed_after_now(GRAPH_CODE),
+        draw=lambda draw: {"late_s": round(draw.uniform(0.0, 5.0), 1)},
+        needs=frozenset({*WITH_RUNS, BRONZE}),
     ),
     Action(
         name="pause",

@@ -32,6 +32,7 @@ class Drilled:
 
     fault: Fault
     state: str = "waiting"
+    load: float = 0.0  # 1-minute load average at its begin
     began: float = 0.0
     ended: float = 0.0
     recovered_s: float | None = None
@@ -108,7 +109,7 @@ class Drill:
         action, given = self.actions[one.fault.action], one.fault.given
         try:
             time.sleep(max(0.0, round_began + one.fault.at_s - time.monotonic()))
-            one.state, one.began = "active", time.monotonic()
+            one.state, one.began, one.load = "active", time.monotonic(), os.getloadavg()[0]
             with action.fault(self.platform, given):
                 time.sleep(one.fault.lasts_s)
             one.state, one.ended = "recovering", time.monotonic()
@@ -181,7 +182,8 @@ class Recorder:
         if not one.began:
             return
         others = sorted({other.fault.action for other in of_round if other is not one and _overlap(one, other)})
-        parameters = {**one.fault.parameters, **({"overlaps": "+".join(others)} if others else {})}
+        parameters = {**one.fault.parameters, "load": round(one.load, 1)}
+        parameters |= {"overlaps": "+".join(others)} if others else {}
         found = results.FaultResult(
             at=self.at,
             commit=self.commit,

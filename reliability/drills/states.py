@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
@@ -60,9 +61,14 @@ class LogReader:
         return data[before:complete].splitlines()
 
 
+_TEXT_EVENT: Final = re.compile(rb"\[(?:info|warning|error) *\] ([a-z_]+)")
+
+
 def _events(lines: Iterable[bytes]) -> Iterator[dict[str, Any]]:
     for line in lines:
-        if line.startswith(b"{"):
+        if (found := _TEXT_EVENT.search(line)) is not None:  # of a Dagster process, which logs text
+            yield {"event": found[1].decode()}
+        elif line.startswith(b"{"):
             try:
                 event = json.loads(line)
             except ValueError:
