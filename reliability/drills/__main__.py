@@ -29,6 +29,7 @@ from reliability.page import percentile
 
 LONGEST_SHARE = 0.2  # of the run: no fault lasts longer
 LOG_LINES = 15
+SHOW_S = 20.0  # between two lines of progress, where there is no terminal
 
 console = Console(stderr=True, highlight=False)
 
@@ -71,12 +72,20 @@ def _drill(
     live = console.status("starting the platform") if console.is_terminal else nullcontext()
     with live as status:
 
+        def passed() -> str:
+            return f"{time.monotonic() - began:6.0f} s  "
+
         def report(text: str) -> None:
-            passed = f"{time.monotonic() - began:6.0f} s"
+            console.print(f"{passed()}{text}", soft_wrap=True, markup=False)
+
+        shown = [time.monotonic()]
+
+        def show(text: str) -> None:
             if status is not None:
-                status.update(f"{passed}  {text.splitlines()[-1]}")
-            if status is None or not text[:1].isdigit():  # progress of a wait is shown on a terminal only
-                console.print(f"{passed}  {text}", soft_wrap=True, markup=False)
+                status.update(f"{passed()}{text}")
+            elif time.monotonic() - shown[0] > SHOW_S:
+                report(text)
+                shown[0] = time.monotonic()
 
         try:
             platform.start()
@@ -86,6 +95,7 @@ def _drill(
                 actions={action.name: action for action in scenario.actions},
                 oracle=Oracle(platform),
                 report=report,
+                show=show,
                 logs=LogReader(platform.settings),
                 on_fault=recorder.fault,
             )

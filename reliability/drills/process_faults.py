@@ -1,4 +1,4 @@
-"""Faults of the platform's processes: kill (also twice, or a Dagster run), pause, and a broker that is away for minutes."""
+"""Faults of the platform's processes: kill (also twice, or a Dagster run), pause, a broker away for minutes."""
 
 from __future__ import annotations
 

@@ -43,6 +43,12 @@ class Drilled:
     def lasted_s(self) -> float:
         return max(0.0, self.ended - self.began)
 
+    def __str__(self) -> str:
+        since = {"active": self.began, "recovering": self.ended}.get(self.state)
+        passed = f" {self.recovered_s:.0f} s" if self.recovered_s is not None else ""
+        passed = f" {time.monotonic() - since:.0f} s" if since else passed
+        return f"{self.fault.action} {self.fault.part}".strip() + f" {self.state}{passed}"
+
 
 @dataclass
 class Drill:
@@ -54,6 +60,7 @@ class Drill:
     report: Report
     logs: LogReader
     on_fault: Callable[[Drilled, Iterable[Drilled]], None] = lambda *_: None  # after a round, with all of its faults
+    show: Report = lambda _: None  # the state of the running faults, twice a second
     recovery_limit_s: float = RECOVERY_LIMIT_S
     states: Counter[str] = field(default_factory=Counter)
     rounds: list[Round] = field(default_factory=list)
@@ -81,7 +88,7 @@ class Drill:
         for thread in threads:
             thread.start()
         try:
-            self._watch_until(threads)
+            self._watch_until(threads, drilled)
             if failed := [one for one in drilled if one.error]:
                 raise BrokenPromiseError(f"{failed[0].fault}: {failed[0].error}")
             settled_s = self._settle()
@@ -96,13 +103,14 @@ class Drill:
         for one in drilled:
             self.platform.capabilities |= self.actions[one.fault.action].gives
 
-    def _watch_until(self, threads: list[threading.Thread]) -> None:
+    def _watch_until(self, threads: list[threading.Thread], drilled: list[Drilled]) -> None:
         """Check complete bars until the threads have ended."""
         watched = time.monotonic()
         while any(thread.is_alive() for thread in threads):
             if time.monotonic() - watched > WATCH_S:
                 self.oracle.watch()
                 watched = time.monotonic()
+            self.show(f"round {len(self.rounds)}: {', '.join(map(str, drilled))}")
             time.sleep(PROBE_S)
 
     def _run_fault(self, one: Drilled, round_began: float) -> None:
@@ -145,7 +153,7 @@ class Drill:
             return False
 
     def _settle(self) -> float:
-        settled_s = self.oracle.settle(self.report)
+        settled_s = self.oracle.settle(self.show)
         self._count_states()
         return settled_s
 
