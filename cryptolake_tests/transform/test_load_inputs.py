@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -102,7 +103,8 @@ def test_symbols_are_those_of_the_familys_markets(covered: Settings) -> None:
     assert set(rules.symbols) == {in_coverage, ("binance_futures", "ETHUSDT"), ("binance_futures_coin", "BTCUSD_PERP")}
     spot = load_run_inputs(lake.of_family(Family.SPOT)).rules
     assert (spot.exchanges, spot.symbols) == (("binance_spot",), (("binance_spot", "SOLUSDT"),))
-    assert load_run_inputs(lake.of_market(Market.COIN_M), NEVER, NEVER).rules == rules, "a run is of the family"
+    of_market = load_run_inputs(lake.of_market(Market.COIN_M), NEVER, NEVER).rules
+    assert replace(of_market, latest=rules.latest) == rules, "a run is of the family"
 
 
 def test_quarantined_trades_are_limited_to_the_hours(covered: Settings) -> None:
@@ -113,6 +115,26 @@ def test_quarantined_trades_are_limited_to_the_hours(covered: Settings) -> None:
     assert of_hour == (("binance_futures", "BTCUSDT", "trade", 1),)
     assert load_run_inputs(covered, START, START + HOUR).rules.quarantined == ()
     assert len(load_run_inputs(covered).rules.quarantined) == 3
+
+
+@pytest.mark.parametrize("source", [Source.REPLAY, Source.BINANCE])
+@pytest.mark.parametrize("speed", [1.0, 20.0])
+def test_trades_after_the_coverage_are_valid_while_the_exchange_clock_does_not_respond(
+    covered: Settings, source: Source, speed: float
+) -> None:
+    update = {"source": source, "replay_speed": speed, "exchange_rest_url": "http://127.0.0.1:1"}
+    covered = covered.model_copy(update=update)
+    covered_to = START + timedelta(hours=11, minutes=40)
+    lag = timedelta(minutes=30) * speed
+    append(covered, [trade(covered_to + lag, 1), trade(covered_to + timedelta(days=2_000), 2)])
+    assert advance(covered) == 1
+
+
+def test_exchange_clock_bounds_the_time_of_trades(covered: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = START + timedelta(hours=12)
+    monkeypatch.setattr(load_inputs, "_clock_ms", lambda _: round(now.timestamp() * 1000))
+    append(covered, [trade(now + timedelta(seconds=59), 1), trade(now + timedelta(seconds=61), 2)])
+    assert advance(covered) == 1
 
 
 def advance(settings: Settings) -> int:

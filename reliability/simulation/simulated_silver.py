@@ -26,9 +26,10 @@ from cryptolake_assets.model.markets import Family, exchanges_of
 from cryptolake_assets.model.windows import HOUR, hour_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, STREAM_PREFERENCE, bar_rows, epoch_ms
-from cryptolake_assets.quality.rules import FUTURE_TOLERANCE_MS, Instrument, RuleContext, known_symbols
+from cryptolake_assets.quality.rules import Instrument, RuleContext, known_symbols
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.transform.follow_bronze import SearchMemory, mark_touched_hours
+from cryptolake_assets.transform.load_inputs import latest_trade_time
 from cryptolake_assets.transform.silver_candidate import is_completed, keep_proven_rows, may_be_complete
 from reliability.simulation.simulated_lake import (
     Identity,
@@ -330,12 +331,12 @@ class SimulatedSilver:
                 self._lake.oracle.check_bar(bar, ids, gaps, offsets)
 
     def _rules(self, extent: CoverageExtent, start_ms: int | None, end_ms: int | None) -> RuleContext:
-        latest_ms = self._latest_ms(extent)
+        now_ms, clock_ms = int(self._now * 1_000), self._exchange_time_ms()
         return RuleContext(
             exchanges=self._exchanges,
             symbols=known_symbols(self._tracked(), extent.symbols),
             earliest=self._start,
-            latest=moment((int(self._now * 1_000) if latest_ms is None else latest_ms) + FUTURE_TOLERANCE_MS),
+            latest=latest_trade_time(extent, clock_ms, now_ms=now_ms, clock_factor=1.0, is_live=True),
             quarantined=tuple(
                 identity
                 for identity, time_us in self._quarantined.items()
