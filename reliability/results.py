@@ -1,10 +1,12 @@
-"""The result files: a line (JSON) per simulation, interleaving, drill run and drilled fault; runs append.
+"""The result files: a line (JSON) per simulation, old bug, interleaving, drill run and drilled fault; runs append.
 
 `docs/reliability.md` is generated from them.
 """
 
 from __future__ import annotations
 
+import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -37,6 +39,18 @@ class SimulationResult(Result, frozen=True, kw_only=True):
     faults: dict[str, int]  # number of times by kind
     states: dict[str, int]  # number of seeds in which a state was reached, such as `repair_during_restart`
     log_digest: str  # of the event logs of all seeds: the same for the same seeds and code
+
+
+class OldBugResult(Result, frozen=True, kw_only=True):
+    """The search of one old bug, put back into the code, by consecutive seeds of the simulation."""
+
+    bug: str  # name of the patch
+    description: str
+    first_seed: int
+    found_at_seed: int | None  # None: no seed found it
+    seeds: int  # tried
+    cpu_s: float
+    violation: str = ""  # of the found seed
 
 
 class InterleavingResult(Result, frozen=True, kw_only=True):
@@ -96,4 +110,18 @@ def read(kind: type[R], directory: Path = RESULTS) -> Iterator[R]:
 
 
 def _path(kind: type[Result], directory: Path) -> Path:
-    return directory / f"{kind.__name__.removesuffix('Result').lower()}s.jsonl"
+    words = re.findall("[A-Z][a-z]*", kind.__name__.removesuffix("Result"))
+    return directory / f"{'_'.join(words).lower()}s.jsonl"
+
+
+def current_commit() -> str:
+    """Return the abbreviated commit of the checkout, with `+` if files have changed since."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        return done.stdout.strip()
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top,exclude)reliability/results")
+    return f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}{'+' if changed else ''}"

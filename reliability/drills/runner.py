@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import threading
 import time
 import traceback
@@ -161,19 +160,6 @@ class Drill:
         self.states += reached(self.logs.new_events())
 
 
-def commit() -> str:
-    """Return the abbreviated commit of the checkout, with `+` if files have changed since."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top,exclude)reliability/results")
-    return f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}{'+' if changed else ''}"
-
-
 @dataclass
 class Recorder:
     """Appends the results of one run to the result files."""
@@ -181,7 +167,7 @@ class Recorder:
     run: str
     directory: Path = results.RESULTS
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    commit: str = field(default_factory=commit)
+    commit: str = field(default_factory=results.current_commit)
     load: float = field(default_factory=lambda: os.getloadavg()[0])
     faults: list[results.FaultResult] = field(default_factory=list)
 
