@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Meta
 
 from cryptolake_assets.errors import SettingsError
+from cryptolake_assets.model.hostile_frames import HOSTILE_FRAMES
 from cryptolake_assets.model.markets import Market
 
 Count = Annotated[int, Meta(ge=0)]
@@ -76,6 +77,13 @@ class Stall(Interruption, tag="stall", frozen=True, kw_only=True):
     for_s: PositiveSeconds
 
 
+class HalfOpen(Interruption, tag="half_open", frozen=True, kw_only=True):
+    """Abandons the connection as if the exchange's host had vanished: nothing is sent or read again, not even a close.
+
+    The socket stays open until the client gives up, or until the exchange's own limit for missing pongs.
+    """
+
+
 class Shutdown(Interruption, tag="shutdown", frozen=True, kw_only=True):
     """Announces the end of the connection (`serverShutdown`) and closes it `notice_s` wall seconds later.
 
@@ -128,25 +136,60 @@ class Corrupt(FrameFault, tag="corrupt", frozen=True, kw_only=True):
     share: Share
 
 
+class Hostile(FrameFault, tag="hostile", frozen=True, kw_only=True):
+    """Sends a frame that an attacker or a broken exchange may send after a share of the frames.
+
+    `frames` are names of `HOSTILE_FRAMES`, sent in turn; by default all.
+    """
+
+    share: Share
+    frames: tuple[str, ...] = HOSTILE_FRAMES
+
+    def __post_init__(self) -> None:
+        if not self.frames or not set(self.frames) <= set(HOSTILE_FRAMES):
+            raise ValueError(f"`frames` must be some of {', '.join(HOSTILE_FRAMES)}")
+
+
 class Rotation(Fault, tag="rotation", frozen=True, kw_only=True):
     """Closes connections after `connection_life_s` wall seconds instead of the exchange's 24 hours."""
 
     connection_life_s: PositiveSeconds
 
 
-class RestLimit(Fault, tag="rest_limit", frozen=True, kw_only=True):
-    """Rejects REST requests: `times` of them, or those within `for_s` wall seconds from the first.
+class RestFault(Fault, frozen=True, kw_only=True):
+    """A fault of `times` REST requests, or of those within `for_s` wall seconds from the first.
 
     It affects paths that start with one of `paths`, or all.
     """
 
-    status: Literal[418, 429] = 429
-    retry_after_s: Annotated[int, Meta(ge=0, le=3 * 86_400)] = 1
     for_s: Seconds = 0.0
     paths: tuple[str, ...] = ()
 
     def concerns(self, path: str) -> bool:
         return not self.paths or path.startswith(self.paths)
+
+
+class RestLimit(RestFault, tag="rest_limit", frozen=True, kw_only=True):
+    """Rejects REST requests as the exchange's rate limits do."""
+
+    status: Literal[418, 429] = 429
+    retry_after_s: Annotated[int, Meta(ge=0, le=3 * 86_400)] = 1
+
+
+class RestHtml(RestFault, tag="rest_html", frozen=True, kw_only=True):
+    """Responds to REST requests with a page of HTML, as a firewall or a proxy does, with any `status`."""
+
+    status: Annotated[int, Meta(ge=200, le=599)] = 200
+
+
+class RestReset(RestFault, tag="rest_reset", frozen=True, kw_only=True):
+    """Resets the connections of REST requests without a response."""
+
+
+class ClockSkew(Fault, tag="clock_skew", frozen=True, kw_only=True):
+    """Shifts the REST clock by `offset_s` seconds from the frames' times; the REST history keeps its times."""
+
+    offset_s: Annotated[float, Meta(ge=-86_400, le=86_400)]
 
 
 class SourceFaultKind(StrEnum):
@@ -171,7 +214,9 @@ class SourceFault(msgspec.Struct, forbid_unknown_fields=True, frozen=True):
     seconds: Count = 1
 
 
-_ExchangeFault = Cut | Stall | Shutdown | Silent | Duplicate | Reorder | Drop | Corrupt | Rotation | RestLimit
+_FrameFault = Silent | Duplicate | Reorder | Drop | Corrupt | Hostile
+_RestFault = RestLimit | RestHtml | RestReset
+_ExchangeFault = Cut | Stall | HalfOpen | Shutdown | _FrameFault | Rotation | _RestFault | ClockSkew
 ReplayFault = _ExchangeFault | SourceFault
 
 
@@ -231,9 +276,9 @@ class FaultBoard:
         self.switches = [*self.switches, *(Switch(fault) for fault in faults)]
         self.version += 1
 
-    def switch_off(self) -> None:
-        """Switch off all faults and discard their counts."""
-        self.switches = []
+    def switch_off(self, kind: str | None = None) -> None:
+        """Switch off the faults of a kind (None: all) and discard their counts."""
+        self.switches = [switch for switch in self.switches if kind not in (None, switch.describe()["kind"])]
         self.version += 1
 
     def switches_of(self, market: Market, *types: type[Fault]) -> Sequence[Switch]:
@@ -245,17 +290,22 @@ class FaultBoard:
             if isinstance(switch.fault, kind) and switch.fault.is_of(market)
         ]
 
-    def rest_limit(self, market: Market, path: str, now_s: float) -> RestLimit | None:
-        """Return the limit that applies to a request now, if any, and count it."""
-        for switch in self.switches_of(market, RestLimit):
+    def rest_fault(self, market: Market, path: str, now_s: float) -> RestLimit | RestHtml | RestReset | None:
+        """Return the fault that applies to a request now, if any, and count it."""
+        for switch in self.switches_of(market, RestLimit, RestHtml, RestReset):
             fault = switch.fault
-            if not isinstance(fault, RestLimit) or not fault.concerns(path):
+            if not isinstance(fault, RestLimit | RestHtml | RestReset) or not fault.concerns(path):
                 continue
             if switch.began_s is None:
                 switch.began_s = now_s
             if (not fault.for_s or now_s < switch.began_s + fault.for_s) and switch.happens():
                 return fault
         return None
+
+    def clock_offset_ms(self, market: Market) -> int:
+        """Return the shift of the REST clock, and count the reading."""
+        skews = [switch for switch in self.switches_of(market, ClockSkew) if switch.happens()]
+        return sum(round(switch.fault.offset_s * 1_000) for switch in skews if isinstance(switch.fault, ClockSkew))
 
     def source_fault(self, source: str) -> SourceFault | None:
         """Return the fault of a batch source's next request, if any, and count it."""

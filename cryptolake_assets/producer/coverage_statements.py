@@ -52,9 +52,13 @@ class ConnectionSpan:
     unexplained: set[str] = field(default_factory=set)
     # Symbols whose first frames were rejected: the exchange time from which their trades were accepted.
     _accepted_from_ms: dict[str, int] = field(default_factory=dict)
+    subscribed: frozenset[str] = field(init=False)  # `symbols`, to look up the symbol of each frame
     _unconfirmed_ms: int | None = None
     _from_ms: int | None = None
     _to_ms: int | None = None
+
+    def __post_init__(self) -> None:
+        self.subscribed = frozenset(self.symbols)
 
     def see(self, *exchange_times_ms: int) -> None:
         """Record the exchange times of the next frames."""

@@ -117,7 +117,7 @@ class Dispatcher:
         numbered_stream, topic, parse = self._numbered_stream, self._trades_topic, self._parse
         route_of, see_trade, accounts = self._route, self._gaps.see, self._accounts
         exchange_times_ms: list[int] = []
-        rejecting = span.rejecting
+        rejecting, subscribed = span.rejecting, span.subscribed
         event: TradeEvent | None = None
         for raw in frames.raws:
             parsed = parse(raw, received_at_us)
@@ -125,7 +125,8 @@ class Dispatcher:
                 event = parsed.event
                 symbol = event.symbol
                 exchange_times_ms.append(parsed.exchange_time_ms)
-                if event.stream == numbered_stream:
+                # Ids of other symbols have no history to repair them from, and their number is unbounded.
+                if event.stream == numbered_stream and symbol in subscribed:
                     if rejecting and symbol in rejecting:
                         self._take_after_rejected(event, span, parsed.exchange_time_ms)
                     else:
@@ -144,7 +145,7 @@ class Dispatcher:
                 messages.append(self._dead_letter(parsed, received_at_us))
             elif type(parsed) is IdWithoutTrade:
                 exchange_times_ms.append(parsed.exchange_time_ms)
-                if parsed.stream == numbered_stream and parsed.trade_id is not None:
+                if parsed.stream == numbered_stream and parsed.trade_id is not None and parsed.symbol in subscribed:
                     see_trade(parsed.symbol, parsed.trade_id, parsed.event_time)
             elif type(parsed) is ControlFrame:
                 if parsed.request_id in span.requests:

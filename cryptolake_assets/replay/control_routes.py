@@ -57,10 +57,10 @@ class ControlRoutes:
         log.info("replay_faults_switched_on", faults=[switch["kind"] for switch in self.describe()])
         self._flush()
 
-    def switch_off(self) -> None:
-        """Switch off all faults."""
-        self._faults.switch_off()
-        log.info("replay_faults_switched_off")
+    def switch_off(self, kind: str | None = None) -> None:
+        """Switch off the faults of a kind; None: all."""
+        self._faults.switch_off(kind)
+        log.info("replay_faults_switched_off", kind=kind)
         self._flush()
 
     def describe(self) -> list[dict[str, Any]]:
@@ -93,5 +93,5 @@ class ControlRoutes:
         return await self._get_faults(request)
 
     async def _delete_faults(self, request: web.Request) -> web.Response:
-        self.switch_off()
+        self.switch_off(request.query.get("kind"))
         return await self._get_faults(request)

@@ -10,6 +10,7 @@ import heapq
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
+from cryptolake_assets.model.hostile_frames import hostile_frame
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
@@ -17,6 +18,8 @@ from cryptolake_assets.model.replay_faults import (
     Drop,
     Duplicate,
     FaultBoard,
+    HalfOpen,
+    Hostile,
     Interruption,
     Reorder,
     Shutdown,
@@ -54,7 +57,8 @@ class ReplayedFrame(NamedTuple):
     text: str
 
 
-Step = ReplayedFrame | Cut | Stall | Shutdown  # a frame to send, or a connection fault
+ConnectionFault = Cut | Stall | HalfOpen | Shutdown
+Step = ReplayedFrame | ConnectionFault  # a frame to send, or a connection fault
 
 
 class Stage(Protocol):
@@ -179,8 +183,24 @@ class _DelayStage:
         return found
 
 
+class HostileStage(_ImmediateStage):
+    """Send a hostile frame after a share of the frames, each kind in turn."""
+
+    def __init__(self, fault: Hostile, switch: Switch) -> None:
+        self._fault, self._switch = fault, switch
+
+    def take(self, delivery: ReplayedFrame) -> Sequence[ReplayedFrame]:
+        fault, frame = self._fault, delivery.frame
+        hit = fault.concerns(frame.stream) and chance(fault.seed, "hostile", frame.number) < fault.share
+        if not hit or not self._switch.happens():
+            return (delivery,)
+        # The switch's count, not one of this connection: a frame that ends the connection must not be sent for ever.
+        name = fault.frames[(self._switch.happened - 1) % len(fault.frames)]
+        return (delivery, ReplayedFrame(frame, hostile_frame(name, delivery.text, frame.number)))
+
+
 class _Interrupter:
-    """Decides when a cut, stall or shutdown is due on a connection."""
+    """Decides when a connection fault is due."""
 
     def __init__(self, fault: Interruption, switch: Switch) -> None:
         self._fault, self._switch = fault, switch
@@ -228,8 +248,9 @@ class FaultyLine:
         board = self._board
         self._version = board.version
         self._stages: list[Stage] = []
-        self._interrupters: list[tuple[Cut | Stall | Shutdown, _Interrupter]] = []
-        for switch in board.switches_of(self._market, Silent, Drop, Corrupt, Duplicate, Reorder, Cut, Stall, Shutdown):
+        self._interrupters: list[tuple[ConnectionFault, _Interrupter]] = []
+        frame_faults = (Silent, Drop, Corrupt, Duplicate, Reorder, Hostile)
+        for switch in board.switches_of(self._market, *frame_faults, Cut, Stall, HalfOpen, Shutdown):
             match switch.fault:
                 case Silent() as fault:
                     self._stages.append(SilentStage(fault, switch))
@@ -239,7 +260,9 @@ class FaultyLine:
                     self._stages.append(CorruptStage(fault, switch))
                 case Duplicate() | Reorder() as fault:
                     self._stages.append(_DelayStage(fault, switch))
-                case Cut() | Stall() | Shutdown() as fault:
+                case Hostile() as fault:
+                    self._stages.append(HostileStage(fault, switch))
+                case Cut() | Stall() | HalfOpen() | Shutdown() as fault:
                     self._interrupters.append((fault, _Interrupter(fault, switch)))
 
     def _run_stages(self, deliveries: Sequence[ReplayedFrame], stages: Sequence[Stage]) -> Iterator[Step]:

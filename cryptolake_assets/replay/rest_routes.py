@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 import structlog
@@ -19,7 +21,7 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.intervals import INTERVALS_MS
 from cryptolake_assets.model.markets import VENUES, Market, Venue
-from cryptolake_assets.model.replay_faults import FaultBoard, RestLimit
+from cryptolake_assets.model.replay_faults import FaultBoard, RestHtml, RestLimit, RestReset
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.replay.listing import minimal_exchange_info, minimal_symbol
 from cryptolake_assets.replay.recorded_aggregates import AggregateStore
@@ -29,6 +31,7 @@ from cryptolake_assets.replay.rest_parameters import RestError, check_limit, int
 log = structlog.get_logger(__name__)
 
 _STATISTICS_PATH = "/futures/data/"  # of USD-M
+_PAGE = "<!DOCTYPE html><html><head><title>403 Forbidden</title></head><body>Request blocked.</body></html>"
 _INTERFACES = (*(f"{venue.rest_path}/" for venue in VENUES.values()), _STATISTICS_PATH)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -37,9 +40,19 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class RestRoutes:
     """Route handlers of one market, below its path. They return nothing later than `clock_ms`, the replayed time."""
 
-    def __init__(self, summary: CaptureSummary, clock_ms: Callable[[], int], venue: Venue) -> None:
-        """Read klines, exchangeInfo and tickers of the capture directory. Raises `CaptureError` for a damaged file."""
+    def __init__(
+        self,
+        summary: CaptureSummary,
+        clock_ms: Callable[[], int],
+        venue: Venue,
+        offset_ms: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """Read klines, exchangeInfo and tickers of the capture directory. Raises `CaptureError` for a damaged file.
+
+        `offset_ms` shifts the time that clients read.
+        """
         self._clock_ms = clock_ms
+        self._offset_ms = offset_ms
         self._venue = venue
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
@@ -79,9 +92,15 @@ class RestRoutes:
 
     async def respond(self, request: web.Request, handler: Handler, faults: FaultBoard) -> web.StreamResponse:
         """Return the response of a request of the market: errors in the exchange's shape, and the used weight."""
-        if (limit := faults.rest_limit(self._venue.market, request.path, time.monotonic())) is not None:
-            log.info("replay_rest_limit_applied", path=request.path, status=limit.status)
-            return _limited(limit, self._venue.weights.per_minute)
+        if (fault := faults.rest_fault(self._venue.market, request.path, time.monotonic())) is not None:
+            log.info("replay_rest_fault_applied", path=request.path, fault=type(fault).__name__)
+            match fault:
+                case RestLimit():
+                    return _limited(fault, self._venue.weights.per_minute)
+                case RestHtml():
+                    return web.Response(text=_PAGE, status=fault.status, content_type="text/html")
+                case RestReset():
+                    _reset(request)
         try:
             response = await handler(request)
         except RestError as error:
@@ -100,11 +119,11 @@ class RestRoutes:
 
     async def _time(self, _request: web.Request) -> web.Response:
         self._weight.add(1)
-        return _json({"serverTime": self._clock_ms()})
+        return _json({"serverTime": self._clock_ms() + self._offset_ms()})
 
     async def _get_exchange_info(self, _request: web.Request) -> web.Response:
         self._weight.add(self._venue.weights.exchange_info)
-        return _json(self._exchange_info | {"serverTime": self._clock_ms()})
+        return _json(self._exchange_info | {"serverTime": self._clock_ms() + self._offset_ms()})
 
     async def _get_tickers(self, request: web.Request) -> web.Response:
         self._weight.add(1 if "symbol" in request.query else self._venue.weights.tickers)
@@ -216,6 +235,15 @@ def _limited(limit: RestLimit, per_minute: int) -> web.Response:
     response = _json({"code": -1003, "msg": f"{text} Please use the websocket for live updates."}, limit.status)
     response.headers["Retry-After"] = str(limit.retry_after_s)
     return response
+
+
+def _reset(request: web.Request) -> NoReturn:
+    """Reset the request's TCP connection."""
+    if request.transport is not None:
+        peer = request.transport.get_extra_info("socket")
+        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with RST instead of FIN
+        request.transport.abort()
+    raise ConnectionResetError
 
 
 def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:

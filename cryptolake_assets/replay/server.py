@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,9 @@ class ReplayExchange:
         self.capture = ReplayedCapture(self.directory, self.speed)
         self.clock, directories = self.capture.clock, self.capture.directories
         self._rest = {
-            market: RestRoutes(summary, self.clock.now_ms, VENUES[market])
+            market: RestRoutes(
+                summary, self.clock.now_ms, VENUES[market], partial(self._faults.clock_offset_ms, market)
+            )
             for market, summary in self.capture.summaries.items()
         }
         first = next(iter(directories))

@@ -19,7 +19,7 @@ from aiohttp import WSMsgType, web
 from cryptolake_assets.binance.control_frames import ControlKind, read_control
 from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event
 from cryptolake_assets.model.markets import Market
-from cryptolake_assets.model.replay_faults import Cut, FaultBoard, Shutdown, Stall
+from cryptolake_assets.model.replay_faults import Cut, FaultBoard, HalfOpen, Shutdown, Stall
 from cryptolake_assets.replay.faulty_line import FaultyLine, NumberedFrame, ReplayedFrame, Step
 
 log = structlog.get_logger(__name__)
@@ -146,6 +146,7 @@ class ReplayClient:
         self._clock_ms = clock_ms
         self._line = FaultyLine(faults, market)
         self._stalled = False
+        self._is_half_open = False
         self._queue: deque[tuple[str, RoutedFrame | None]] = deque()  # (text, its recorded frame or None)
         self._queued_bytes = 0
         self._wake = asyncio.Event()
@@ -165,7 +166,7 @@ class ReplayClient:
 
     @property
     def subscribed(self) -> bool:
-        return bool(self._subscriptions) and not self.gone
+        return bool(self._subscriptions) and not self.gone and not self._is_half_open
 
     def subscribe(self, streams: Iterable[str]) -> None:
         self._subscriptions |= dict.fromkeys(streams)
@@ -203,6 +204,9 @@ class ReplayClient:
     def leave(self) -> None:
         """Mark the client as gone and clear its queue."""
         self.gone = True
+        self._clear_queue()
+
+    def _clear_queue(self) -> None:
         self._queue.clear()
         self._queued_bytes = 0
         self.drained.set()
@@ -243,7 +247,7 @@ class ReplayClient:
                 self._count(frame)
             else:
                 await self._execute_steps(self._line.take(frame, text))
-            if self.gone:
+            if self.gone or self._is_half_open:
                 return
 
     def _count(self, frame: NumberedFrame) -> None:
@@ -254,7 +258,7 @@ class ReplayClient:
         for step in steps:
             match step:
                 case ReplayedFrame():
-                    await self._socket.send_str(step.text)
+                    await self._send(step.text)
                     self._count(step.frame)
                 case Cut():
                     self.abort("fault")
@@ -263,6 +267,16 @@ class ReplayClient:
                     await self._announce_shutdown(step)
                 case Stall():
                     await self._stall(step)
+                case HalfOpen():
+                    self._abandon()
+                    return
+
+    async def _send(self, text: str) -> None:
+        """Send a text frame; a hostile one may not be UTF-8."""
+        if text.isascii():
+            await self._socket.send_str(text)
+        else:
+            await self._socket.send_frame(text.encode("utf-8", "surrogateescape"), WSMsgType.TEXT)
 
     async def _announce_shutdown(self, fault: Shutdown) -> None:
         """Announce that the connection will close, as the exchange does before maintenance."""
@@ -278,10 +292,17 @@ class ReplayClient:
         await asyncio.sleep(fault.for_s)
         self._stalled = False
 
+    def _abandon(self) -> None:
+        """Neither read nor send again; `keep_alive` aborts the connection, as no pong is read."""
+        log.info("replay_client_abandoned", frames_sent=self.frames_sent.total())
+        self._stalled = self._is_half_open = True
+        self._transport.pause_reading()
+        self._clear_queue()
+
     async def close_at_end_of_life(self) -> None:
         """Close the connection at the end of its life: the exchange's limit, a fault, or an announced shutdown."""
         began, life_s = time.monotonic(), self._limits.connection_life_s
-        while not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it at any time
+        while self._is_half_open or not self._life_is_over(time.monotonic() - began):  # noqa: ASYNC110 - a fault may end it at any time
             await asyncio.sleep(min(_LIFE_CHECK_S, life_s / 10, self._faults.shortest_life_s(self.market) / 10))
         log.info("replay_connection_expired", age_s=round(time.monotonic() - began, 1))
         await self.close()
@@ -349,7 +370,7 @@ class ReplayClient:
         return {"result": result, "id": request_id}
 
     def _enqueue(self, text: str, frame: RoutedFrame | None) -> None:
-        if self.gone:
+        if self.gone or self._is_half_open:
             return
         self._queue.append((text, frame))
         self._queued_bytes += len(text)

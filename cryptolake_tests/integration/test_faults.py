@@ -25,14 +25,19 @@ from cryptolake_assets.captures.tracked_symbols import resolve_subscriptions
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, TradeGap, read_gaps
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.hostile_frames import HOSTILE_FRAMES
 from cryptolake_assets.model.replay_faults import (
     Corrupt,
     Cut,
     Drop,
     Duplicate,
+    HalfOpen,
+    Hostile,
     Reorder,
     ReplayFault,
+    RestHtml,
     RestLimit,
+    RestReset,
     Rotation,
     Silent,
     Stall,
@@ -65,6 +70,10 @@ Trade = tuple[int, Decimal, Decimal, int]
 """Id, price, quantity, µs since 1970."""
 
 
+# The others end the connection, or are stored as trades of the symbol at impossible times.
+HOSTILE = tuple(name for name in HOSTILE_FRAMES if name not in ("too_large", "far_future", "far_past"))
+
+
 def drop(*positions: tuple[int, int]) -> Drop:
     """Return the fault that drops the aggregates at these positions, both ends included."""
     return Drop(ids=tuple((FIRST_ID + first, FIRST_ID + last) for first, last in positions))
@@ -95,6 +104,7 @@ DRILLS = {
         Drill("cut_at_the_end", (Cut(every_frames=590, times=1),)),
         Drill("drop_at_the_end", (drop((590, 599)),)),
         Drill("stall", (Stall(every_frames=200, for_s=30.0, times=1),), SLOW),
+        Drill("half_open", (HalfOpen(every_frames=200, times=1),), SLOW),
         Drill("silent", (Silent(after_frames=200, for_s=4.0, times=1),), SLOW),
         Drill("duplicate", (Duplicate(share=0.3),)),
         Drill("reorder", (Reorder(share=0.05),)),
@@ -106,6 +116,9 @@ DRILLS = {
         Drill("rotation", (Rotation(connection_life_s=1.5, times=2),), SLOW),
         Drill("replaced", (Rotation(connection_life_s=4.0),), SLOW, connection_life_s=1.0),
         Drill("limited", (drop((100, 109)), RestLimit(times=3, paths=REST))),
+        Drill("html", (drop((100, 109)), RestHtml(times=1, paths=REST), RestReset(times=2, paths=REST))),
+        Drill("hostile_frames", (Hostile(share=0.2, frames=HOSTILE),)),
+        Drill("too_large", (Hostile(share=0.02, times=3, frames=("too_large",)),), SLOW),
         Drill("banned", (drop((100, 109)), RestLimit(status=418, retry_after_s=2, times=1, paths=REST))),
     )
 }
@@ -282,7 +295,7 @@ def test_bronze_equals_the_emitted_trades_and_every_gap_is_closed(outcomes: dict
     assert {gap.symbol for gap in outcome.gaps} <= {DRILLS[name].symbol}
 
 
-@pytest.mark.parametrize("name", ["cut", "stall"])
+@pytest.mark.parametrize("name", ["cut", "stall", "half_open"])
 def test_trades_lost_by_a_broken_connection_are_fetched(outcomes: dict[str, Outcome], name: str) -> None:
     outcome = outcomes[name]
     assert outcome.reconnects >= outcome.fault_counts[name]
@@ -310,6 +323,7 @@ def test_trades_missing_from_a_stale_stream_are_fetched(outcomes: dict[str, Outc
         ("drop", [40, *range(100, 121), 300, 301]),
         ("limited", list(range(100, 110))),
         ("banned", list(range(100, 110))),
+        ("html", list(range(100, 110))),
     ],
 )
 def test_dropped_trades_are_fetched_even_if_rest_rejects_at_first(

@@ -95,6 +95,17 @@ async def test_trade_of_an_unsubscribed_symbol_is_published_without_coverage() -
         assert on.sink.rows == [], "no coverage is claimed"
 
 
+async def test_ids_of_unsubscribed_symbols_open_no_gap() -> None:
+    async with stage() as on:
+        for number in range(3):
+            await on.exchange.send(trade(1, NOON_MS, f"DOGE{number}USDT"), trade(9, NOON_MS, f"DOGE{number}USDT"))
+        await on.exchange.send(trade(1, NOON_MS), trade(2, NOON_MS))
+        await until(lambda: len(on.publisher.log) == 8)
+        assert on.feed.status().ids_missing == 0
+        assert await on.ended()
+        assert on.gaps.gaps == {}
+
+
 async def test_coverage_spans_the_first_frame_to_the_exchange_clock() -> None:
     async with stage(publisher=FakePublisher(start_offset=40)) as on:
         await on.opened()

@@ -14,15 +14,21 @@ from websockets.exceptions import ConnectionClosed
 from cryptolake_assets.binance.rest import AsyncExchangeRest
 from cryptolake_assets.errors import ExchangeError, SettingsError
 from cryptolake_assets.http.http_client import RetryPolicy
+from cryptolake_assets.model.hostile_frames import HOSTILE_FRAMES, LARGEST_BYTES
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import (
+    ClockSkew,
     Corrupt,
     Cut,
     Drop,
     Duplicate,
     FaultBoard,
+    HalfOpen,
+    Hostile,
     Reorder,
+    RestHtml,
     RestLimit,
+    RestReset,
     Rotation,
     Shutdown,
     Silent,
@@ -66,6 +72,7 @@ def test_faults_are_parsed_from_json() -> None:
         ('{"kind": "stall", "every_frames": 5}', "for_s"),
         ('{"kind": "html", "source": "nobody"}', "nobody"),
         ('{"kind": "rest_limit", "status": 500}', "500"),
+        ('{"kind": "hostile", "share": 1, "frames": ["kind"]}', "`frames` must be some of html, empty"),
         ("[1]", "object"),
     ],
 )
@@ -80,7 +87,7 @@ def test_rest_limit_applies_to_its_paths_for_a_number_of_requests_or_seconds() -
     board = FaultBoard()
     board.switch_on([RestLimit(times=2, paths=("/fapi/v1/aggTrades",)), RestLimit(status=418, for_s=10.0)])
     statuses = [
-        limit.status if (limit := board.rest_limit(Market.USD_M, path, now_s)) else None
+        fault.status if isinstance(fault := board.rest_fault(Market.USD_M, path, now_s), RestLimit) else None
         for path, now_s in [
             ("/fapi/v1/aggTrades", 100.0),
             ("/fapi/v1/time", 100.0),
@@ -237,6 +244,94 @@ async def test_rest_is_rate_limited_and_the_client_waits_for_retry_after(
         async with AsyncExchangeRest(exchange.url, policy=RetryPolicy()) as rest:
             with pytest.raises(ExchangeError, match="rate limited"):
                 await rest.time_ms()
+
+
+async def test_hostile_frames_follow_the_trades_and_are_sent_as_they_are(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 3 * len(HOSTILE_FRAMES), 1)
+    sendable = tuple(name for name in HOSTILE_FRAMES if name != "too_large")
+    fault = Hostile(share=0.5, frames=sendable, times=len(sendable))
+    async with (
+        ReplayExchange(tmp_path, 0, faults=[fault]).running() as exchange,
+        open_socket(exchange, STREAM) as socket,
+    ):
+        await until(lambda: exchange.status()["state"] == "finished")
+        await socket.send('{"method":"LIST_SUBSCRIPTIONS","id":31}')
+        frames: list[bytes] = []
+        while b'"id":31}' not in (raw := await socket.recv(decode=False)):
+            frames.append(raw)
+        assert len(frames) - len(sendable) == 3 * len(HOSTILE_FRAMES), "each once"
+        assert b"\xff\xfe@aggTrade" in b"".join(frames)
+        assert max(map(len, frames)) == LARGEST_BYTES
+
+
+async def test_too_large_frame_ends_the_connection_and_the_next_hostile_frame_is_another(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 400, 5)
+    fault = Hostile(share=0.2, frames=("too_large", "html"))
+    async with ReplayExchange(tmp_path, 1.0, faults=[fault]).running() as exchange:
+        async with open_socket(exchange, STREAM) as socket:
+            with pytest.raises(ConnectionClosed) as closed:
+                await take(socket, 400)
+            assert closed.value.sent is not None
+            assert closed.value.sent.code == 1009
+        async with open_socket(exchange, STREAM) as socket:
+            async with asyncio.timeout(10):
+                while not str(await socket.recv()).startswith("<html>"):
+                    pass
+
+
+async def test_half_open_connection_neither_answers_nor_closes(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 2_000, 5)
+    limits = ClientLimits(ping_interval_s=0.2, pong_timeout_s=1.0)
+    fault = HalfOpen(every_frames=10, times=1)
+    async with ReplayExchange(tmp_path, 1.0, faults=[fault], limits=limits).running() as exchange:
+        async with open_socket(exchange, STREAM, ping_interval=None) as socket:
+            assert trade_ids(await take(socket, 10)) == [*range(10)]
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.5):
+                    await (await socket.ping())
+            await socket.close()
+            assert exchange.status()["clients"] == 1, "it has not noticed the close"
+        async with open_socket(exchange, STREAM) as socket:
+            assert min(trade_ids(await take(socket, 1))) > 10
+            await until(lambda: exchange.status()["clients"] == 1)
+
+
+async def test_rest_answers_with_html_or_resets_its_connections(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 1, 1)
+    quick = RetryPolicy(attempts=1)
+    async with ReplayExchange(tmp_path, 1.0).running() as exchange:
+        async with httpx.AsyncClient(base_url=exchange.url) as client:
+            exchange.control.switch_on(RestHtml(status=403, times=1), RestReset(times=1))
+            page = await client.get("/fapi/v1/time")
+            assert (page.status_code, page.headers["Content-Type"]) == (403, "text/html; charset=utf-8")
+            with pytest.raises(httpx.ReadError):
+                await client.get("/fapi/v1/time")
+        async with AsyncExchangeRest(exchange.url, policy=quick) as rest:
+            for fault in (RestHtml(times=1), RestHtml(status=403, times=1), RestReset(times=1)):
+                exchange.control.switch_off()
+                exchange.control.switch_on(fault)
+                with pytest.raises(ExchangeError):
+                    await rest.time_ms()
+                assert await rest.time_ms() == exchange.clock.now_ms()
+
+
+async def test_skewed_clock_is_read_by_rest_only(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 1, 1)
+    async with ReplayExchange(tmp_path, 0).running() as exchange, AsyncExchangeRest(exchange.url) as rest:
+        now_ms = exchange.clock.now_ms()
+        exchange.control.switch_on(ClockSkew(offset_s=-600, market=Market.USD_M))
+        assert await rest.time_ms() == (await rest.exchange_info()).server_time == now_ms - 600_000
+        assert exchange.status()["clock_ms"] == now_ms
+        exchange.control.switch_off()
+        assert await rest.time_ms() == now_ms
+
+
+async def test_faults_of_one_kind_are_switched_off(tmp_path: Path) -> None:
+    numbered_capture(tmp_path, 1, 1)
+    async with ReplayExchange(tmp_path, 0).running() as exchange, httpx.AsyncClient(base_url=exchange.url) as client:
+        exchange.control.switch_on(Drop(share=0.5), Corrupt(share=0.5), Drop(share=0.1))
+        left = (await client.delete("/replay/faults?kind=drop")).json()["faults"]
+        assert [fault["kind"] for fault in left] == ["corrupt"]
 
 
 async def test_ledger_follows_the_clock(tmp_path: Path) -> None:

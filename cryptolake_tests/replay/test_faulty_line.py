@@ -25,7 +25,7 @@ from cryptolake_assets.model.replay_faults import (
     Silent,
     Stall,
 )
-from cryptolake_assets.replay.faulty_line import FaultyLine, ReplayedFrame, corrupted
+from cryptolake_assets.replay.faulty_line import ConnectionFault, FaultyLine, ReplayedFrame, corrupted
 from cryptolake_tests.support.captures import agg_trade_frame
 
 SECOND_NS = 10**9
@@ -58,7 +58,7 @@ def line_of(active: FaultBoard, market: Market = Market.USD_M) -> FaultyLine:
     return FaultyLine(active, market)
 
 
-def steps(line: FaultyLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | Cut | Stall | Shutdown]:
+def steps(line: FaultyLine, frames: Iterable[Frame], *, flush: bool = True) -> list[str | ConnectionFault]:
     """Return the texts of the delivered frames, and the connection faults."""
     found = [step for frame in frames for step in line.take(frame, str(frame.number))]
     found += line.flush() if flush else ()
