@@ -192,11 +192,12 @@ mutate: $(MUTATE_READY) ## Run mutation tests on the pure core modules and print
 	@rm -rf mutants
 	@$(BIN)/mutmut run --max-children 2 && $(BIN)/python -m scripts.mutation_score
 
-nightly: browser ## Run the long tests: more run variants, ten times the examples, 10,000 requests to the API
+nightly: browser ## Run the long tests: more run variants, ten times the examples, 10,000 requests to the API, drills
 	@HYPOTHESIS_PROFILE=nightly $(UNIT)
 	@$(PYTEST) -m nightly -n 2 --durations=20
 	@HYPOTHESIS_PROFILE=nightly $(PYTEST) cryptolake_tests/integration/test_lateness.py --durations=5
 	@$(MAKE) --no-print-directory fuzz
+	@for seed in 101 102; do $(BIN)/python -m reliability.drills --seed $$seed --minutes 2.5 || exit 1; done
 
 simulate: $(DEV_READY) ## Run the core on virtual time with random faults: SEED=1 MINUTES=1 (CPU minutes)
 	@$(BIN)/python -m reliability.simulation $(from-seed)
