@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,7 +17,7 @@ from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 from reliability.drills import oracle
-from reliability.drills.drilled_platform import DrilledPlatform
+from reliability.drills.drilled_platform import Allowance, DrilledPlatform
 from reliability.drills.feed import FIRST_ID, Emitted, Feed, write_feed
 from reliability.drills.oracle import BrokenPromiseError, Oracle
 
@@ -32,6 +32,7 @@ class StoredPlatform:
 
     settings: Settings
     emitted: Emitted
+    allowance: Allowance = field(default_factory=Allowance)
 
     def exchange_status(self) -> dict[str, Any]:
         end = BEGINS + timedelta(seconds=SECONDS)
@@ -114,9 +115,8 @@ def test_trades_that_were_never_sent_break_a_promise(platform: StoredPlatform) -
     append(platform.settings, [stored("BTCUSDT", FIRST_ID - 7)])
     with pytest.raises(BrokenPromiseError, match=rf"never sent: \[{FIRST_ID - 7}\]"):
         settle(platform)
-    found = Oracle(cast(DrilledPlatform, platform), deadline_s=0.2)
-    found.allowance.ids.add(("BTCUSDT", FIRST_ID - 7))
-    found.settle()
+    platform.allowance.ids.add(("BTCUSDT", FIRST_ID - 7))
+    settle(platform)
 
 
 def test_complete_bar_that_differs_breaks_a_promise_at_once(platform: StoredPlatform) -> None:
@@ -134,7 +134,5 @@ def test_duplicate_bar_breaks_a_promise(platform: StoredPlatform) -> None:
 
 def test_declared_minutes_may_stay_incomplete(platform: StoredPlatform) -> None:
     publish(platform, 1)
-    found = Oracle(cast(DrilledPlatform, platform), deadline_s=0.2)
-    found.allowance.incomplete |= {key for key in platform.emitted.bars if key[1] % 3_600_000 == 120_000}
-    found.settle()
-    assert found.compared.bars == 2
+    platform.allowance.incomplete |= {key for key in platform.emitted.bars if key[1] % 3_600_000 == 120_000}
+    assert settle(platform).compared.bars == 2

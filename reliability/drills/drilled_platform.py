@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_tests.support.platforms import settings_for
 from reliability.drills.actions import Probe
-from reliability.drills.feed import Emitted
+from reliability.drills.feed import BarKey, Emitted
 
 # Quick intervals, so that a recovery shows the fault's cost and not the wait for the next tick.
 SETTINGS: Final[Mapping[str, object]] = {
@@ -43,6 +44,14 @@ query ($since: Float!) { runsOrError(filter: {statuses: [SUCCESS], createdAfter:
 """
 
 
+@dataclass
+class Allowance:
+    """What an action has declared beyond the feed, so that the oracle does not expect it otherwise."""
+
+    incomplete: set[BarKey] = field(default_factory=set)  # minutes that may stay incomplete or missing
+    ids: set[tuple[str, int]] = field(default_factory=set)  # (symbol, id) of inserted frames
+
+
 class DrilledPlatform:
     """The running platform of one drill. Its methods may be called from several threads."""
 
@@ -52,6 +61,7 @@ class DrilledPlatform:
             home, source=Source.REPLAY, replay_dir=emitted.directory, **{**SETTINGS, **(settings or {})}
         )
         self.capabilities = {part.name for part in local_parts(self.settings)}
+        self.allowance = Allowance()
         self._http = httpx.Client(trust_env=False, timeout=10.0)
         self._bronze_lock = threading.Lock()
         self._bronze_sequence = 0

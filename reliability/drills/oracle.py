@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
@@ -30,14 +30,6 @@ class BrokenPromiseError(Exception):
 
 
 @dataclass
-class Allowance:
-    """What an action has declared beyond the feed, so that the oracle does not expect it otherwise."""
-
-    incomplete: set[BarKey] = field(default_factory=set)  # minutes that may stay incomplete or missing
-    ids: set[tuple[str, int]] = field(default_factory=set)  # (symbol, id) of inserted frames
-
-
-@dataclass
 class Compared:
     """Totals of all quiet points."""
 
@@ -54,7 +46,6 @@ class Oracle:
         self._platform = platform
         self._deadline_s = deadline_s
         self._first_minute_ms = round(platform.emitted.begins.timestamp() * 1000)
-        self.allowance = Allowance()
         self.compared = Compared()
 
     def watch(self) -> None:
@@ -124,7 +115,7 @@ class Oracle:
             self._platform.settings,
             f"SELECT DISTINCT trade_id FROM {table} WHERE {where} AND NOT trade_id BETWEEN {FIRST_ID} AND {sent}",
         )["trade_id"].to_pylist()
-        if never_sent := [number for number in unknown if (symbol, number) not in self.allowance.ids]:
+        if never_sent := [number for number in unknown if (symbol, number) not in self._platform.allowance.ids]:
             raise BrokenPromiseError(f"Bronze has trades of {symbol} that were never sent: {never_sent[:5]}")
 
     def _bars(self) -> dict[BarKey, dict[str, Any]]:
@@ -160,7 +151,8 @@ class Oracle:
         return [
             (symbol, start_ms)
             for symbol, start_ms in self._platform.emitted.bars
-            if self._first_minute_ms < start_ms <= last_ms and (symbol, start_ms) not in self.allowance.incomplete
+            if self._first_minute_ms < start_ms <= last_ms
+            and (symbol, start_ms) not in self._platform.allowance.incomplete
         ]
 
     def _unsettled_minutes(self, bars: dict[BarKey, dict[str, Any]], clock_ms: int) -> Iterator[str]:
