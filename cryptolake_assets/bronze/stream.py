@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import structlog
 
 from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.bronze.checkpoint_recovery import recover_checkpoint
 from cryptolake_assets.bronze.extra_queries import ExtraQueries
 from cryptolake_assets.bronze.offsets import (
     committed_offsets,
@@ -57,7 +58,7 @@ from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.settings import Settings, get_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from pyspark.sql import DataFrame, SparkSession
     from pyspark.sql.streaming.query import StreamingQuery
@@ -151,21 +152,30 @@ def query_starters(
 ) -> dict[str, Callable[..., StreamingQuery]]:
     """Return the functions that start the stream's two queries, by name: its events and its rejected records.
 
-    Each query has its own checkpoint; a starter takes the arguments of Spark's `trigger`.
+    Each query has its own checkpoint; a starter recovers it, and takes the arguments of Spark's `trigger`.
     """
+    topic, dead_letters = stream_type.topic(settings), settings.of_family(stream_type.family).topic_rejected
 
-    def starter(query: str, frame: Callable[..., DataFrame], table: TableSpec) -> Callable[..., StreamingQuery]:
+    def starter(
+        query: str, frame: Callable[..., DataFrame], table: TableSpec, topics: Sequence[str]
+    ) -> Callable[..., StreamingQuery]:
         def start(**trigger: Any) -> StreamingQuery:
+            recover_checkpoint(settings, query, stream_type, table, topics)
             writer = _writer(frame(spark, settings, stream_type), settings, query)
             return writer.trigger(**trigger).toTable(table.full_name)
 
         return start
 
     return {
-        query: starter(query, frame, table)
-        for query, frame, table in (
-            (query_of(stream_type), events, stream_type.bronze),
-            (rejected_query_of(stream_type), rejected, FAMILY_TABLES[stream_type.family].rejected),
+        query: starter(query, frame, table, topics)
+        for query, frame, table, topics in (
+            (query_of(stream_type), events, stream_type.bronze, (topic,)),
+            (
+                rejected_query_of(stream_type),
+                rejected,
+                FAMILY_TABLES[stream_type.family].rejected,
+                (topic, dead_letters) if stream_type.is_trades else (topic,),
+            ),
         )
     }
 

@@ -334,4 +334,5 @@ def blocking(work: Callable[_P, Coroutine[Any, Any, _T]]) -> Callable[_P, _T]:
 ensure_topics = blocking(ensure_topics_async)
 topic_differences = blocking(topic_differences_async)
 end_offsets = blocking(end_offsets_async)
+read = blocking(read_async)
 peek = blocking(peek_async)

@@ -53,6 +53,8 @@ class OpenBecause(StrEnum):
     # The exchange sent the trades, and the contract rejected them: their frames are dead letters. A producer with
     # another contract version requests them again.
     REJECTED = "rejected"
+    # Kafka deleted records before Bronze read them. The producer bounds the gap and fetches its trades.
+    LOST_IN_KAFKA = "lost_in_kafka"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,8 @@ class TradeGap:
     between. `ids_missing` counts the ids from `first_missing_id` to `last_missing_id` that have not arrived. An open
     gap has no `closed_at`, `closed_by` and `outcome`; `open_because` is the reason why it is not repaired, and with
     the reason `REJECTED` it has a `rejection`. The trades that closed a gap are in Kafka below `kafka_offset`.
-    `ids_not_order_book` counts ids that no order-book trade has.
+    `ids_not_order_book` counts ids that no order-book trade has. A gap with the reason `LOST_IN_KAFKA` and no
+    `ids_missing` has no known end: the trades from `first_missing_id` on may be missing.
 
     Key: (exchange, symbol, stream, first_missing_id).
     """
@@ -108,12 +111,13 @@ class IcebergGapSink:
     """Writer of the gaps of the settings' market to the ledger of its family.
 
     A closed gap does not change, because a repeated replay, or a producer that reads the end of the topic, detects it
-    again.
+    again. Only records lost in Kafka reopen it.
     """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._spec: TableSpec = settings.tables.gaps
+        self._version_without_lost: int | None = None
 
     def write(self, gaps: Sequence[TradeGap]) -> None:
         """Upsert the gaps; without a change, commit nothing. Blocks; raises the catalog's errors.
@@ -135,6 +139,22 @@ class IcebergGapSink:
         of_market = equal("exchange", self._settings.venue.exchange)
         rows = table.scan(row_filter=all_of(of_market, is_null("closed_at"))).to_arrow()
         return [_gap(row) for row in rows.to_pylist()]
+
+    def lost_gaps(self) -> list[TradeGap]:
+        """Return the market's gaps of records lost in Kafka. Blocks; raises the catalog's errors.
+
+        Reads the ledger only if it has changed since the last call, or the last call found gaps.
+        """
+        table = load_table(self._settings, self._spec)
+        version = table.metadata.current_snapshot_id
+        if version == self._version_without_lost:
+            return []
+        lost = equal("open_because", OpenBecause.LOST_IN_KAFKA.value)
+        of_market = equal("exchange", self._settings.venue.exchange)
+        gaps = [_gap(row) for row in table.scan(row_filter=all_of(of_market, lost)).to_arrow().to_pylist()]
+        if not gaps:
+            self._version_without_lost = version
+        return gaps
 
     def _write(self, table: Table, gaps: Sequence[TradeGap]) -> bool:
         """Commit the changed gaps; return whether there are any."""
@@ -162,9 +182,11 @@ class IcebergGapSink:
 
 
 def is_change(gap: TradeGap, stored: TradeGap | None) -> bool:
-    """Return whether to write the gap: it is new, or it changes an open gap or widens a closed one."""
-    if stored is None:
+    """Return whether to write the gap: it is new, it changes an open gap, or it widens or reopens a closed one."""
+    if stored is None or gap.open_because is OpenBecause.LOST_IN_KAFKA:
         return True
+    if stored.open_because is OpenBecause.LOST_IN_KAFKA and gap.closed_at is not None:
+        return False  # the producer closed it before it knew of the loss
     is_final = stored.closed_at is not None and gap.last_missing_id <= stored.last_missing_id
     return not is_final and stored != gap
 

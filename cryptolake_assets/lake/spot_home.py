@@ -25,7 +25,6 @@ from cryptolake_assets.lake import stream_checkpoints as checkpoints
 from cryptolake_assets.lake.catalog import get_catalog, load_table
 from cryptolake_assets.lake.commit import data_files, swap_files
 from cryptolake_assets.lake.files import open_filesystem, read_text, write_text
-from cryptolake_assets.lake.maintenance.expiry import QUERY_ID
 from cryptolake_assets.lake.pages import read_files
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.lake.stream_checkpoints import TopicOffsets
@@ -50,7 +49,6 @@ SPOT: Final = FAMILY_TABLES[Family.SPOT]
 FAMILY_PROPERTY: Final = "cryptolake.family"
 PLAN_PROPERTY: Final = "cryptolake.spot-plan"
 MOVED_PROPERTY: Final = "cryptolake.spot-moved"  # of a table whose rows name the Spot topic and assets
-EPOCH_ID: Final = "spark.sql.streaming.epochId"  # snapshot property, set by Spark's streaming sink
 NEVER: Final = 2**62  # an offset that Bronze does not reach: the records were lost
 
 
@@ -239,9 +237,8 @@ def _offsets(settings: Settings, query: str, spec: TableSpec) -> TopicOffsets:
     """Return the offsets below which the table has the old query's records."""
     location = checkpoints.checkpoint(settings, query)
     query_id = checkpoints.query_id(settings, location)
-    summaries = (snapshot.summary for snapshot in load_table(settings, spec).metadata.snapshots)
-    batches = [int(one[EPOCH_ID] or 0) for one in summaries if one is not None and one[QUERY_ID] == query_id]
-    return checkpoints.read_offsets(settings, location, max(batches, default=None)) if query_id else {}
+    newest = checkpoints.newest_batch(load_table(settings, spec), query_id)
+    return checkpoints.read_offsets(settings, location, newest) if query_id else {}
 
 
 def _copy(settings: Settings, plan: _Plan, topic: str) -> Copied:

@@ -75,7 +75,7 @@ def gaps_table(family: Family) -> TableSpec:
             Column("stream", "string", "trade or aggTrade, each with its own sequence of ids"),
             Column("first_missing_id", "long", "first missing id of the gap"),
             Column("last_missing_id", "long", "last missing id of the gap"),
-            Column("ids_missing", "long", "number of ids still missing"),
+            Column("ids_missing", "long", "number of ids still missing; 0 of an open gap: its end is not known yet"),
             Column("missing_after", TIME, "event time of the last trade before the gap"),
             Column("missing_before", TIME, "event time of the first trade after the gap"),
             Column("detected_at", TIME, "detection time, by the producer's clock"),
@@ -98,7 +98,8 @@ def gaps_table(family: Family) -> TableSpec:
             Column(
                 "open_because",
                 "string",
-                "reason that prevents the repair: needs_key, no_history, beyond_limit, not_at_exchange or rejected",
+                "reason that prevents the repair: needs_key, no_history, beyond_limit, not_at_exchange, rejected or "
+                "lost_in_kafka",
             ),
             Column("rejected_reason", "string", "reason of rejection of its first rejected trade, as code: detail"),
             Column("rejected_contract_version", "int", "version of the event contract that rejected it"),

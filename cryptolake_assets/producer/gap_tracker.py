@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from typing import Final
@@ -15,7 +15,7 @@ import structlog
 
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
 from cryptolake_assets.model.events import CONTRACT_VERSION, MAX_ID
-from cryptolake_assets.producer.open_gap import OpenGap, ids_outside, is_final
+from cryptolake_assets.producer.open_gap import IdSequence, OpenGap, ids_outside, is_final
 
 log = structlog.get_logger(__name__)
 
@@ -30,22 +30,6 @@ MAX_OPEN: Final = 1_000
 # Rejected ids remembered per symbol; the oldest are forgotten, and may become dead letters again.
 MAX_REJECTED: Final = 10_000
 BRIDGED_MS: Final = 1_000  # a sequence that starts this long before a connection started on an earlier connection
-
-
-@dataclass(slots=True)
-class _Sequence:
-    """The id sequence of one symbol."""
-
-    last_id: int | None = None
-    last_us: int = 0
-    since_us: int = 0  # event time of the first trade after which every id was received or is in a gap
-    is_resumed: bool = False  # `last_id` is from an earlier process, and no trade was received since
-    # An id more than `MAX_STEP_IDS` above the last one; it counts once the next trade follows it.
-    unconfirmed_id: int | None = None
-    highest_missing_id: int = -1  # upper bound of the ids of all open gaps
-    open: list[OpenGap] = field(default_factory=list)
-    # Received and rejected trades by id, the latest last.
-    rejected: dict[int, Rejection] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +78,14 @@ class GapTracker:
         self._stream = stream
         self._clock = clock
         self._max_ids = max_ids
-        self._sequences: dict[str, _Sequence] = {}
+        self._sequences: dict[str, IdSequence] = {}
         self._changed: dict[GapKey, TradeGap] = {}
         self._closed: list[TradeGap] = []
 
     @property
     def ids_missing(self) -> int:
         """The number of missing ids in all open gaps."""
-        return sum(item.gap.ids_missing for sequence in self._sequences.values() for item in sequence.open)
+        return sum(item.gap.ids_missing for one in self._sequences.values() for item in one.open)
 
     def resume(self, gaps: Sequence[TradeGap]) -> None:
         """Take over the gaps that an earlier process left open: trades received later may still close them."""
@@ -113,11 +97,26 @@ class GapTracker:
                 if gap.open_because is OpenBecause.REJECTED and not is_final(gap):
                     restored = replace(restored, open_because=None, rejection=None)
                 item = OpenGap(restored, [(gap.first_missing_id, gap.last_missing_id)])
-                sequence = self._sequences.setdefault(gap.symbol, _Sequence())
+                sequence = self._sequences.setdefault(gap.symbol, IdSequence())
                 if gap.rejection is not None and gap.rejection.offset is not None:
                     sequence.rejected |= dict.fromkeys(islice(item.missing_ids(), MAX_REJECTED), gap.rejection)
                 sequence.open.append(item)
                 sequence.highest_missing_id = max(sequence.highest_missing_id, gap.last_missing_id)
+
+    def take_over_lost(self, gaps: Sequence[TradeGap]) -> None:
+        """Take over gaps of records that Kafka lost after their acknowledgement: their trades are missing again.
+
+        A gap without `ids_missing` ends with the symbol's newest trade; without one, it is left for a later call.
+        """
+        for gap in gaps:
+            sequence = self._sequences.setdefault(gap.symbol, IdSequence())
+            if (gap.exchange, gap.stream) != (self._exchange, self._stream) or not (
+                gap.ids_missing or sequence.last_id
+            ):
+                continue
+            last_id = gap.last_missing_id if gap.ids_missing else max(gap.last_missing_id, sequence.last_id or 0)
+            sequence.open = [item for item in sequence.open if item.gap.key != gap.key]
+            self._open_parts(sequence, gap.symbol, (gap.first_missing_id, last_id), (gap.after_us, gap.before_us))
 
     def last(self, symbol: str) -> LastTrade | None:
         """Return the newest trade of the symbol's sequence; None if there is none."""
@@ -130,13 +129,13 @@ class GapTracker:
         Ids missing on the topic become gaps: that process may not have recorded them. Call this before the first trade.
         """
         for trade in trades:
-            last_id = self._sequences.setdefault(trade.symbol, _Sequence()).last_id
+            last_id = self._sequences.setdefault(trade.symbol, IdSequence()).last_id
             # A fetched trade newer than the last one continues the sequence: the stream had sent nothing.
             is_newest = last_id is not None and trade.trade_id > last_id
             record = self.fill if trade.is_fetched and not is_newest else self.see
             record(trade.symbol, trade.trade_id, trade.event_time_us)
         for symbol, newest in last.items():
-            sequence = self._sequences.setdefault(symbol, _Sequence())
+            sequence = self._sequences.setdefault(symbol, IdSequence())
             if sequence.last_id is None or newest.trade_id > sequence.last_id:
                 self._begin(sequence, newest.trade_id, newest.event_time_us)
         for sequence in self._sequences.values():
@@ -146,7 +145,7 @@ class GapTracker:
         """Record the next trade; return whether it was missing until now."""
         sequence = self._sequences.get(symbol)
         if sequence is None:
-            sequence = self._sequences[symbol] = _Sequence()
+            sequence = self._sequences[symbol] = IdSequence()
         last = sequence.last_id
         if (
             last is not None
@@ -207,7 +206,7 @@ class GapTracker:
 
         A rejected trade that the REST history returns too is not requested again.
         """
-        sequence = self._sequences.setdefault(symbol, _Sequence())
+        sequence = self._sequences.setdefault(symbol, IdSequence())
         before = sequence.rejected.get(trade_id)
         is_new = before is None
         rejection = Rejection(reason, CONTRACT_VERSION)
@@ -339,33 +338,37 @@ class GapTracker:
         closed, self._closed = self._closed, []
         return closed
 
-    def _begin(self, sequence: _Sequence, trade_id: int, event_time_us: int) -> None:
+    def _begin(self, sequence: IdSequence, trade_id: int, event_time_us: int) -> None:
         sequence.since_us = event_time_us
         self._advance(sequence, trade_id, event_time_us)
 
-    def _advance(self, sequence: _Sequence, trade_id: int, event_time_us: int) -> None:
+    def _advance(self, sequence: IdSequence, trade_id: int, event_time_us: int) -> None:
         sequence.last_id, sequence.last_us = trade_id, event_time_us
         sequence.unconfirmed_id, sequence.is_resumed = None, False
 
-    def _add_missing(self, sequence: _Sequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
+    def _add_missing(self, sequence: IdSequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
         """Open gaps for ids that no open gap has yet, in two parts if they exceed the repair limit."""
         # Trades may arrive out of order: the trade before the gap may be newer than the one after it.
         after_us, before_us = sorted(times_us)
-        for first, last in ids_outside(ids, sequence.open):
-            beyond = last - self._max_ids
-            if beyond >= first:
-                self._open(sequence, symbol, (first, beyond), (after_us, before_us), OpenBecause.BEYOND_LIMIT)
-            self._open(sequence, symbol, (max(first, beyond + 1), last), (after_us, before_us))
+        for part in ids_outside(ids, sequence.open):
+            self._open_parts(sequence, symbol, part, (after_us, before_us))
         for item in sequence.open:
             gap = item.gap
             if ids[0] <= gap.first_missing_id <= ids[1] and item.is_pending and gap.before_us < before_us:
                 item.gap = replace(gap, before_us=before_us)
                 self._changed[gap.key] = item.gap
-        sequence.highest_missing_id = max(sequence.highest_missing_id, ids[1])
+
+    def _open_parts(self, sequence: IdSequence, symbol: str, ids: tuple[int, int], times_us: tuple[int, int]) -> None:
+        first, last = ids
+        beyond = last - self._max_ids
+        if beyond >= first:
+            self._open(sequence, symbol, (first, beyond), times_us, OpenBecause.BEYOND_LIMIT)
+        self._open(sequence, symbol, (max(first, beyond + 1), last), times_us)
+        sequence.highest_missing_id = max(sequence.highest_missing_id, last)
 
     def _open(
         self,
-        sequence: _Sequence,
+        sequence: IdSequence,
         symbol: str,
         ids: tuple[int, int],
         times_us: tuple[int, int],
@@ -373,15 +376,8 @@ class GapTracker:
     ) -> None:
         first, last = ids
         ids_missing = last - first + 1
-        log.warning(
-            "trades_missing",
-            symbol=symbol,
-            stream=self._stream,
-            first_missing_id=first,
-            last_missing_id=last,
-            ids=ids_missing,
-            because=because,
-        )
+        named = {"symbol": symbol, "first_missing_id": first, "last_missing_id": last}
+        log.warning("trades_missing", stream=self._stream, **named, ids=ids_missing, because=because)
         # Gaps to repair and gaps beyond the limit are never merged: their ids are handled differently.
         is_beyond_limit = because is OpenBecause.BEYOND_LIMIT
         same_kind = (
@@ -405,7 +401,7 @@ class GapTracker:
         self._changed[newest.gap.key] = newest.gap
 
     def _remove_missing(
-        self, sequence: _Sequence, ids: tuple[int, int], by: ClosedBy, *, has_trades: bool = True
+        self, sequence: IdSequence, ids: tuple[int, int], by: ClosedBy, *, has_trades: bool = True
     ) -> bool:
         """Remove ids from the open gaps; return whether any of them was missing.
 

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import structlog
 
-from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.lake.gap_ledger import OpenBecause, TradeGap
 from cryptolake_assets.producer.gap_tracker import GapKey, GapTracker
 
 log = structlog.get_logger(__name__)
@@ -31,9 +31,11 @@ class GapSink(Protocol):
 class GapWriter:
     """Writes a tracker's gaps; after a failed write they stay due."""
 
-    def __init__(self, sink: GapSink, tracker: GapTracker) -> None:
+    def __init__(self, sink: GapSink, tracker: GapTracker, lost: Callable[[], list[TradeGap]] = list) -> None:
+        """`lost` returns the gaps of records that Kafka deleted before Bronze read them. It blocks and may raise."""
         self._sink = sink
         self._tracker = tracker
+        self._lost = lost
         self._due: dict[GapKey, TradeGap] = {}
         self._resumed = False
         self._writing = asyncio.Lock()
@@ -62,8 +64,19 @@ class GapWriter:
 
     async def _take_over(self) -> None:
         if not self._resumed:
-            self._tracker.resume(await asyncio.to_thread(self._sink.open_gaps))
+            gaps = await asyncio.to_thread(self._sink.open_gaps)
+            self._tracker.resume([gap for gap in gaps if gap.open_because is not OpenBecause.LOST_IN_KAFKA])
             self._resumed = True
+
+    async def _take_over_lost(self) -> None:
+        """Open the gaps of lost records, and again those of the same symbols whose closing is not written yet."""
+        lost = await asyncio.to_thread(self._lost)
+        symbols = {gap.symbol for gap in lost}
+        closed = [gap for gap in self._due.values() if gap.symbol in symbols and gap.closed_at is not None]
+        for gap in closed:
+            del self._due[gap.key]
+        again = [replace(gap, ids_missing=gap.last_missing_id - gap.first_missing_id + 1) for gap in closed]
+        self._tracker.take_over_lost([*again, *lost])
 
     async def write(self) -> bool:
         """Write due gaps in a thread. Return whether all gaps found before the call are stored."""
@@ -71,6 +84,7 @@ class GapWriter:
             due: dict[GapKey, TradeGap] = {}
             try:
                 await self._take_over()
+                await self._take_over_lost()
                 due, self._due = self._due | self._tracker.take_open(), {}
                 if due:
                     await asyncio.to_thread(self._sink.write, list(due.values()))

@@ -57,6 +57,7 @@ class MarketSource:
     history: TradeHistory
     gaps: GapSink
     resume_points: ResumePoints | None = None  # None: do not resume from an earlier process
+    lost_gaps: Callable[[], list[TradeGap]] = list  # gaps of records that Kafka deleted before Bronze read them
     # Changes the pool's tracked symbols until cancelled; None: they stay.
     refresh: Callable[[ConnectionPool], Coroutine[Any, Any, None]] | None = None
 
@@ -97,7 +98,7 @@ class MarketFeed:
         self._stream = subscriptions.stream
         self._queue = FrameQueue()
         self._gaps = GapTracker(settings.venue.exchange, self._stream, self._machine.now, settings.gap_repair_max_ids)
-        self._gap_writer = GapWriter(source.gaps, self._gaps)
+        self._gap_writer = GapWriter(source.gaps, self._gaps, source.lost_gaps)
         self._connections_made = count()
         # Public: callers change the tracked symbols with `pool.track`.
         self.pool = ConnectionPool(

@@ -1,12 +1,12 @@
-"""An open gap and its missing ids. Pure."""
+"""An open gap and its missing ids, and the id sequence that it belongs to. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
-from cryptolake_assets.lake.gap_ledger import TradeGap
+from cryptolake_assets.lake.gap_ledger import Rejection, TradeGap
 from cryptolake_assets.model.events import CONTRACT_VERSION
 
 
@@ -51,6 +51,22 @@ class OpenGap:
     def spans(self, trade_id: int) -> bool:
         """Return whether the id is between the gap's first and last missing id."""
         return self.gap.first_missing_id <= trade_id <= self.gap.last_missing_id
+
+
+@dataclass(slots=True)
+class IdSequence:
+    """The id sequence of one symbol."""
+
+    last_id: int | None = None
+    last_us: int = 0
+    since_us: int = 0  # event time of the first trade after which every id was received or is in a gap
+    is_resumed: bool = False  # `last_id` is from an earlier process, and no trade was received since
+    # An id more than `MAX_STEP_IDS` above the last one; it counts once the next trade follows it.
+    unconfirmed_id: int | None = None
+    highest_missing_id: int = -1  # upper bound of the ids of all open gaps
+    open: list[OpenGap] = field(default_factory=list)
+    # Received and rejected trades by id, the latest last.
+    rejected: dict[int, Rejection] = field(default_factory=dict)
 
 
 def is_final(gap: TradeGap) -> bool:

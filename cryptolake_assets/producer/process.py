@@ -20,7 +20,7 @@ import random
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -341,7 +341,9 @@ async def market_source(settings: Settings, clients: contextlib.AsyncExitStack) 
     rest, history = rest_clients(settings, budget)
     for client in (rest, history):
         await clients.enter_async_context(client)
-    return source_of(settings, rest, history, IcebergGapSink(settings), StoredResumePoints(settings))
+    gaps = IcebergGapSink(settings)
+    source = source_of(settings, rest, history, gaps, StoredResumePoints(settings))
+    return replace(source, lost_gaps=gaps.lost_gaps)
 
 
 def rest_clients(

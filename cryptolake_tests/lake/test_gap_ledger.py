@@ -170,3 +170,18 @@ def test_write_leaves_the_files_of_old_closed_gaps(lake: Settings, monkeypatch: 
     old = files()
     sink.write([replace(at(1, CLOSED), last_missing_id=20)])
     assert len(old - files()) == 1, "a change of an old gap replaces its file only"
+
+
+def test_records_lost_in_kafka_reopen_a_gap_and_only_an_open_gap_replaces_it(lake: Settings) -> None:
+    sink = IcebergGapSink(lake)
+    sink.write([CLOSED])
+    assert sink.lost_gaps() == []
+    lost = replace(GAP, open_because=OpenBecause.LOST_IN_KAFKA)
+    IcebergGapSink(lake).write([lost])
+    assert sink.lost_gaps() == [lost]
+    sink.write([CLOSED])
+    assert sink.lost_gaps() == [lost], "the producer closed the gap before it knew of the loss"
+    sink.write([GAP])
+    assert (sink.lost_gaps(), read_gaps(lake)) == ([], [GAP])
+    sink.write([CLOSED])
+    assert read_gaps(lake) == [CLOSED]

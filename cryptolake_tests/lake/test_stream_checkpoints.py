@@ -8,7 +8,15 @@ import pytest
 
 from cryptolake_assets.lake import stream_checkpoints
 from cryptolake_assets.lake.files import write_text
-from cryptolake_assets.lake.stream_checkpoints import checkpoint, query_id, read_offsets, remove, write
+from cryptolake_assets.lake.stream_checkpoints import (
+    checkpoint,
+    is_sound,
+    query_id,
+    read_offsets,
+    remove,
+    remove_damaged_commits,
+    write,
+)
 from cryptolake_assets.settings import Settings, load_settings
 
 
@@ -73,3 +81,39 @@ def test_interrupted_write_is_repeated(
     assert query_id(settings, location) is None
     write(settings, location, "new", {"spot": {0: 5}})
     assert (query_id(settings, location), read_offsets(settings, location)) == ("new", {"spot": {0: 5}})
+
+
+def damage(settings: Settings, location: str, text: str = "") -> None:
+    """Replace a checkpoint's file by a damaged one; Hadoop's checksum of the earlier text stays."""
+    parent, _, name = location.rpartition("/")
+    write_text(settings, f"{parent}/.{name}.crc", "checksum")
+    write_text(settings, location, text)
+
+
+@pytest.mark.parametrize("text", ["", "v1", 'v1\n{"nextBatch', "v1\n[]"])
+def test_damaged_commits_are_removed_with_their_checksums(settings: Settings, location: str, text: str) -> None:
+    damage(settings, f"{location}/commits/1", text)
+    assert remove_damaged_commits(settings, location) == [1]
+    assert remove_damaged_commits(settings, location) == []
+    assert is_sound(settings, location, newest_in_table=1)
+    assert sorted(path.name for path in Path(location.removeprefix("file://"), "commits").iterdir()) == ["0"]
+
+
+@pytest.mark.parametrize("text", ["", "v1\n{}", 'v1\n{}\n{"trades":{"0":'])
+def test_checkpoint_with_damaged_offsets_is_not_sound(settings: Settings, location: str, text: str) -> None:
+    assert is_sound(settings, location, None)
+    damage(settings, f"{location}/offsets/1", text)
+    assert not is_sound(settings, location, None), "Spark also reads the batch before the newest one"
+    assert read_offsets(settings, location) == {"trades": {0: 0, 1: 7}}, "an earlier batch is in the table too"
+
+
+def test_checkpoint_without_the_newest_batch_of_the_table_is_not_sound(settings: Settings, location: str) -> None:
+    assert [is_sound(settings, location, newest) for newest in (2, 3)] == [True, False]
+
+
+def test_checkpoint_without_a_readable_id_is_not_sound(settings: Settings, location: str) -> None:
+    filesystem_path = Path(location.removeprefix("file://"))
+    (filesystem_path / "metadata").write_bytes(b"\xff{")
+    assert query_id(settings, location) is None
+    assert not is_sound(settings, location, None)
+    assert not is_sound(settings, checkpoint(settings, "missing"), None)

@@ -720,3 +720,54 @@ def test_partly_filled_gap_of_an_earlier_process_is_requested_in_full() -> None:
     found.resume([replace(REJECTED_2_3, ids_missing=1)])
     assert found.missing() == [MissingRange("BTCUSDT", 2, 3)], "the ledger does not name the ids that arrived"
     assert not found.reject("BTCUSDT", 2, REASON, was_fetched=True)
+
+
+def lost(first: int, last: int | None = None) -> TradeGap:
+    """Return a gap of records lost in Kafka; without `last`, its end is unknown."""
+    found = gap(first, last or first)
+    ids_missing = found.ids_missing if last else 0
+    return replace(found, ids_missing=ids_missing, before_us=99, open_because=OpenBecause.LOST_IN_KAFKA)
+
+
+def test_lost_records_are_missing_up_to_the_newest_trade() -> None:
+    found = fed(range(1, 21))
+    found.take_over_lost([lost(11)])
+    assert opened(found) == [(11, 20, 10)]
+    assert found.missing() == [MissingRange("BTCUSDT", 11, 20)]
+    fed([21, 23], found)
+    for trade_id in range(11, 21):
+        found.fill("BTCUSDT", trade_id, trade_id)
+    assert [one.first_missing_id for one in found.take_closed()] == [11]
+    assert opened(found) == [(22, 22, 1)]
+
+
+def test_lost_repair_is_missing_again_with_all_ids() -> None:
+    found = fed([1, 5, 6])
+    found.fill("BTCUSDT", 3, 3)
+    found.take_over_lost([lost(2, 4)])
+    assert found.missing() == [MissingRange("BTCUSDT", 2, 4)]
+    assert opened(found) == [(2, 4, 3)]
+
+
+def test_lost_records_without_a_known_trade_wait_for_the_first_one() -> None:
+    found = tracker()
+    found.take_over_lost([lost(11)])
+    assert found.missing() == []
+    fed([15], found)
+    found.take_over_lost([lost(11)])
+    assert found.missing() == [MissingRange("BTCUSDT", 11, 15)]
+
+
+async def test_writer_reopens_gaps_whose_closing_is_not_written_yet() -> None:
+    found, sink = fed([1, 5]), MemoryGaps()
+    reported = [[], [lost(6)]]
+    writer = GapWriter(sink, found, lambda: reported.pop(0) if reported else [])
+    assert await writer.write()
+    for trade_id in (2, 3, 4, 6, 7):
+        found.see("BTCUSDT", trade_id, trade_id)
+    writer.close(found.take_closed(), lambda _: 0, {0: 9})
+    assert await writer.write()
+    assert {key[3]: (one.last_missing_id, one.closed_at) for key, one in sink.gaps.items()} == {
+        2: (4, None),
+        6: (7, None),
+    }
