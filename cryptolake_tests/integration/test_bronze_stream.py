@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from cryptolake_assets.bronze.offsets import (
     committed_offsets,
     lags_in_use,
     query_ids,
+    query_of,
     read_report,
     trade_progress,
 )
@@ -25,14 +28,14 @@ from cryptolake_assets.errors import CheckpointInUseError
 from cryptolake_assets.kafka.topics import dead_letter, end_offsets, ensure_topics
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.lake.spark_session import connect
-from cryptolake_assets.lake.stream_checkpoints import checkpoint_lock
+from cryptolake_assets.lake.stream_checkpoints import checkpoint, checkpoint_lock
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.model.markets import USD_M, Market
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import BRONZE
 from cryptolake_assets.platform.status import PartStatus, status
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.support.records import RECEIVED_AT_US, event, send
+from cryptolake_tests.support.records import RECEIVED_AT_US, delete_records, event, send
 from cryptolake_tests.support.replaying import kill
 from cryptolake_tests.support.waiting import wait_for
 
@@ -209,3 +212,28 @@ async def test_stalled_spot_trades_are_seen_while_futures_trades_move(both: Sett
     assert verdicts["spot_trades"].health is StreamHealth.FAILED
     assert verdicts["spot_trades"].reason == "spot_trades: no progress while Kafka holds 3 more records, for 120 s"
     run_available_now(both)
+
+
+async def test_damaged_and_deleted_checkpoints_are_recovered_without_duplicates(platform: Settings) -> None:
+    location = Path(checkpoint(platform, query_of(TRADES)).removeprefix("file://"))
+    await send(platform, *trades_of(platform, 4_000))
+    run_available_now(platform)
+    offsets = max((path for path in (location / "offsets").iterdir() if path.name.isdigit()), key=lambda p: int(p.name))
+    offsets.write_text(offsets.read_text()[:-10])
+    await send(platform, *trades_of(platform, 4_001))
+    run_available_now(platform)
+    shutil.rmtree(location)
+    await send(platform, *trades_of(platform, 4_002))
+    run_available_now(platform)
+    assert [number for _, number in stored_ids(platform, 4_000, 4_009)] == [4_000, 4_001, 4_002]
+
+
+async def test_stream_continues_after_records_that_kafka_deleted(platform: Settings) -> None:
+    run_available_now(platform)
+    topic = platform.topic_trades
+    await send(platform, *trades_of(platform, 4_100, 4_101))
+    delete_records(platform, topic, end_offsets(platform, topic))
+    await send(platform, *trades_of(platform, 4_102))
+    run_available_now(platform)
+    assert [number for _, number in stored_ids(platform, 4_100, 4_109)] == [4_102]
+    assert committed_offsets(platform) == end_offsets(platform, topic)

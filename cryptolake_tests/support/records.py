@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from aiokafka import AIOKafkaProducer
+from collections.abc import Mapping
+
+from aiokafka import AIOKafkaProducer, TopicPartition
+from aiokafka.admin import RecordsToDelete
 
 from cryptolake_assets.binance.trade_frames import AcceptedFrame, parse_frame
+from cryptolake_assets.kafka.topics import blocking, open_admin
 from cryptolake_assets.model.markets import USD_M
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.captures import trade_frame
@@ -25,3 +29,14 @@ def event(trade_id: int, price: str = "0.00000001", exchange: str = USD_M.exchan
     parsed = parse_frame(frame.encode(), ingest_time_us=RECEIVED_AT_US, exchange=exchange)
     assert isinstance(parsed, AcceptedFrame)
     return parsed.event.encode()
+
+
+async def delete_records_async(settings: Settings, topic: str, before: Mapping[int, int]) -> None:
+    """Delete the records below these offsets, by partition, as Kafka's retention does."""
+    async with open_admin(settings) as admin:
+        await admin.delete_records(
+            {TopicPartition(topic, number): RecordsToDelete(offset) for number, offset in before.items() if offset}
+        )
+
+
+delete_records = blocking(delete_records_async)
