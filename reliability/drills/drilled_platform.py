@@ -35,7 +35,7 @@ SETTINGS: Final[Mapping[str, object]] = {
     "replay_speed": 1.0,
     "coverage_interval_s": 1.0,
     "bronze_trigger_s": 2.0,
-    "silver_interval_s": 5,
+    "silver_interval_s": 10,
     "gold_interval_min": 15,
 }
 _SUCCEEDED_RUNS = """
