@@ -40,6 +40,7 @@ class _Fetched:
     found: int = 0
     not_order_book: int = 0
     is_complete: bool = True  # the range was requested to its end
+    is_passed: bool = False  # the history has an id at or above the range's last: what it lacks, it does not have
 
 
 class GapRepairer:
@@ -73,7 +74,7 @@ class GapRepairer:
         self._tried = {missing: self._tried[missing] for missing in ranges if missing in self._tried}
         for missing in ranges:
             if (because := self._history.unavailable_because) is not None:
-                self._tracker.explain(missing, because)
+                self._tracker.explain(missing, because, is_final=because is not OpenBecause.NEEDS_KEY)
                 continue
             tried = self._tried.get(missing)
             if tried is not None and self._monotonic() < tried.not_before:
@@ -100,7 +101,7 @@ class GapRepairer:
             not_order_book=fetched.not_order_book,
         )
         if fetched.is_complete and fetched.found + fetched.not_order_book < missing.ids:
-            self._tracker.explain(missing, OpenBecause.NOT_AT_EXCHANGE)
+            self._tracker.explain(missing, OpenBecause.NOT_AT_EXCHANGE, is_final=fetched.is_passed)
         return fetched.is_complete
 
     async def _fetch(self, missing: MissingRange) -> _Fetched:
@@ -125,7 +126,8 @@ class GapRepairer:
                     fetched.found += 1
                 previous = trade.trade_id
             last_id = max((trade.trade_id for trade in page if trade.trade_id is not None), default=-1)
-            if last_id < next_id or last_id >= missing.last:
+            fetched.is_passed = last_id >= missing.last
+            if last_id < next_id or fetched.is_passed:
                 return fetched
             next_id = last_id + 1
         fetched.is_complete = False

@@ -253,12 +253,13 @@ class GapTracker:
         if sequence := self._sequences.get(symbol):
             self._remove_missing(sequence, (first, last), ClosedBy.REST, has_trades=False)
 
-    def explain(self, missing: MissingRange, because: OpenBecause) -> None:
-        """Record why a range is still missing."""
+    def explain(self, missing: MissingRange, because: OpenBecause, *, is_final: bool = True) -> None:
+        """Record why a range is missing; `is_final`: the history will not have the range's rejected trades later."""
         sequence = self._sequences[missing.symbol]
         for item in sequence.open:
             if item.gap.first_missing_id <= missing.first <= item.gap.last_missing_id:
-                self._explain(item, OpenBecause.REJECTED if item.misses_only(sequence.rejected) else because)
+                is_rejected = is_final and missing.last == item.ranges[-1][1] and item.misses_only(sequence.rejected)
+                self._explain(item, OpenBecause.REJECTED if is_rejected else because)
 
     def _explain(self, item: OpenGap, because: OpenBecause) -> None:
         gap = item.gap
@@ -431,8 +432,9 @@ class GapTracker:
             outcome = GapOutcome.NOT_ORDER_BOOK
         else:
             outcome = GapOutcome.ARRIVED if by is ClosedBy.STREAM else GapOutcome.REPAIRED
-        gap = replace(item.gap, open_because=None, rejection=None)
-        gap = replace(gap, closed_at=self._clock(), closed_by=by, outcome=outcome)
+        gap = replace(
+            item.gap, open_because=None, rejection=None, closed_at=self._clock(), closed_by=by, outcome=outcome
+        )
         self._changed.pop(gap.key, None)
         self._closed.append(gap)
         log.info(

@@ -102,6 +102,42 @@ async def test_trades_missing_at_the_exchange_are_requested_with_growing_pauses(
     assert on.tracker.take_closed() == []
 
 
+async def test_rejected_trade_that_the_history_does_not_show_yet_is_requested_again() -> None:
+    on = Stage(MemoryHistory([row(1)]))  # of ids 1 to 5, the history shows only the first
+    on.see(1)
+    on.tracker.reject("BTCUSDT", 2, "price_format: p is 'x'", was_fetched=False)
+    on.see(3, 5)
+    await on.repairer.repair()
+    assert on.reasons() == {2: OpenBecause.NOT_AT_EXCHANGE, 4: OpenBecause.NOT_AT_EXCHANGE}
+    on.history.rows = [row(number) for number in range(1, 6)]
+    on.now_s += repair.FIRST_PAUSE_S
+    await on.repairer.repair()
+    assert on.fetched == [2, 4]
+    assert on.tracker.missing() == []
+
+
+async def test_rejected_trade_that_the_history_lacks_is_not_requested_again() -> None:
+    on = Stage(MemoryHistory([row(1), row(3)]))
+    on.see(1)
+    on.tracker.reject("BTCUSDT", 2, "price_format: p is 'x'", was_fetched=False)
+    on.see(3)
+    await on.repairer.repair()
+    assert on.reasons() == {2: OpenBecause.REJECTED}
+    assert on.tracker.missing() == []
+
+
+async def test_rejected_trade_without_a_key_waits_for_the_key() -> None:
+    on = Stage(MemoryHistory(trades=map(single, range(1, 5))), "trade")
+    on.see(1)
+    on.tracker.reject("BTCUSDT", 2, "price_format: p is 'x'", was_fetched=False)
+    on.see(3)
+    await on.repairer.repair()
+    assert on.reasons() == {2: OpenBecause.NEEDS_KEY}
+    on.history.has_key = True
+    await on.repairer.repair()
+    assert on.fetched == [2]
+
+
 @pytest.mark.parametrize("stream", ["aggTrade", "trade"])
 async def test_failed_request_is_retried_after_a_pause(stream: str) -> None:
     on = Stage(MemoryHistory(map(row, range(1, 9)), trades=map(single, range(1, 9)), has_key=True), stream)
