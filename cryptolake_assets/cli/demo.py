@@ -46,7 +46,7 @@ from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import Comparison, Verdict, compare
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.transform.load_inputs import load_run_inputs
-from cryptolake_assets.transform.silver_run import hours_to_complete
+from cryptolake_assets.transform.silver_run import outdated_hours
 
 POLL_S = 0.5
 REPLAY_IDLE_S = 60.0
@@ -289,7 +289,7 @@ class _PendingWork:
         return f"coverage of the last minute of {market.market} {', '.join(lagging[:5])}" if lagging else None
 
     def _pending_bars(self, family: Settings) -> str | None:
-        return "bars to be marked complete" if hours_to_complete(family, load_run_inputs(family)) else None
+        return "bars to be marked complete" if outdated_hours(family, load_run_inputs(family)) else None
 
     def _materializations(self, key: tuple[str, str], partition: str) -> Iterator[tuple[float, str | None]]:
         """Yield time (epoch s) and data version of the partition's materializations, the latest first."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -47,10 +47,14 @@ class CompletenessIndex:
             if gap.closed_at is None or not _is_reached(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
                 span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
                 missing[gap.exchange, gap.symbol, gap.stream].append(span)
+        self._missing = {key: _union(spans) for key, spans in missing.items()}
         self._by_evidence = {
             evidence: {
                 key: _union(
-                    [*archived[evidence][key], *_difference(_union(streamed[evidence][key]), _union(missing[key]))]
+                    [
+                        *archived[evidence][key],
+                        *_difference(_union(streamed[evidence][key]), self._missing.get(key, [])),
+                    ]
                 )
                 for key in archived[evidence].keys() | streamed[evidence].keys()
             }
@@ -88,10 +92,32 @@ class CompletenessIndex:
         found = {self.evidence(exchange, symbol, stream, start_ms, end_ms) for stream in streams}
         return found - {None} == {Evidence.KLINES}
 
-    def gained(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
-        """Return the extent [start_ms, end_ms) of time that is covered here and not in `earlier`; None if empty."""
-        fresh = [span for key, spans in self._spans.items() for span in _difference(spans, earlier._spans.get(key, []))]
+    def may_lack_trades(self, exchange: str, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
+        """Return whether trades of a gap may be missing in the window, and nothing proves that it is complete."""
+        key = exchange, symbol, stream
+        spans = self._missing.get(key, [])
+        position = bisect_left(spans, (end_ms, 0)) - 1
+        overlaps = position >= 0 and spans[position][1] > start_ms
+        return overlaps and not self.is_complete(exchange, symbol, stream, start_ms, end_ms)
+
+    def changed(self, earlier: CompletenessIndex) -> tuple[int, int] | None:
+        """Return the extent [start_ms, end_ms) of time that is covered or missing here and not in `earlier`.
+
+        None if empty.
+        """
+        both = (self._spans, earlier._spans), (self._missing, earlier._missing)
+        fresh = [
+            span
+            for now, before in both
+            for key, spans in now.items()
+            for span in _difference(spans, before.get(key, []))
+        ]
         return (min(start for start, _ in fresh), max(end for _, end in fresh)) if fresh else None
+
+    def missing(self, start_ms: int = 0, end_ms: int | None = None) -> list[tuple[int, int]]:
+        """Return the spans of all keys that may lack trades of a gap and overlap [start_ms, end_ms)."""
+        spans = _union(span for each in self._missing.values() for span in each)
+        return [span for span in spans if span[1] > start_ms and (end_ms is None or span[0] < end_ms)]
 
     def is_complete_on_any_stream(self, exchange: str, symbol: str, start_ms: int, end_ms: int) -> bool:
         """Return whether any one stream of the symbol covers the window."""

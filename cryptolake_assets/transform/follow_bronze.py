@@ -29,7 +29,7 @@ from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs
-from cryptolake_assets.transform.silver_run import hours_to_complete
+from cryptolake_assets.transform.silver_run import outdated_hours
 
 if TYPE_CHECKING:
     from pyiceberg.table import Table
@@ -81,8 +81,8 @@ class FollowedLake(Protocol):
     def run_inputs(self, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
         """Return the inputs of a run of [start, end); None means no bound."""
 
-    def hours_to_complete(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
-        """Return the hours with an incomplete bar in [start_ms, end_ms) that coverage has completed."""
+    def outdated_hours(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+        """Return the hours with a bar in [start_ms, end_ms) that is to become complete, or incomplete."""
 
     def archive_rows_since(self, since: datetime | None) -> Sequence[tuple[CoverageRow, datetime]]:
         """Return the archive rows written after `since`, with their write times."""
@@ -129,8 +129,8 @@ class StoredLake:
     def run_inputs(self, start: datetime | None = None, end: datetime | None = None) -> RunInputs:
         return load_run_inputs(self._settings, start, end)
 
-    def hours_to_complete(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
-        return hours_to_complete(self._settings, known, start_ms, end_ms)
+    def outdated_hours(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+        return outdated_hours(self._settings, known, start_ms, end_ms)
 
     def archive_rows_since(self, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:
         return archive_rows_since(self._settings, since)
@@ -192,7 +192,7 @@ def _mark_completed_hours(lake: FollowedLake, state: FollowerState, known: RunIn
     if recheck := _hours_to_recheck(state):
         first, last = min(recheck), max(recheck) + HOUR
         found = lake.run_inputs(first, last)
-        hours |= lake.hours_to_complete(found, epoch_ms(first), epoch_ms(last)) & recheck
+        hours |= lake.outdated_hours(found, epoch_ms(first), epoch_ms(last)) & recheck
     hours = {hour for hour in hours if rules.earliest <= hour <= rules.latest}
     # A pending hour's run may have started before this coverage was written: check the hour again afterwards.
     waiting = {hour.isoformat() for hour in hours}.union(state.look_again) & state.pending.keys()
@@ -231,13 +231,13 @@ def _completed(lake: FollowedLake, exchange_time_ms: int | None, before: str, co
     memory.coverage_version, memory.completeness = coverage_version, recent.completeness
     if checked is None or now_s - memory.searched_at_s > FULL_SEARCH_S:
         memory.searched_at_s = now_s
-        return lake.hours_to_complete(lake.run_inputs())
-    gained = recent.completeness.gained(checked)
-    if not gained:
+        return lake.outdated_hours(lake.run_inputs())
+    changed = recent.completeness.changed(checked)
+    if not changed:
         return set()
-    is_recent = start is None or gained[0] >= epoch_ms(start)
-    known = recent if is_recent else lake.run_inputs(*map(_moment, gained))
-    return lake.hours_to_complete(known, *gained)
+    is_recent = start is None or changed[0] >= epoch_ms(start)
+    known = recent if is_recent else lake.run_inputs(*map(_moment, changed))
+    return lake.outdated_hours(known, *changed)
 
 
 def _start_of_recent(clock_factor: float, exchange_time_ms: int | None) -> datetime | None:

@@ -132,13 +132,13 @@ def plan_hour(
 ) -> HourPlan:
     """Return the minutes that Bronze files of `from_sequence` and later touch; all minutes if it is None.
 
-    Includes the minutes of incomplete bars that coverage has completed. `present` are the hour's rows of the table
+    Includes the minutes of bars whose completeness has changed. `present` are the hour's rows of the table
     `bars`; `scope` restricts the minutes.
     """
     if from_sequence is None and scope.is_all:
         return HourPlan(hour)
     touching = [file for file in files if file.sequence >= (from_sequence or 0)]
-    recomputed = [row for row in present.to_pylist() if from_sequence is None or is_completed(row, known.completeness)]
+    recomputed = [row for row in present.to_pylist() if from_sequence is None or is_outdated(row, known.completeness)]
     return HourPlan(hour, scope.of(_minutes_of(bars, touching, recomputed)))
 
 
@@ -167,7 +167,8 @@ def build_candidate(
         def evidence_of(exchange: str, symbol: str, stream: str, start_ms: int) -> Evidence | None:
             return known.completeness.evidence(exchange, symbol, stream, start_ms, start_ms + MINUTE_MS)
 
-        bars = _keep_proven(bars_from_aggregates(aggregates.rows, evidence_of, schema), present)
+        bars = bars_from_aggregates(aggregates.rows, evidence_of, schema)
+        bars = _keep_proven(bars, present, known.completeness)
         counts = aggregates.counts
     replaced_keys = keys_of(spec, present, bars) if plan.minutes is None else plan.minutes
     return SilverCandidate(
@@ -222,28 +223,47 @@ def may_be_complete(row: Bar, completeness: CompletenessIndex) -> bool:
     return completeness.is_complete_on_any_stream(row["exchange"], row["symbol"], start_ms, start_ms + MINUTE_MS)
 
 
-def is_completed(row: Bar, completeness: CompletenessIndex) -> bool:
-    """Return whether coverage has completed an incomplete bar since."""
-    return not row["is_complete"] and may_be_complete(row, completeness)
+def is_outdated(row: Bar, completeness: CompletenessIndex) -> bool:
+    """Return whether coverage has completed an incomplete bar since, or a gap was found in a complete one."""
+    if not row["is_complete"]:
+        return may_be_complete(row, completeness)
+    return _is_proven(row) and _may_lack_trades(row, completeness)
 
 
-def _keep_proven(bars: pa.Table, present: pa.Table) -> pa.Table:
+def _may_lack_trades(row: Bar, completeness: CompletenessIndex) -> bool:
+    start_ms = epoch_ms(row["window_start"])
+    return row["stream"] is not None and completeness.may_lack_trades(
+        row["exchange"], row["symbol"], row["stream"], start_ms, start_ms + MINUTE_MS
+    )
+
+
+def _keep_proven(bars: pa.Table, present: pa.Table, completeness: CompletenessIndex) -> pa.Table:
     import pyarrow as pa
 
     proven = [row for row in present.to_pylist() if _is_proven(row)]
-    return pa.Table.from_pylist(keep_proven_rows(bars.to_pylist(), proven), schema=bars.schema) if proven else bars
+    if not proven:
+        return bars
+    return pa.Table.from_pylist(keep_proven_rows(bars.to_pylist(), proven, completeness), schema=bars.schema)
 
 
-def keep_proven_rows(rows: list[dict[str, Any]], present: Iterable[Bar]) -> list[dict[str, Any]]:
+def keep_proven_rows(
+    rows: list[dict[str, Any]], present: Iterable[Bar], completeness: CompletenessIndex
+) -> list[dict[str, Any]]:
     """Keep unchanged complete bars complete, even while Bronze catches up with new coverage.
 
-    Bars proven by klines are excluded: klines do not wait for Bronze, and reissued klines withdraw the evidence.
+    Bars proven by klines are excluded: klines do not wait for Bronze, and reissued klines withdraw the evidence. So are
+    bars in which a gap was found since: a barrier proves nothing if the exchange had silently lost the subscription.
     """
     names = [name for name in (rows[0] if rows else ()) if name not in NOT_FROM_TRADES]
     proven = {tuple(row[name] for name in names): row for row in present if _is_proven(row)}
     for row in rows if proven else ():
         before = proven.get(tuple(row[name] for name in names))
-        if before is not None and not row["is_complete"] and not row["trades_dropped"]:
+        if (
+            before is not None
+            and not row["is_complete"]
+            and not row["trades_dropped"]
+            and not _may_lack_trades(row, completeness)
+        ):
             row |= {"is_complete": True, "evidence": before["evidence"]}
     return rows
 

@@ -21,7 +21,7 @@ from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, files_between
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, read_window
-from cryptolake_assets.lake.filters import silver_day
+from cryptolake_assets.lake.filters import above, all_of, any_of, below, equal, silver_day
 from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS
@@ -42,12 +42,15 @@ from cryptolake_assets.transform.silver_candidate import (
     bronze_rows,
     build_candidate,
     check,
-    may_be_complete,
+    is_outdated,
     plan_hour,
 )
 
 if TYPE_CHECKING:
+    from pyiceberg.expressions import BooleanExpression
     from pyiceberg.table import Table
+
+MAX_SPANS = 100  # newest spans of missing trades whose complete bars a search reads
 
 
 @dataclass(frozen=True)
@@ -243,23 +246,25 @@ def changed_by_hour(publication: Publication) -> Counter[datetime]:
     return Counter(hour_of(start) for start in publication.changed_keys["window_start"].to_pylist())
 
 
-def hours_to_complete(
-    settings: Settings, known: RunInputs, start_ms: int = 0, end_ms: int | None = None
-) -> set[datetime]:
-    """Return the hours of Silver with an incomplete bar whose minute is now covered.
+def outdated_hours(settings: Settings, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+    """Return the hours of Silver with a bar that is to become complete, or incomplete, by what is known now.
 
-    Reads only minutes that overlap [start_ms, end_ms), so that new coverage does not require reading all history.
+    Reads only minutes that overlap [start_ms, end_ms), so that new coverage does not require reading all history; of
+    the complete bars, only those near missing trades.
     """
-    row_filter = "is_complete = false"
-    if start_ms:
-        row_filter += f" and window_start > '{(_moment(start_ms) - MINUTE).isoformat()}'"
-    if end_ms is not None:
-        row_filter += f" and window_start < '{_moment(end_ms).isoformat()}'"
-    fields = ("exchange", "symbol", "window_start", "trades_dropped")
-    incomplete = (
-        load_table(settings, settings.tables.bars).scan(row_filter=row_filter, selected_fields=fields).to_arrow()
-    )
-    return {hour_of(row["window_start"]) for row in incomplete.to_pylist() if may_be_complete(row, known.completeness)}
+    table = load_table(settings, settings.tables.bars)
+    conditions = [all_of(equal("is_complete", False), *_minutes_between(start_ms, end_ms))]
+    spans = known.completeness.missing(start_ms, end_ms)[-MAX_SPANS:]
+    conditions += [all_of(equal("is_complete", True), *_minutes_between(*span)) for span in spans]
+    fields = ("exchange", "symbol", "stream", "window_start", "is_complete", "evidence", "trades_dropped")
+    rows = table.scan(row_filter=any_of(*conditions), selected_fields=fields).to_arrow().to_pylist()
+    return {hour_of(row["window_start"]) for row in rows if is_outdated(row, known.completeness)}
+
+
+def _minutes_between(start_ms: int, end_ms: int | None) -> list[BooleanExpression]:
+    """Return the conditions of the minutes that overlap [start_ms, end_ms)."""
+    found = [above("window_start", _moment(start_ms) - MINUTE)] if start_ms else []
+    return found if end_ms is None else [*found, below("window_start", _moment(end_ms))]
 
 
 def _moment(epoch_ms: int) -> datetime:

@@ -196,21 +196,38 @@ def test_closed_gap_without_kafka_offset_is_covered() -> None:
         assert found.is_complete("binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS)
 
 
-def test_gained_time_spans_all_newly_covered_time() -> None:
+def test_changed_time_spans_all_newly_covered_time() -> None:
     earlier = CompletenessIndex([covered(100, 200)], {1: 5}, 0)
     later = CompletenessIndex([covered(50, 210), covered(70, 90, symbol="ETHUSDT")], {1: 5}, 0)
-    assert later.gained(earlier) == (50, 210)
-    assert earlier.gained(later) is None
-    assert later.gained(later) is None
+    assert later.changed(earlier) == (50, 210)
+    assert earlier.changed(later) is None
+    assert later.changed(later) is None
     other = CompletenessIndex([covered(100, 200), covered(150, 300, symbol="ETHUSDT")], {1: 5}, 0)
-    assert other.gained(earlier) == (150, 300), "newly covered time of another symbol counts"
+    assert other.changed(earlier) == (150, 300), "newly covered time of another symbol counts"
 
 
-def test_repaired_gap_is_gained() -> None:
+def test_repaired_and_found_gaps_are_changes() -> None:
     rows = [covered(0, MINUTE_MS)]
     before = CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19), gap(40, 49)])
-    assert CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19)]).gained(before) == (40, 50)
-    assert CompletenessIndex(rows, {1: 5}, 0).gained(before) == (10, 50)
+    assert CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19)]).changed(before) == (40, 50)
+    assert CompletenessIndex(rows, {1: 5}, 0).changed(before) == (10, 50)
+    assert before.changed(CompletenessIndex(rows, {1: 5}, 0, [gap(10, 19)])) == (40, 50)
+
+
+def test_gap_in_a_window_may_lack_trades_unless_something_else_proves_it() -> None:
+    def may_lack(found: CompletenessIndex, start_ms: int, end_ms: int) -> bool:
+        return found.may_lack_trades("binance_futures", "BTCUSDT", "trade", start_ms, end_ms)
+
+    archive = replace(covered(0, 100), kafka_partition=None, kafka_offset=None)
+    found = CompletenessIndex([covered(0, 200)], {1: 5}, 0, [gap(10, 19), gap(40, 49)])
+    assert [may_lack(found, *window) for window in ((0, 10), (0, 11), (20, 40), (49, 60), (50, 60))] == [
+        *(False, True, False, True, False)
+    ]
+    assert not found.may_lack_trades("binance_futures", "ETHUSDT", "trade", 0, 100)
+    assert not may_lack(CompletenessIndex([archive], {1: 5}, 0, [gap(10, 19)]), 0, 100)
+    assert found.missing() == [(10, 20), (40, 50)]
+    assert found.missing(20, 41) == [(40, 50)]
+    assert found.missing(0, 40) == [(10, 20)]
 
 
 Windows = list[tuple[int, int]]
@@ -228,11 +245,14 @@ def built(streamed: Windows, archived: Windows, missing: Windows) -> Completenes
 
 def covered_ms(streamed: Windows, archived: Windows, missing: Windows) -> set[int]:
     """Return the covered milliseconds one by one."""
-    in_gaps = {ms for after, length in missing for ms in range(after // 1000, (after + length) // 1000 + 1)}
     of_stream, of_archive = (
         {ms for start, length in spans for ms in range(start, start + length)} for spans in (streamed, archived)
     )
-    return of_stream - in_gaps | of_archive
+    return of_stream - missing_ms(missing) | of_archive
+
+
+def missing_ms(missing: Windows) -> set[int]:
+    return {ms for after, length in missing for ms in range(after // 1000, (after + length) // 1000 + 1)}
 
 
 @given(windows, windows, gaps_us, st.integers(0, 60), st.integers(1, 10))
@@ -249,9 +269,9 @@ ledgers = st.tuples(windows, windows, gaps_us)
 
 
 @given(ledgers, ledgers)
-def test_gained_time_is_the_extent_of_newly_covered_milliseconds(
+def test_changed_time_is_the_extent_of_newly_covered_and_newly_missing_milliseconds(
     now: tuple[Windows, Windows, Windows], earlier: tuple[Windows, Windows, Windows]
 ) -> None:
-    fresh = covered_ms(*now) - covered_ms(*earlier)
-    gained = built(*now).gained(built(*earlier))
-    assert gained == ((min(fresh), max(fresh) + 1) if fresh else None)
+    fresh = (covered_ms(*now) - covered_ms(*earlier)) | (missing_ms(now[2]) - missing_ms(earlier[2]))
+    changed = built(*now).changed(built(*earlier))
+    assert changed == ((min(fresh), max(fresh) + 1) if fresh else None)

@@ -162,6 +162,27 @@ def test_late_trade_updates_its_bar(world: World) -> None:
     assert world.oracle.violations == []
 
 
+def test_gap_found_in_a_complete_minute_withdraws_its_completeness(world: World) -> None:
+    """The exchange had silently lost the subscription: barriers went on."""
+    events = world.emit(20)
+    for event in events[8:12]:
+        world.oracle.withheld(EXCHANGE, SYMBOL, event.trade_id)
+    world.publish(events[:8])
+    world.cover(to_ms=START_MS + 122_000)
+    world.pass_seconds(180)
+    assert complete_starts(world) == [0, 1]
+    missing = gap(events[8].trade_id, events[11].trade_id, START_MS + 70_000)
+    missing = replace(missing, before_us=(START_MS + 120_000) * 1_000, open_because=OpenBecause.BEYOND_LIMIT)
+    world.publish(events[12:])
+    world.gaps.write([missing])
+    world.cover()
+    world.pass_seconds(300)
+    assert 1 not in complete_starts(world)
+    assert complete_starts(world) == [0, 3]
+    world.oracle.check_end(lambda *_: True)
+    assert world.oracle.violations == []
+
+
 @pytest.mark.parametrize("fate", list(RunFate))
 def test_failed_killed_and_slow_runs_are_repeated(world: World, fate: RunFate) -> None:
     world.silver.next_fates.append(fate)

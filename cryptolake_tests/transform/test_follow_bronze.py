@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -36,19 +37,15 @@ def follower(lake: Settings, monkeypatch: pytest.MonkeyPatch) -> Follower:
     update = {"exchange_port": 1, "start_date": OLD.date(), "watermark_grace_ms": 2_000, "replay_speed": 1.0}
     settings = lake.model_copy(update=update)
     hours = [OLD + number * HOUR for number in range((NOW - OLD) // HOUR + 1)]
-    bars = [
-        {
-            **dict.fromkeys(FUTURES.bars.column_names),
-            "exchange": "binance_futures",
-            "symbol": "BTCUSDT",
-            "window_start": hour,
-            "is_complete": False,
-        }
-        for hour in hours
-    ]
+    bars = [bar(hour, is_complete=False) for hour in hours]
     load_table(settings, FUTURES.bars).append(pa.Table.from_pylist(bars, FUTURES.bars.arrow_schema()))
     IcebergGapSink(settings).write([gap(BROKEN)])
     return Follower(settings, offsets, FollowerState())
+
+
+def bar(start: datetime, **columns: Any) -> dict[str, Any]:
+    key = {"exchange": "binance_futures", "symbol": "BTCUSDT", "window_start": start}
+    return {**dict.fromkeys(FUTURES.bars.column_names), **key, **columns}
 
 
 def gap(at: datetime) -> TradeGap:
@@ -116,6 +113,23 @@ def test_closed_gap_completes_its_hour(follower: Follower) -> None:
     )
     IcebergGapSink(follower.settings).write([closed])
     assert follower.tick() == {BROKEN}
+
+
+@pytest.mark.parametrize("knows_earlier_coverage", [True, False], ids=["recent", "full search"])
+def test_gap_found_in_a_complete_bar_marks_its_hour(
+    follower: Follower, monkeypatch: pytest.MonkeyPatch, knows_earlier_coverage: bool
+) -> None:
+    hour, old = NOW - 5 * HOUR, OLD + HOUR
+    complete = {"stream": "trade", "is_complete": True, "evidence": "barrier", "trades_dropped": 0}
+    bars = [bar(start, **complete) for start in (hour + timedelta(minutes=1), old + timedelta(minutes=1))]
+    load_table(follower.settings, FUTURES.bars).append(pa.Table.from_pylist(bars, FUTURES.bars.arrow_schema()))
+    follower.cover(NOW)
+    assert follower.tick() == {NOW}
+    if not knows_earlier_coverage:
+        monkeypatch.setattr(follow_bronze, "FULL_SEARCH_S", -1.0)
+    found = replace(gap(hour + timedelta(seconds=90)), first_missing_id=2, last_missing_id=2)
+    IcebergGapSink(follower.settings).write([found])
+    assert follower.tick() - {NOW} == {hour}
 
 
 def test_coverage_counts_once_bronze_has_its_records(follower: Follower) -> None:

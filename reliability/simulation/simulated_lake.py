@@ -83,7 +83,7 @@ class SimulatedCoverage:
         for key, new in by_key.items():
             stored = self.rows.get(key, [])
             after = fold(stored, new, self._grace_ms)
-            if set(after) != set(stored):
+            if after != stored:
                 self.rows[key] = after
                 is_changed = True
         self.version += is_changed

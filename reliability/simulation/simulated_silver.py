@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from enum import StrEnum
 from random import Random
@@ -30,7 +30,7 @@ from cryptolake_assets.quality.rules import Instrument, RuleContext, known_symbo
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.transform.follow_bronze import SearchMemory, mark_touched_hours
 from cryptolake_assets.transform.load_inputs import latest_trade_time
-from cryptolake_assets.transform.silver_candidate import is_completed, keep_proven_rows, may_be_complete
+from cryptolake_assets.transform.silver_candidate import is_outdated, keep_proven_rows
 from reliability.simulation.simulated_lake import (
     Identity,
     MinuteKey,
@@ -221,13 +221,15 @@ class SimulatedSilver:
         index = CompletenessIndex(coverage, offsets, self._lake.grace_ms, gaps)
         return RunInputs(self._latest_ms(extent), rules, index)
 
-    def hours_to_complete(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
-        first = start_ms - MINUTE_MS
+    def outdated_hours(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
+        first, last = moment(max(0, start_ms - MINUTE_MS)), datetime.max.replace(tzinfo=UTC)
+        last = last if end_ms is None else moment(end_ms)
+        # As the product does: of the complete bars, only those near missing trades.
+        bars = self.bars if known.completeness.missing(start_ms, end_ms) else self._incomplete
         return {
-            hour_of(bar["window_start"])
-            for bar in self._incomplete.values()
-            if first < epoch_ms(bar["window_start"]) and (end_ms is None or epoch_ms(bar["window_start"]) < end_ms)
-            if may_be_complete(bar, known.completeness)
+            hour_of(key[2])
+            for key, bar in bars.items()
+            if first < key[2] < last and is_outdated(bar, known.completeness)
         }
 
     def archive_rows_since(self, since: datetime | None) -> list[tuple[CoverageRow, datetime]]:  # noqa: ARG002
@@ -266,8 +268,8 @@ class SimulatedSilver:
         minutes = {key for file in files for key in self._bronze.minutes_of[file.path]}
         keys = {(exchange, symbol, moment(start_ms)) for exchange, symbol, _, start_ms in minutes}
         first, last = request.hours[0], request.hours[-1] + HOUR
-        for key, bar in (self._incomplete if request.from_sequence else self.bars).items():
-            if first <= key[2] < last and (not request.from_sequence or is_completed(bar, completeness)):
+        for key, bar in self.bars.items():
+            if first <= key[2] < last and (not request.from_sequence or is_outdated(bar, completeness)):
                 keys.add(key)
         return {key: self._bar(key, rules, completeness) for key in sorted(keys)}
 
@@ -289,7 +291,8 @@ class SimulatedSilver:
         if not aggregates:
             return None, ()
         present = self.bars.get(key)
-        (bar,) = keep_proven_rows(bar_rows(aggregates, evidence_of), [] if present is None else [present])
+        rows = bar_rows(aggregates, evidence_of)
+        (bar,) = keep_proven_rows(rows, [] if present is None else [present], completeness)
         return bar, ids[bar["stream"]]
 
     def _out_of_range(self, key: MinuteKey, minute: StoredMinute, rules: RuleContext) -> Collection[int]:
