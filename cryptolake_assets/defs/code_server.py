@@ -28,6 +28,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
     except CryptolakeError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)
+    watch_runs(settings, location)
     serve(location, address)
 
 
@@ -51,6 +52,13 @@ def prepare_instance(settings: Settings, location: CodeLocation) -> None:
         ensure_pools(instance)
         move_spot_history(settings, instance)
         cancel_orphaned_runs(settings, instance, location.name)
+
+
+def watch_runs(settings: Settings, location: CodeLocation) -> None:
+    """Cancel the location's runs that lose their process while this process serves."""
+    from cryptolake_assets.defs.instance.orphaned_runs import watch_orphaned_runs
+
+    watch_orphaned_runs(settings, location.name)
 
 
 def serve(location: CodeLocation, address: Sequence[str]) -> NoReturn:

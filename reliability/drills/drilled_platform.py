@@ -35,8 +35,8 @@ SETTINGS: Final[Mapping[str, object]] = {
     "replay_speed": 1.0,
     "coverage_interval_s": 1.0,
     "bronze_trigger_s": 2.0,
-    "silver_interval_s": 10,
-    "gold_interval_min": 15,
+    "silver_interval_s": 15,
+    "gold_interval_min": 30,
 }
 _SUCCEEDED_RUNS = """
 query ($since: Float!) { runsOrError(filter: {statuses: [SUCCESS], createdAfter: $since}, limit: 20) {

@@ -14,6 +14,7 @@ import psutil
 
 from cryptolake_assets.platform.graphql import LOCATION, MARTS_LOCATION
 from cryptolake_assets.platform.parts import API, BRONZE, CODE_SERVERS, DAGSTER_DAEMON, KAFKA, PRODUCER, SPARK
+from cryptolake_assets.platform.processes import instance_processes
 from cryptolake_assets.platform.supervisor import Supervisor
 from reliability.drills.actions import PART, Action, Parameters, Probe
 from reliability.drills.drilled_platform import DrilledPlatform
@@ -65,10 +66,12 @@ def run_killed(platform: DrilledPlatform, parameters: Parameters) -> Iterator[No
 
 
 def _run_processes(platform: DrilledPlatform) -> list[psutil.Process]:
+    """Return the processes of Dagster runs, also those that have outlived their code server."""
     found = []
-    for process in platform.processes(GRAPH_CODE, with_children=True)[:-1]:
+    for process in instance_processes(platform.settings.home):
         with suppress(psutil.NoSuchProcess):
-            if not any("resource_tracker" in word for word in process.cmdline()):
+            is_of_graph = process.environ().get("SUPERVISOR_PROCESS_NAME", "").startswith("code-")
+            if is_of_graph and any("spawn_main" in word for word in process.cmdline()):
                 found.append(process)
     return found
 

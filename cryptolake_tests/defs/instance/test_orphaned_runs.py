@@ -1,4 +1,4 @@
-"""Cancellation of orphaned runs before a code server serves."""
+"""Cancellation of orphaned runs before a code server serves, and while it does."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from dagster._core.events import EngineEventData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test
 
-from cryptolake_assets.defs.instance.orphaned_runs import cancel_orphaned_runs, local_run_lock
+from cryptolake_assets.defs.instance.orphaned_runs import (
+    cancel_lost_runs,
+    cancel_orphaned_runs,
+    local_run_lock,
+)
 from cryptolake_assets.settings import Settings, load_settings
 
 LOCATION = "cryptolake"
@@ -106,3 +110,39 @@ def test_run_without_location_is_canceled_unless_materialize_runs(
     with local_run_lock(settings):
         assert status_after_start(settings, instance, run_id) is STARTED
     assert status_after_start(settings, instance, run_id) is CANCELED
+
+
+def checked(instance: dg.DagsterInstance, run_id: str, times: int) -> dg.DagsterRunStatus:
+    """Check the running code server's runs this many times; return the run's status."""
+    suspects: frozenset[str] = frozenset()
+    for _ in range(times):
+        suspects = cancel_lost_runs(instance, LOCATION, suspects)
+    run = instance.get_run_by_id(run_id)
+    assert run
+    return run.status
+
+
+def test_run_that_loses_its_process_after_its_server_is_canceled(instance: dg.DagsterInstance, ended_pid: int) -> None:
+    run_id = started_run(instance, ended_pid)
+    assert checked(instance, run_id, 1) is STARTED, "the server that started it may be about to report its end"
+    assert checked(instance, run_id, 2) is CANCELED
+
+
+def test_run_whose_launch_was_interrupted_is_canceled(instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance)
+    assert checked(instance, run_id, 1) is STARTED
+    assert checked(instance, run_id, 2) is CANCELED
+
+
+def test_run_whose_process_is_starting_continues(instance: dg.DagsterInstance) -> None:
+    run_id = started_run(instance)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as starting:
+        assert checked(instance, run_id, 3) is STARTED
+        started_run(instance, starting.pid)
+        assert checked(instance, run_id, 2) is CANCELED, "the process is that of another run"
+        starting.communicate(b"\n")
+
+
+def test_living_runs_and_those_of_other_locations_are_not_canceled(instance: dg.DagsterInstance) -> None:
+    for run_id in (started_run(instance, os.getpid()), *(started_run(instance, location=name) for name in (None, "b"))):
+        assert checked(instance, run_id, 3) is STARTED
