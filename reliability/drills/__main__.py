@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from reliability import results
+from reliability.drills import small_disk
 from reliability.drills.actions import Drawer, Round, parse_rounds, rounds_text, selected
 from reliability.drills.catalogue import SCENARIOS, Scenario
 from reliability.drills.drilled_platform import DrilledPlatform
@@ -56,6 +57,7 @@ def main(
         console.print(f"[red]{len(found.violations)} violations[/red]; home: {root / 'home'}", soft_wrap=True)
         sys.exit(1)
     if not keep:
+        small_disk.release(root / "home")
         shutil.rmtree(root, ignore_errors=True)
 
 
@@ -67,6 +69,7 @@ def _drill(
     recorder = Recorder(run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{seed}", directory=directory)
     seconds = round(minutes * 60)
     emitted = write_feed(scenario.feed(seed, seconds), root / "capture")
+    small_disk.mount(root / "home")
     platform = DrilledPlatform(root / "home", emitted, scenario.settings)
     began = time.monotonic()
     live = console.status("starting the platform") if console.is_terminal else nullcontext()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from reliability.drills import process_faults
+from reliability.drills import checkpoint_faults, history_faults, process_faults, storage_faults
 from reliability.drills.actions import Action
 from reliability.drills.feed import Feed
 
@@ -23,5 +23,13 @@ class Scenario:
     settings: Mapping[str, object] = field(default_factory=dict)
 
 
-RANDOM: Final = Scenario(name="random", actions=(*process_faults.ACTIONS,))
+RANDOM: Final = Scenario(
+    name="random",
+    actions=(
+        *process_faults.ACTIONS,
+        *storage_faults.ACTIONS,
+        *checkpoint_faults.ACTIONS,
+        *history_faults.ACTIONS,
+    ),
+)
 SCENARIOS: Final = {scenario.name: scenario for scenario in (RANDOM,)}

@@ -29,6 +29,9 @@ from cryptolake_assets.settings import Settings, Source
 from cryptolake_tests.support.platforms import settings_for
 from reliability.drills.actions import Probe
 from reliability.drills.feed import BarKey, Emitted
+from reliability.drills.small_disk import OWN_DISK
+
+CATALOG: Final = "catalog"  # capability: no fault locks the catalog
 
 # Quick intervals, so that a recovery shows the fault's cost and not the wait for the next tick.
 SETTINGS: Final[Mapping[str, object]] = {
@@ -60,7 +63,9 @@ class DrilledPlatform:
         self.settings: Settings = settings_for(
             home, source=Source.REPLAY, replay_dir=emitted.directory, **{**SETTINGS, **(settings or {})}
         )
-        self.capabilities = {part.name for part in local_parts(self.settings)}
+        self.capabilities = {part.name for part in local_parts(self.settings)} | {CATALOG}
+        if home.is_mount():
+            self.capabilities.add(OWN_DISK)
         self.allowance = Allowance()
         self._http = httpx.Client(trust_env=False, timeout=10.0)
         self._bronze_lock = threading.Lock()
