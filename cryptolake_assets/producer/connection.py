@@ -16,6 +16,7 @@ import structlog
 
 from cryptolake_assets.errors import ExchangeError
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait, raise_if_cancelled
+from cryptolake_assets.producer.clock_check import ClockCheck
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
 from cryptolake_assets.producer.frame_queue import FrameQueue, SpanMark
 from cryptolake_assets.producer.machine import Machine, loop_time
@@ -83,8 +84,11 @@ class ExchangeConnection:
         options: ConnectionOptions | None = None,
         turn: Callable[[], Awaitable[None]] | None = None,
         has_barriers: bool = True,
+        clock_check: ClockCheck | None = None,
     ) -> None:
         """`url` subscribes to the symbols. `turn` is awaited before each opening, so that a pool can space them.
+
+        The connections of an exchange share `clock_check`.
 
         `has_barriers`: the venue responds to barriers.
         """
@@ -97,6 +101,8 @@ class ExchangeConnection:
         self._log = log.bind(connection=name)
         self._turn = turn
         self._has_barriers = has_barriers
+        self._clock_check = clock_check or ClockCheck()
+        self._is_clock_wrong = False
         self._live: tuple[ExchangeSocket, ConnectionSpan] | None = None
         # Set once the first subscription is open and the exchange's clock was requested; never cleared.
         self.opened = asyncio.Event()
@@ -196,13 +202,24 @@ class ExchangeConnection:
         self._queue.put_mark(SpanMark(span, ended=False))
 
     async def _exchange_time(self) -> int | None:
+        """Return the exchange's clock; None if it does not respond or contradicts the exchange's frames."""
         try:
             async with asyncio.timeout(self._options.clock_timeout_s):
-                self.exchange_time_ms = await self._clock.time_ms()
+                clock_ms = await self._clock.time_ms()
         except (ExchangeError, TimeoutError) as error:
             self._log.warning("exchange_clock_unreachable", error=str(error) or type(error).__name__)
             return None
-        return self.exchange_time_ms
+        span, check = self.span, self._clock_check
+        if span is not None and span.last_ms is not None:
+            check.see(span.last_ms, span.received_at_us)
+        is_wrong = not check.is_plausible(clock_ms, self._options.machine.wall_ns() // 1_000)
+        if is_wrong and not self._is_clock_wrong:
+            self._log.warning("exchange_clock_wrong", clock_ms=clock_ms, newest_frame_ms=span and span.last_ms)
+        self._is_clock_wrong = is_wrong
+        if is_wrong:
+            return None
+        self.exchange_time_ms = clock_ms
+        return clock_ms
 
     async def _session(self) -> tuple[int, float]:
         """Run one connection from opening to end; return its frame count and the exchange's requested wait in s."""

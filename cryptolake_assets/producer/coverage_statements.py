@@ -41,6 +41,7 @@ class ConnectionSpan:
     frames: int = 0  # messages received, of any kind
     first_ms: int | None = None  # exchange time of the first frame
     last_ms: int | None = None  # exchange time of the latest frame
+    received_at_us: int = 0  # when it was received, by this machine's clock, µs since 1970
     # Open barriers: request id -> exchange clock before sending.
     requests: dict[int, int | None] = field(default_factory=dict)
     claims: int = 0  # acknowledged marks of this connection

@@ -160,6 +160,7 @@ class Dispatcher:
         accounts.accepted += len(exchange_times_ms)
         if event is not None:
             self.last_event_time_us = event.event_time
+            span.received_at_us = received_at_us
 
     def _take_after_rejected(self, event: TradeEvent, span: ConnectionSpan, exchange_time_ms: int) -> None:
         """Record a trade of a symbol with rejected frames.

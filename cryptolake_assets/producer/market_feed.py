@@ -26,6 +26,7 @@ from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
+from cryptolake_assets.producer.clock_check import ClockCheck
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.coverage_loop import MarketCoverage
@@ -100,6 +101,7 @@ class MarketFeed:
         self._gaps = GapTracker(settings.venue.exchange, self._stream, self._machine.now, settings.gap_repair_max_ids)
         self._gap_writer = GapWriter(source.gaps, self._gaps, source.lost_gaps)
         self._connections_made = count()
+        self._clock_check = ClockCheck.of(settings)
         # Public: callers change the tracked symbols with `pool.track`.
         self.pool = ConnectionPool(
             subscriptions.symbols,
@@ -160,6 +162,7 @@ class MarketFeed:
             options=self._connection_options,
             turn=turn,
             has_barriers=self._adapter.barriers,
+            clock_check=self._clock_check,
         )
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -85,10 +85,11 @@ def latest_trade_time(
     """Return the latest possible time of a trade; `clock_ms` is the exchange's clock, if it responds.
 
     An archive day counts as closed, even if a replay's clock is before it. Without the exchange's clock, the end of
-    coverage is only a lower bound: the trades after it must not be quarantined for ever.
+    coverage is only a lower bound: the trades after it must not be quarantined for ever. A clock behind the coverage is
+    wrong.
     """
     times = [clock_ms, extent.streamed_to_ms, extent.archived_to_ms]
-    if clock_ms is None:
+    if clock_ms is None or clock_ms < (extent.streamed_to_ms or 0) - FUTURE_TOLERANCE_MS:
         if extent.streamed_to_ms is not None:
             uncertain_s = min(UNCERTAIN_S * clock_factor, MAX_UNCERTAIN_S)
             times.append(extent.streamed_to_ms + round(uncertain_s * 1000))

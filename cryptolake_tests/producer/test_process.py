@@ -128,6 +128,19 @@ async def test_coverage_spans_the_first_frame_to_the_exchange_clock() -> None:
         assert on.publisher.stopped
 
 
+async def test_clock_ahead_of_the_frames_claims_no_time_to_come() -> None:
+    async with stage(replay_speed=1.0) as on:
+        await on.opened()
+        await on.exchange.send(trade(1, NOON_MS + 5), trade(2, NOON_MS + 90))
+        await until(lambda: on.sent() == [1, 2])
+        on.clock.now_ms = NOON_MS + 600_000
+        await until(lambda: on.clock.requests >= 6)
+        assert on.sink.spans()[-1] == (NOON_MS, NOON_MS + 90)
+        on.clock.now_ms = NOON_MS + 1_000
+        await until(lambda: on.sink.spans()[-1] == (NOON_MS, NOON_MS + 1_000))
+        assert await on.ended()
+
+
 async def test_symbol_without_trades_is_covered_at_its_start_offset() -> None:
     async with stage(publisher=FakePublisher(start_offset=7), symbols=("BTCUSDT", "B")) as on:
         await on.opened()

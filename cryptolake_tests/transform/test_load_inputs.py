@@ -137,6 +137,15 @@ def test_exchange_clock_bounds_the_time_of_trades(covered: Settings, monkeypatch
     assert advance(covered) == 1
 
 
+def test_clock_behind_the_coverage_quarantines_no_trade_after_it(
+    covered: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    covered_to = START + timedelta(hours=11, minutes=40)
+    monkeypatch.setattr(load_inputs, "_clock_ms", lambda _: round(covered_to.timestamp() * 1000) - 600_000)
+    append(covered, [trade(covered_to + timedelta(minutes=5), 1)])
+    assert advance(covered) == 0
+
+
 def advance(settings: Settings) -> int:
     rules = load_run_inputs(settings, NEVER, NEVER).rules
     return advance_quarantine(settings, load_table(settings, FUTURES.trades), rules, "test")
