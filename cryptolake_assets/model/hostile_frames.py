@@ -12,6 +12,7 @@ from typing import Any, Final
 
 FAR_FUTURE_MS: Final = 4_070_908_800_000  # 2099-01-01
 LARGEST_BYTES: Final = 1 << 20  # maximum size of a message that clients of the exchange accept
+FAR_ID: Final = 2**62  # ids from here on are of no trade
 _DEPTH: Final = 100_000
 _OTHER_SYMBOL: Final = "HOSTILEUSDT"
 _ID: Final = {"trade": "t", "aggTrade": "a"}
@@ -62,7 +63,7 @@ class _Neighbour:
 
     def at(self, time_ms: int) -> str:
         """Return a trade of the neighbour's symbol with an unknown id at another time."""
-        far_id = 2**62 + 2 * self.number  # never consecutive, as ids of trades are
+        far_id = FAR_ID + 2 * self.number  # never consecutive, as ids of trades are
         ids = {name: far_id for name in (self.id_field, "f", "l") if name in self.data}
         return self.changed(E=time_ms, T=time_ms, **ids)
 

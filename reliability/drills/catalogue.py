@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from reliability.drills import checkpoint_faults, history_faults, process_faults, storage_faults
+from reliability.drills import checkpoint_faults, exchange_faults, history_faults, process_faults, storage_faults
 from reliability.drills.actions import Action
 from reliability.drills.feed import Feed
 
@@ -30,6 +30,7 @@ RANDOM: Final = Scenario(
         *storage_faults.ACTIONS,
         *checkpoint_faults.ACTIONS,
         *history_faults.ACTIONS,
+        *exchange_faults.ACTIONS,
     ),
 )
 SCENARIOS: Final = {scenario.name: scenario for scenario in (RANDOM,)}

@@ -21,6 +21,7 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.hostile_frames import FAR_FUTURE_MS
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.graphql import ask, location_errors
 from cryptolake_assets.platform.parts import local_parts, part_named
@@ -86,6 +87,11 @@ class DrilledPlatform:
         response = self._http.get(f"http://{self.settings.replay_address}/replay/status")
         return dict(response.raise_for_status().json())
 
+    def end_faults(self, kind: str) -> None:
+        """Switch off the replay exchange's faults of a kind."""
+        url = f"http://{self.settings.replay_address}/replay/faults"
+        self._http.delete(url, params={"kind": kind}).raise_for_status()
+
     def clock_ms(self) -> int:
         """Return the exchange's clock."""
         return int(self.exchange_status()["clock_ms"])
@@ -125,9 +131,17 @@ class DrilledPlatform:
         with self._bronze_lock:
             table = load_table(self.settings, self.settings.tables.trades)
             newest = (round(file.latest.timestamp() * 1000) for file in added_files(table, self._bronze_sequence))
-            self._bronze_time_ms = max(newest, default=self._bronze_time_ms)
+            sent = (time_ms for time_ms in newest if time_ms < FAR_FUTURE_MS)
+            self._bronze_time_ms = max(sent, default=self._bronze_time_ms)
             self._bronze_sequence = current_sequence(table)
             return self._bronze_time_ms
+
+    def open_gaps(self) -> int:
+        """Return the number of open gaps in the ledger."""
+        found = run_sql(
+            self.settings, f"SELECT count(*) AS n FROM {self.settings.tables.gaps.full_name} WHERE closed_at IS NULL"
+        )
+        return int(found.to_pylist()[0]["n"])
 
     def newest_bar(self) -> datetime | None:
         """Return the start of the newest minute in Silver."""

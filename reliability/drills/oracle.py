@@ -15,6 +15,7 @@ import httpx
 
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.hostile_frames import FAR_ID
 from cryptolake_assets.platform.status import problems
 from reliability.drills.drilled_platform import DrilledPlatform
 from reliability.drills.feed import FIRST_ID, MINUTE_US, BarKey
@@ -99,7 +100,7 @@ class Oracle:
             stored = run_sql(
                 self._platform.settings,
                 f"SELECT count(DISTINCT trade_id) FILTER (trade_id BETWEEN {FIRST_ID} AND {last_id}) AS stored, "
-                f"min(trade_id) AS first, max(trade_id) AS last FROM {table} WHERE {where}",
+                f"min(trade_id) AS first, max(trade_id) AS last FROM {table} WHERE {where} AND trade_id < {FAR_ID}",
             ).to_pylist()[0]
             expected = last_id - FIRST_ID + 1
             if stored["stored"] < expected:
@@ -113,7 +114,8 @@ class Oracle:
         table = self._platform.settings.tables.trades.full_name
         unknown = run_sql(
             self._platform.settings,
-            f"SELECT DISTINCT trade_id FROM {table} WHERE {where} AND NOT trade_id BETWEEN {FIRST_ID} AND {sent}",
+            f"SELECT DISTINCT trade_id FROM {table} WHERE {where} AND trade_id < {FAR_ID} "
+            f"AND NOT trade_id BETWEEN {FIRST_ID} AND {sent}",
         )["trade_id"].to_pylist()
         if never_sent := [number for number in unknown if (symbol, number) not in self._platform.allowance.ids]:
             raise BrokenPromiseError(f"Bronze has trades of {symbol} that were never sent: {never_sent[:5]}")
