@@ -22,8 +22,16 @@ from reliability.results import (
 RUN: dict[str, Any] = {"at": "2026-01-02T03:04:05+00:00", "commit": "abc1234", "cores": 2}
 
 
-def fault(part: str, recovered_s: float | None, lasted_s: float = 1.0) -> FaultResult:
-    return FaultResult(**RUN, run="1", fault="kill", part=part, lasted_s=lasted_s, recovered_s=recovered_s)
+def fault(part: str, recovered_s: float | None, lasted_s: float = 1.0, load: float = 3.0) -> FaultResult:
+    return FaultResult(
+        **RUN,
+        run="1",
+        fault="kill",
+        part=part,
+        parameters={"load": load},
+        lasted_s=lasted_s,
+        recovered_s=recovered_s,
+    )
 
 
 @pytest.fixture
@@ -67,7 +75,12 @@ def written(tmp_path: Path) -> str:
         ),
         tmp_path,
     )
-    for one in (fault("kafka", 9.0), fault("kafka", 21.0, lasted_s=30.0), fault("producer", None)):
+    for one in (
+        fault("kafka", 9.0),
+        fault("kafka", 21.0, lasted_s=30.0),
+        fault("producer", None),
+        fault("api", 99.0, load=8.1),
+    ):
         append(one, tmp_path)
     copy = shutil.copy(page.PAGE, tmp_path / "page.md")
     page.rewrite(Path(copy), tmp_path, tmp_path / "recovery.svg")
@@ -85,6 +98,7 @@ def written(tmp_path: Path) -> str:
         "| broken promises | 1 (at `abc1234`) |",
         "| kill | kafka | 2 | 1 to 30 | 2 | 9.0 | 21.0 |",
         "| kill | producer | 1 | 1 | **0** |  |  |",
+        "| kill | api | 1 | 1 | 1 |  |  |",
         ">kill kafka</text>",
     ],
 )
