@@ -166,12 +166,13 @@ class ReliableDelivery:
         """Return the messages that count as acknowledged; the others are resent.
 
         A broker that recognizes a batch as a duplicate reports no offset, but a coverage claim needs one. The second
-        acknowledgement always counts: in that case the topic was recreated.
+        acknowledgement with an offset always counts: in that case the topic was recreated.
         """
         confirmed: Sequence[Message] = messages
         if first_offset < next_offset:
-            confirmed = [message for message in messages if message in self._unconfirmed]
-            unconfirmed = [message for message in messages if message not in self._unconfirmed]
+            resent = self._unconfirmed if first_offset >= 0 else ()
+            confirmed = [message for message in messages if message in resent]
+            unconfirmed = [message for message in messages if message not in resent]
             if unconfirmed:
                 self._unconfirmed.update(unconfirmed)
                 error = BrokerError(

@@ -40,6 +40,13 @@ class GapWriter:
         self._resumed = False
         self._writing = asyncio.Lock()
 
+    def take_open(self) -> None:
+        """Take over the open gaps that are new or changed.
+
+        Call this at each mark: its coverage is claimed below an offset at which trades that close a gap later are not.
+        """
+        self._due |= self._tracker.take_open()
+
     def close(
         self, gaps: Sequence[TradeGap], partition_for: Callable[[bytes], int], next_offsets: dict[int, int]
     ) -> None:
@@ -85,7 +92,8 @@ class GapWriter:
             try:
                 await self._take_over()
                 await self._take_over_lost()
-                due, self._due = self._due | self._tracker.take_open(), {}
+                self.take_open()
+                due, self._due = self._due, {}
                 if due:
                     await asyncio.to_thread(self._sink.write, list(due.values()))
             except Exception as error:

@@ -209,6 +209,7 @@ class MarketFeed:
             by_ids = self._gaps.proven_before(span.symbols, interval)
         else:
             claims, by_ids = {}, self._gaps.tracked(span.symbols)
+        self._gap_writer.take_open()
         self._delivery.mark(self._topic, partial(self._claim, span, claims, by_ids, ended, self._gaps.take_closed()))
 
     def _claim(

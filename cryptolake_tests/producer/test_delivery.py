@@ -139,6 +139,17 @@ async def test_message_acknowledged_without_an_offset_is_resent() -> None:
         assert delivery.messages_resent == 1
 
 
+async def test_message_is_resent_until_its_offset_is_known() -> None:
+    publisher = FakePublisher(TOPICS, start_offset=10)
+    publisher.offsets = [-1, -1, -1]
+    marks: list[dict[int, int]] = []
+    async with running(publisher) as delivery:
+        await delivery.put(message(1))
+        delivery.mark("trades", marks.append)
+        await until(lambda: marks)
+        assert marks == [{0: 14, 1: 10}]
+
+
 async def test_recreated_topic_does_not_stop_the_delivery() -> None:
     publisher = FakePublisher(TOPICS, start_offset=500)
     publisher.offsets = [0, 1]

@@ -581,6 +581,20 @@ async def test_no_gap_is_lost_if_ledger_reads_and_writes_fail() -> None:
     assert list(sink.gaps.values()) == [gap(2, 2), gap(4, 4)]
 
 
+async def test_gap_that_is_open_at_a_mark_is_written_even_if_it_closes_soon() -> None:
+    """Coverage up to the mark is claimed below an offset at which the late trade is not."""
+    sink, found = MemoryGaps(), tracker()
+    writer = GapWriter(sink, found)
+    fed([1, 3], found)
+    writer.take_open()
+    fed([2], found)
+    assert await writer.write()
+    assert list(sink.gaps.values()) == [gap(2, 2)]
+    writer.close(found.take_closed(), lambda _key: 0, {0: 4})
+    assert await writer.write()
+    assert [(written.outcome, written.kafka_offset) for written in sink.gaps.values()] == [(GapOutcome.ARRIVED, 4)]
+
+
 async def test_closed_gap_contains_the_partition_and_offset_of_its_trades() -> None:
     sink, found = MemoryGaps(), tracker()
     writer = GapWriter(sink, found)

@@ -20,6 +20,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 
+from cryptolake_assets.errors import UnknownSymbolError
 from cryptolake_assets.lake.gap_ledger import GapOutcome
 from cryptolake_assets.model.markets import VENUES, Market
 from cryptolake_assets.producer.publisher import Message
@@ -36,6 +37,7 @@ from reliability.simulation.simulated_silver import SimulatedSilver
 from reliability.simulation.virtual_loop import VirtualLoop
 
 CHECK_S: Final = 60.0  # maximum time between two checks of the invariants
+RESTART_S: Final = 5.0  # until the supervisor starts an ended process again
 MAX_BATCH: Final = 20_000  # records of a partition in one batch of Bronze
 
 
@@ -208,7 +210,10 @@ class World:
             return
         self.process = None
         error = process.task.exception()
-        if error is not None:
+        if isinstance(error, UnknownSymbolError):
+            # A tracked symbol is not listed: the supervisor starts the process again.
+            self.later(RESTART_S, self.start)
+        elif error is not None:
             self.violations.append(f"producer: ended with {type(error).__name__}: {error}")
         elif not process.stop.is_set():
             self.violations.append("producer: ended by itself")
@@ -233,6 +238,10 @@ class World:
         if self.process is None:
             self._processes += 1
             self.log("process_started", self._processes)
+            # A process that starts without a symbol does not know its earlier trades.
+            for item in set(self.all_items) - set(self.symbols_file.items):
+                market, _, symbol = item.partition(":")
+                self.first_stored.pop((VENUES[Market(market)].exchange, symbol), None)
             self.process = SimulatedProcess(self, Random(f"{self.seed}:process:{self._processes}"))
 
     def kill(self) -> None:
