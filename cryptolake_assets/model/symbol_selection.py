@@ -16,6 +16,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Final, Protocol
 
 from cryptolake_assets.model.markets import Market
@@ -112,6 +113,7 @@ def markets_in(items: Sequence[str]) -> frozenset[Market]:
     return frozenset(market for market, _ in map(_market_of, items) if market is not None)
 
 
+@lru_cache(4_096)
 def _market_of(item: str) -> tuple[Market | None, str]:
     """Split an item into its market, if its prefix names one, and the item in upper case."""
     prefix, colon, rest = item.partition(":")

@@ -251,14 +251,12 @@ class Settings(
         if self.symbols_file is None:
             return self.symbols
         try:
-            items = split_items(self.symbols_file.read_text(encoding="utf-8"))
-            _check_items(items)
+            return _items_of_text(self.symbols_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"settings: the symbols in {self.symbols_file} cannot be read ({error}). Correct the file, or "
                 "CRYPTOLAKE_SYMBOLS_FILE."
             ) from error
-        return items
 
     @property
     def engine_in_use(self) -> Engine:
@@ -402,6 +400,14 @@ class Settings(
                 value = ",".join(value)
             variables[env_name(field)] = "" if value is None else str(value)
         return variables
+
+
+@lru_cache(maxsize=4)  # the producer polls its symbols file every second
+def _items_of_text(text: str) -> tuple[str, ...]:
+    """Return the items of a symbols file. Raises `ValueError`."""
+    items = split_items(text)
+    _check_items(items)
+    return items
 
 
 def _check_items(items: tuple[str, ...]) -> None:

@@ -21,7 +21,6 @@ from typing import Any, Final, TextIO
 import msgspec
 
 from cryptolake_assets.errors import UnknownSymbolError
-from cryptolake_assets.lake.gap_ledger import GapOutcome
 from cryptolake_assets.model.markets import VENUES, Market
 from cryptolake_assets.producer.publisher import Message
 from cryptolake_assets.settings import Settings, load_settings
@@ -377,7 +376,8 @@ class World:
                         )
 
     def _is_explained(self, key: tuple[str, str], trade_id: int) -> bool:
-        return any(gap.outcome is GapOutcome.NOT_ORDER_BOOK for gap in self.oracle.emitted_by[key].gaps_with(trade_id))
+        """Return whether the ledger has the trade in an open gap: a producer that cannot read it yet knows no gap."""
+        return any(gap.closed_at is None for gap in self.oracle.emitted_by[key].gaps_with(trade_id))
 
 
 def _identities(messages: Iterable[Message]) -> set[tuple[str, str, int]]:
