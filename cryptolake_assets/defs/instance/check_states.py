@@ -3,10 +3,13 @@
 Dagster (1.13) keeps such states in its own service only. Without them, each evaluation of the automation that asks for
 failed checks reads the executions of every partition: 13 s of CPU with a year of hours. A process reads them once, and
 then those of the partitions with a newer materialization, a newer execution, or an execution that was not finished.
+
+Every process of the instance imports this module, so it also sets how long they wait for each other's locks.
 """
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
@@ -20,9 +23,23 @@ from dagster._core.storage.dagster_run import FINISHED_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from dagster._core.storage.event_log.schema import AssetCheckExecutionsTable, SqlEventLogStorageTable
 from dagster._serdes import ConfigurableClassData
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+
+LOCK_WAIT_MS = 30_000
 
 Checks = Mapping[dg.AssetCheckKey, dg.PartitionsDefinition]
 States = dict[dg.AssetCheckKey, AssetCheckState]
+
+
+@event.listens_for(Engine, "connect")
+def _wait_for_locks(connection: object, _record: object) -> None:
+    """Wait as long for a lock on Dagster's runs and schedules as for one on its events; its default is five seconds.
+
+    A process that is stopped, or starved of CPU, within a transaction would fail ticks and launches of the others.
+    """
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute(f"PRAGMA busy_timeout = {LOCK_WAIT_MS}")
 
 
 class _Position(NamedTuple):

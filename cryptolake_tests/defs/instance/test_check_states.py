@@ -12,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.storage.asset_check_state import AssetCheckState, bulk_update_asset_check_state
 
-from cryptolake_assets.defs.instance.check_states import CheckStatesEventLogStorage
+from cryptolake_assets.defs.instance.check_states import LOCK_WAIT_MS, CheckStatesEventLogStorage
 from cryptolake_assets.platform.parts import dagster_files
 from cryptolake_assets.settings import Settings
 
@@ -134,3 +134,10 @@ def test_states_follow_the_runs_of_an_asset(instance: dg.DagsterInstance) -> Non
         empty = dict.fromkeys(KEYS, AssetCheckState.empty())
         assert found[-1] == subsets(bulk_update_asset_check_state(instance, OF_HOURS, empty))
     assert [state["first"] for state in found] == [{"SUCCEEDED": [hour]}, {"FAILED": [hour]}, {"SUCCEEDED": [hour]}]
+
+
+def test_all_databases_wait_long_for_locks(instance: dg.DagsterInstance) -> None:
+    storages: tuple[Any, ...] = (instance.run_storage, instance.schedule_storage)
+    for connect in (*(one.connect for one in storages), storage_of(instance).index_connection):
+        with connect() as connection:
+            assert connection.exec_driver_sql("PRAGMA busy_timeout").scalar() == LOCK_WAIT_MS
