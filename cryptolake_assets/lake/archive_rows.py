@@ -51,8 +51,8 @@ def replace_day(
 
     for attempt in commit_attempts(CommitFailedException, ValidationException):
         with attempt:
-            if attempt.retry_state.attempt_number > 1:
-                table = table.refresh()
+            # Writing the files may have taken longer than the retention of the snapshot that `table` had before.
+            table = table.refresh()
             plan = _Plan(table, exchange, symbol, day)
             try:
                 if plan.removed:

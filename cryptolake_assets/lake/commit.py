@@ -190,6 +190,21 @@ def swap_files(
                     snapshot.append_data_file(file)
 
 
+def set_properties(table: Table, properties: Mapping[str, str]) -> None:
+    """Set table properties in one commit. Raises PyIceberg's `CommitFailedException` after the last attempt.
+
+    PyIceberg itself retries only commits with a snapshot, and any commit of another writer is a conflict.
+    """
+    from pyiceberg.exceptions import CommitFailedException
+
+    for attempt in commit_attempts(CommitFailedException):
+        with attempt:
+            if attempt.retry_state.attempt_number > 1:
+                table.refresh()
+            with table.transaction() as transaction:
+                transaction.set_properties(dict(properties))
+
+
 def _overwrite(transaction: Transaction, properties: dict[str, str]) -> _OverwriteFiles:
     """Return PyIceberg's overwrite without the manifests that hold only deleted entries.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -57,14 +58,15 @@ def read_text(settings: Settings, location: str) -> str | None:
 
 
 def write_text(settings: Settings, location: str, text: str) -> None:
-    """Replace the file atomically: a reader sees the old text or the new one. One writer at a time."""
+    """Replace the file atomically: a reader sees the old text or the new one; the last of several writers wins."""
     filesystem, path = open_filesystem(settings, location)
     if location.startswith(_S3):  # an object appears only when complete
         with filesystem.open_output_stream(path) as file:
             file.write(text.encode())
         return
-    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-    draft = f"{path}.draft"
+    directory, _, name = path.rpartition("/")
+    filesystem.create_dir(directory, recursive=True)
+    draft = f"{directory}/.{name}.{uuid.uuid4().hex}.draft"
     with filesystem.open_output_stream(draft) as file:
         file.write(text.encode())
     filesystem.move(draft, path)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cryptolake_assets.lake.bronze_files import BronzeFile, added_files, current_sequence, files_between, scan_trades
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import set_properties
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import all_of, at_least, below, between, equal, silver_day
 from cryptolake_assets.model.measures import DUCKDB
@@ -52,11 +53,14 @@ def advance_quarantine(settings: Settings, bronze: Table, context: RuleContext, 
     files = added_files(bronze, cursor)
     schema, snapshot_id = settings.tables.quarantine.arrow_schema(), bronze.metadata.current_snapshot_id or 0
     rows = _broken(files, context, run_id, snapshot_id, quarantine, schema) if files else None
+    properties = {CURSOR_PROPERTY: str(head)}
+    if rows is None or not rows.num_rows:
+        set_properties(quarantine, properties)
+        return 0
     with quarantine.transaction() as transaction:
-        transaction.set_properties({CURSOR_PROPERTY: str(head)})
-        if rows is not None and rows.num_rows:
-            transaction.append(rows)
-    return rows.num_rows if rows is not None else 0
+        transaction.set_properties(properties)
+        transaction.append(rows)
+    return int(rows.num_rows)
 
 
 def _broken(

@@ -19,6 +19,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from cryptolake_assets.errors import SparkError
 from cryptolake_assets.lake.catalog import load_table
+from cryptolake_assets.lake.commit import set_properties
 from cryptolake_assets.model.table_spec import CATALOG, TableSpec
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
@@ -120,11 +121,13 @@ def call_procedure(spark: SparkSession, spec: TableSpec, procedure: str) -> list
 
 
 def _lost_race(error: BaseException) -> bool:
-    """Return whether the error is a commit conflict; Spark Connect names the server's exception in its message."""
-    return any(name in str(error) for name in ("iceberg.exceptions.Validation", "iceberg.exceptions.CommitFailed"))
+    """Return whether another writer's commit is the cause, or its expiry, which deletes files of the plan.
+
+    Spark Connect names the server's exception in its message.
+    """
+    return any(f"iceberg.exceptions.{name}" in str(error) for name in ("Validation", "CommitFailed", "NotFound"))
 
 
 def _set_layout(table: Table) -> None:
     if any(table.properties.get(name) != value for name, value in LAYOUT.items()):
-        with table.transaction() as transaction:
-            transaction.set_properties(LAYOUT)
+        set_properties(table, LAYOUT)
