@@ -15,6 +15,9 @@ from cryptolake_assets.settings import Settings
 
 HEAP_MB = 512
 RETENTION_BYTES_PER_PARTITION = 4 * 1024**3
+# A broker that starts on a full disk cannot rebuild the index of its metadata log: it deletes the log, and with it all
+# topics (Kafka 4.1).
+START_SPACE_BYTES = 256 * 1024**2
 
 LOG4J2 = """\
 status = error

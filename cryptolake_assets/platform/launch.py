@@ -8,15 +8,35 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+POLL_S = 1.0
+
 
 def main(spec_file: str) -> None:
-    """Run the part of a JSON spec file."""
-    become(json.loads(Path(spec_file).read_text(encoding="utf-8")))
+    """Run the part of a JSON spec file, once the disk has the space that it needs to start."""
+    spec = json.loads(Path(spec_file).read_text(encoding="utf-8"))
+    if "start_space" in spec:
+        wait_for_space(**spec["start_space"])
+    become(spec)
+
+
+def wait_for_space(part: str, directory: str, free_bytes: int) -> None:
+    """Wait until the disk of the directory has as many free bytes."""
+    is_reported = False
+    while (free := shutil.disk_usage(directory).free) < free_bytes:
+        if not is_reported:
+            sys.stderr.write(
+                f"{part}: only {free / 1e6:.0f} MB are free on the disk of {directory}; it starts with "
+                f"{free_bytes / 1e6:.0f} MB. Free some space.\n"
+            )
+            is_reported = True
+        time.sleep(POLL_S)
 
 
 def become(spec: dict[str, Any]) -> None:

@@ -76,6 +76,7 @@ class Part:
     needs_java: bool = False
     start_timeout_s: float = 120
     stop_timeout_s: int = 15
+    start_space_bytes: int = 0  # it waits at its start until the disk of the home has as many free bytes
 
     def log_file(self, settings: Settings) -> Path:
         return settings.log_dir / f"{self.name}.log"
@@ -88,9 +89,11 @@ class Part:
         passed = {
             env_name(name) for name in Settings.model_fields if not (name in SERVER_SETTINGS or self.ignores(name))
         }
+        space = {"part": self.name, "directory": str(settings.home), "free_bytes": self.start_space_bytes}
         return {
             "command": list(self.command(settings)),
             "directory": str(PROJECT_ROOT),
+            **({"start_space": space} if self.start_space_bytes else {}),
             "environment": {
                 **{name: value for name, value in settings.environment().items() if name in passed},
                 "PYTHONUNBUFFERED": "1",
@@ -209,6 +212,7 @@ PARTS: tuple[Part, ...] = (
         is_local=lambda settings: not settings.kafka_bootstrap_servers,
         needs_java=True,
         stop_timeout_s=30,
+        start_space_bytes=kafka.START_SPACE_BYTES,
     ),
     Part(
         name=SPARK,

@@ -146,6 +146,8 @@ class SessionPublisher(ABC):
     async def restart(self) -> None:
         if self._listener is None:
             raise BrokerError("kafka: the producer was not started. Start it first.")
+        # A broker that lost its data lacks the topics, too.
+        await kafka.ensure_topics_async(self._settings)
         # Open the new session first: while no broker responds, the old one may still deliver.
         new = await self._open(self._listener)
         old, self._session = self._session, new

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from cryptolake_assets.errors import BrokerError
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.kafka.access import librdkafka_options
 from cryptolake_assets.kafka.broker_errors import broker_error, is_access_error
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
@@ -189,7 +189,11 @@ class ConfluentPublisher(SessionPublisher):
         try:
             # librdkafka connects lazily. This blocking call verifies the connection, hence the thread.
             for topic in self._topics:
-                await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
+                listed = await asyncio.to_thread(session.producer.list_topics, topic, START_TIMEOUT_S)
+                self._require_partitions(topic, len(listed.topics[topic].partitions))
+        except BrokerAccessError:
+            await session.close()
+            raise
         except KafkaException as error:
             await session.close()
             cause = DeliveryError(error.args[0])
@@ -198,6 +202,18 @@ class ConfluentPublisher(SessionPublisher):
                 self._settings, "connect the producer", cause, access_error=access_error
             ) from error
         return session
+
+    def _require_partitions(self, topic: str, number: int) -> None:
+        """Raise `BrokerAccessError` if the topic has fewer partitions than at the start.
+
+        None are listed while a starting broker does not know the topic yet: the session then fails and is restarted.
+        """
+        expected = len(self._start_offsets.get(topic, ()))
+        if 0 < number < expected:
+            raise BrokerAccessError(
+                f"kafka: topic {topic} has {number} partitions, and had {expected} when the producer started. Restart "
+                "the producer, or add the partitions with Kafka's own tools."
+            )
 
     def judge(self, error: BaseException) -> FailureVerdict:
         from confluent_kafka import KafkaError, KafkaException
@@ -238,7 +254,5 @@ def _access_error_codes() -> frozenset[int]:
             KafkaError.UNSUPPORTED_VERSION,
             KafkaError.UNSUPPORTED_FOR_MESSAGE_FORMAT,
             KafkaError.POLICY_VIOLATION,
-            # The topic has fewer partitions than at the start.
-            KafkaError._UNKNOWN_PARTITION,
         )
     )

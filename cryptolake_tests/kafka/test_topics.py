@@ -85,8 +85,10 @@ def test_failures_of_librdkafka_are_classified_the_same_way() -> None:
     assert verdict_of(KafkaError.NOT_LEADER_FOR_PARTITION, retriable=True) is FailureVerdict.RETRY
     assert publisher.judge(BufferError("full")) is FailureVerdict.RETRY
     assert publisher.judge(BrokerError("unavailable")) is FailureVerdict.RETRY
-    for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.MSG_SIZE_TOO_LARGE, KafkaError._UNKNOWN_PARTITION):
+    for code in (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.MSG_SIZE_TOO_LARGE):
         assert verdict_of(code) is FailureVerdict.FATAL
+    for code in (KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION):
+        assert verdict_of(code) is FailureVerdict.RESTART, "a starting broker does not know the topic yet"
     assert publisher.judge(BrokerAccessError("no")) is FailureVerdict.FATAL
     assert verdict_of(KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER, fatal=True) is FailureVerdict.RESTART
     assert verdict_of(KafkaError.UNKNOWN) is FailureVerdict.RESTART

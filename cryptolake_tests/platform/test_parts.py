@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -210,6 +211,19 @@ def test_launcher_passes_exact_values_to_the_command(tmp_path: Path) -> None:
         check=True,
     )
     assert json.loads(result.stdout) == [value, str(tmp_path), "", [value]]
+
+
+def test_broker_waits_for_space_before_it_starts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """On a full disk it would delete its metadata log, and with it all topics."""
+    settings = load_settings(home=tmp_path)
+    (kafka,) = (part for part in PARTS if part.name == "kafka")
+    write_private(tmp_path / "spec.json", json.dumps(kafka.spec(settings)))
+    free, steps = [0, 5_000_000, 2_000_000_000], []
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=free.pop(0)))
+    monkeypatch.setattr("time.sleep", lambda _: steps.append("waited"))
+    monkeypatch.setattr(launch, "become", lambda spec: steps.append(spec["command"]))
+    launch.main(str(tmp_path / "spec.json"))
+    assert steps == ["waited", "waited", list(kafka.command(settings))]
 
 
 def test_supervisor_pipe_keeps_a_reader(tmp_path: Path) -> None:

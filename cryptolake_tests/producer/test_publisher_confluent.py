@@ -8,9 +8,15 @@ from dataclasses import dataclass
 import pytest
 from confluent_kafka import KafkaError
 
+from cryptolake_assets.errors import BrokerAccessError
 from cryptolake_assets.producer import publisher_confluent
 from cryptolake_assets.producer.publisher import Message
-from cryptolake_assets.producer.publisher_confluent import _ConfluentSession, _InFlight, client_configuration
+from cryptolake_assets.producer.publisher_confluent import (
+    ConfluentPublisher,
+    _ConfluentSession,
+    _InFlight,
+    client_configuration,
+)
 from cryptolake_assets.settings import load_settings
 
 TOPIC = "trades"
@@ -119,3 +125,12 @@ async def test_closed_session_reports_remaining_messages_as_failed(session: _Con
     assert listener_of(session).failures == []
     await session.close()
     assert sorted(listener_of(session).failures) == [[0, 2, 4], [1], [9]]
+
+
+def test_topic_with_fewer_partitions_than_at_the_start_is_rejected() -> None:
+    publisher = ConfluentPublisher(load_settings())
+    publisher._start_offsets = {TOPIC: dict.fromkeys(range(4), 0)}
+    for number in (0, 4, 5):  # none: a starting broker does not know the topic yet
+        publisher._require_partitions(TOPIC, number)
+    with pytest.raises(BrokerAccessError, match="has 3 partitions, and had 4"):
+        publisher._require_partitions(TOPIC, 3)
