@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import signal
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -187,5 +185,5 @@ class DrilledPlatform:
     def kill(self, part: str, *, with_children: bool = False) -> None:
         """Send SIGKILL to a part's process; do nothing while it has none."""
         for process in self.processes(part, with_children=with_children):
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                process.kill()

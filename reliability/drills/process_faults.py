@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -81,14 +79,14 @@ def paused(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
     """Stop a part's process by SIGSTOP until the fault ends."""
     processes = platform.processes(str(parameters["part"]))
     for process in processes:
-        with suppress(ProcessLookupError):
-            os.kill(process.pid, signal.SIGSTOP)
+        with suppress(psutil.NoSuchProcess):
+            process.suspend()
     try:
         yield
     finally:
         for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process.pid, signal.SIGCONT)
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from typing import Final
 from reliability import results
 from reliability.drills.actions import Action, Fault, Round, rounds_text
 from reliability.drills.drilled_platform import DrilledPlatform
-from reliability.drills.oracle import BrokenPromiseError, Oracle
+from reliability.drills.oracle import BrokenPromiseError, Oracle, patience
 from reliability.drills.states import LogReader, reached
 
 PROBE_S: Final = 0.5
@@ -122,7 +122,7 @@ class Drill:
             one.state, one.ended = "recovering", time.monotonic()
             probe = self._probe(action, one)
             while not self._holds(one, probe):
-                if time.monotonic() - one.ended > self.recovery_limit_s:
+                if time.monotonic() - one.ended > self.recovery_limit_s * patience():
                     one.state = "not recovered"
                     return
                 time.sleep(PROBE_S)
