@@ -54,7 +54,7 @@ def draw(random: Random) -> Action:
     lasts_s = low + (high - low) * random.random() ** 3
     first, last = kind.count
     count = first + int((last - first + 1) * random.random() ** 2)
-    return Action(name, round(random.expovariate(1 / 180), 3), round(lasts_s, 3), count, round(random.random(), 4))
+    return Action(name, round(random.expovariate(1 / 150), 3), round(lasts_s, 3), count, round(random.random(), 4))
 
 
 def perform(world: World, action: Action) -> None:

@@ -18,7 +18,7 @@ from reliability.simulation.world import World
 HOUR_S: Final = 3_600.0
 MAX_QUIET_S: Final = 3 * HOUR_S  # until everything must be repaired and complete after the last fault
 QUIET_STEP_S: Final = 30.0
-MIN_ACTIONS: Final = 8
+MIN_ACTIONS: Final = 12
 
 
 @dataclass(frozen=True)
