@@ -25,8 +25,9 @@ class _EventNames(structlog.BoundLoggerBase):
         return self
 
 
-def listen(listener: Callable[[str], None]) -> None:
-    """Pass the names of all further events to the listener."""
+def listen(listener: Callable[[str], None]) -> Callable[[], None]:
+    """Pass the names of all further events to the listener; return a function that ends it."""
+    before = structlog.get_config()
     _listener[0] = listener
-    if structlog.get_config()["wrapper_class"] is not _EventNames:
-        structlog.configure(wrapper_class=_EventNames, processors=[], cache_logger_on_first_use=False)
+    structlog.configure(wrapper_class=_EventNames, processors=[], cache_logger_on_first_use=False)
+    return lambda: structlog.configure(**before)

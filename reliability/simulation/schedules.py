@@ -16,8 +16,9 @@ from reliability.simulation.simulated_lake import moment
 from reliability.simulation.world import World
 
 HOUR_S: Final = 3_600.0
-MAX_QUIET_S: Final = 3 * HOUR_S  # until everything must be repaired and complete after the last fault
+MAX_QUIET_S: Final = 2 * HOUR_S  # until everything must be repaired and complete after the last fault
 QUIET_STEP_S: Final = 30.0
+MAX_UNCLAIMED_MS: Final = 120_000  # exchange time that a killed producer had not claimed yet
 MIN_ACTIONS: Final = 12
 
 
@@ -96,12 +97,12 @@ def settle(world: World) -> list[str]:
 def unfinished(world: World, until: dict[tuple[str, str], int], until_ms: int) -> list[str]:
     """Return what is not repaired or complete yet, of the trades up to these ids and the minutes before `until_ms`."""
     found: list[str] = []
-    for key, trades in world.unstored.items():
-        first = world.first_stored.get(key, until[key])
+    for key, last in until.items():
+        first = world.first_stored.get(key, last)
         found += [
             f"end: {key[1]} {trade_id} is not on the topic"
-            for trade_id in trades
-            if first < trade_id <= until[key] and not _is_beyond_limit(world, key, trade_id)
+            for trade_id in world.unstored[key]
+            if first < trade_id <= last and not _is_beyond_limit(world, key, trade_id)
         ]
     found += [
         f"end: open gap {gap}"
@@ -121,10 +122,13 @@ def unfinished(world: World, until: dict[tuple[str, str], int], until_ms: int) -
 
 
 def _has_unrepairable(world: World, key: tuple[str, str], start_ms: int) -> bool:
-    """Return whether a gap beyond the limit spans a part of the minute."""
+    """Return whether a gap beyond the limit spans a part of the minute, or begins soon after it.
+
+    After a restart, ids prove only the time after such a gap; the time before it is proven up to the last claim.
+    """
     return any(
         gap.open_because is OpenBecause.BEYOND_LIMIT
-        and gap.after_us < (start_ms + 60_000) * 1_000
+        and gap.after_us < (start_ms + MINUTE_MS + MAX_UNCLAIMED_MS) * 1_000
         and gap.before_us >= start_ms * 1_000
         for gap in world.oracle.emitted_by[key].gaps.values()
     )

@@ -21,7 +21,7 @@ def without(actions: Sequence[Action], removed: Sequence[int]) -> list[Action]:
     return kept
 
 
-def shortened(actions: Sequence[Action], fails: Callable[[Sequence[Action]], bool], attempts: int = 60) -> list[Action]:
+def shortened(actions: Sequence[Action], fails: Callable[[Sequence[Action]], bool], attempts: int = 40) -> list[Action]:
     """Return a sublist that still fails, from which no single action can be removed, or the best after `attempts`.
 
     Removes ever smaller runs of actions (delta debugging).

@@ -104,7 +104,7 @@ class World:
         self.loop = VirtualLoop(self._job_delays_s)
         self.log = EventLog(self.loop, log_file)
         self.counts = WorldCounts()
-        quiet_log.listen(self._product_event)
+        self._log_again = quiet_log.listen(self._product_event)
         self.symbols_file = SymbolsFile("symbols")
         self.settings = self._settings()
         self.wall_skew_ns = 0
@@ -284,6 +284,7 @@ class World:
         """End the simulation."""
         self.kill()
         self.loop.close()
+        self._log_again()
 
     def untrack(self, item: str) -> None:
         """Remove an item from the symbols file."""
