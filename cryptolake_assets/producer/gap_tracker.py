@@ -379,12 +379,14 @@ class GapTracker:
         ids_missing = last - first + 1
         named = {"symbol": symbol, "first_missing_id": first, "last_missing_id": last}
         log.warning("trades_missing", stream=self._stream, **named, ids=ids_missing, because=because)
-        # Gaps to repair and gaps beyond the limit are never merged: their ids are handled differently.
+        # Gaps to repair and gaps beyond the limit are never merged: their ids are handled differently. Only later ids
+        # join a gap, because its first id is its key.
         is_beyond_limit = because is OpenBecause.BEYOND_LIMIT
         same_kind = (
             item
             for item in reversed(sequence.open)
             if (item.gap.open_because is OpenBecause.BEYOND_LIMIT) is is_beyond_limit
+            and item.gap.last_missing_id < first
         )
         if len(sequence.open) >= MAX_OPEN and (newest := next(same_kind, None)) is not None:
             newest.ranges.append(ids)
@@ -393,6 +395,8 @@ class GapTracker:
                 last_missing_id=last,
                 ids_missing=newest.gap.ids_missing + ids_missing,
                 before_us=max(newest.gap.before_us, times_us[1]),
+                open_because=because,
+                rejection=None,
             )
         else:
             now = self._clock()

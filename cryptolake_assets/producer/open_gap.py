@@ -85,13 +85,20 @@ def is_final(gap: TradeGap) -> bool:
 
 
 def ids_outside(ids: tuple[int, int], gaps: Sequence[OpenGap]) -> list[tuple[int, int]]:
-    """Return the ranges of the ids that no gap spans."""
+    """Return the ranges of the ids that no gap misses.
+
+    A merged gap spans ids that it does not miss: some of them may not have been received yet.
+    """
     remaining = [ids]
     for item in gaps:
-        taken = item.gap.first_missing_id, item.gap.last_missing_id
-        if taken[1] >= ids[0] and taken[0] <= ids[1]:
-            parts = [((first, min(last, taken[0] - 1)), (max(first, taken[1] + 1), last)) for first, last in remaining]
-            remaining = [part for both in parts for part in both if part[0] <= part[1]]
+        if item.gap.last_missing_id < ids[0] or item.gap.first_missing_id > ids[1]:
+            continue
+        for taken in item.ranges:
+            if taken[1] >= ids[0] and taken[0] <= ids[1]:
+                parts = [
+                    ((first, min(last, taken[0] - 1)), (max(first, taken[1] + 1), last)) for first, last in remaining
+                ]
+                remaining = [part for both in parts for part in both if part[0] <= part[1]]
     return remaining
 
 

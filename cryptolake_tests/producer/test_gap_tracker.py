@@ -483,6 +483,28 @@ def test_gaps_to_repair_are_not_merged_with_gaps_beyond_the_limit() -> None:
     ]
 
 
+def test_ids_between_the_parts_of_a_merged_gap_are_missing_too() -> None:
+    found = fed(range(0, 2 * MAX_OPEN + 2, 2))
+    last = 2 * MAX_OPEN
+    found.reject("BTCUSDT", last + 4, REASON, was_fetched=False)
+    fed([last + 7], found)
+    missing = {trade_id for item in found.missing() for trade_id in range(item.first, item.last + 1)}
+    assert missing >= set(range(last + 1, last + 7))
+    fed(range(last + 1, last + 7), found)
+    assert not any(item.first > last for item in found.missing())
+
+
+def test_earlier_and_unrequested_ids_join_no_gap_that_would_hide_them() -> None:
+    found = fed(range(0, 2 * MAX_OPEN, 2))
+    last = 2 * MAX_OPEN - 2
+    found.reject("BTCUSDT", last + 3, REASON, was_fetched=False)
+    found.reject("BTCUSDT", last + 3, REASON, was_fetched=True)
+    assert found.missing()[-1].last < last, "a rejected trade is not requested again"
+    fed([last + 6], found)
+    missing = {trade_id for item in found.missing() for trade_id in range(item.first, item.last + 1)}
+    assert missing >= {last + 1, last + 2, last + 4, last + 5}
+
+
 def test_merged_gap_never_ends_before_a_newer_trade() -> None:
     found = fed(range(0, 2 * MAX_OPEN + 2, 2))
     newest = list(found.take_open().values())[-1]
