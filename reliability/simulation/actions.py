@@ -301,6 +301,7 @@ KINDS: Final[dict[str, Kind]] = {
     "rest_html": Kind(_rest("html"), 0.5, (5.0, 300.0)),
     "rest_html_200": Kind(_rest("html_200"), 0.5, (5.0, 300.0)),
     "rest_500": Kind(_rest("500"), 0.5, (5.0, 300.0)),
+    "rest_malformed": Kind(_rest("malformed"), 0.8, (30.0, 900.0)),
     "rest_down": Kind(_rest("down"), 0.8, (5.0, 600.0)),
     "rest_slow": Kind(_rest("slow"), 0.8, (5.0, 600.0)),
     "our_clock": Kind(_our_clock, 0.7, (1.0, 600.0)),

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Final
 from unittest.mock import patch
 
-from cryptolake_assets.producer import dispatch, gap_repair, gap_tracker, resume_point
+from cryptolake_assets.producer import dispatch, gap_repair, gap_tracker
 from cryptolake_assets.transform import follow_bronze
 
 CHANGED: Final = 0.5  # share of seeds that change a bound
@@ -22,7 +22,6 @@ BOUNDS: Final[Sequence[tuple[ModuleType, str, Sequence[float]]]] = (
     (gap_tracker, "MAX_OPEN", (2, 3, 5)),
     (gap_tracker, "MAX_REJECTED", (3, 20)),
     (gap_repair, "PAGES_PER_ROUND", (1, 2)),
-    (resume_point, "OVERLAP", (50, 300)),
     (dispatch, "FRAMES_AT_ONCE", (2, 20)),
     (follow_bronze, "FULL_SEARCH_S", (300.0, 900.0)),
 )

@@ -10,6 +10,7 @@ from typing import Final, TextIO
 from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.model.markets import VENUES
 from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from reliability.simulation import knobs
 from reliability.simulation.actions import Action, draw, perform
 from reliability.simulation.oracle import EmittedTrade
 from reliability.simulation.simulated_lake import moment
@@ -54,10 +55,14 @@ def schedule_of(seed: int) -> list[Action]:
 
 def simulate(seed: int, actions: Sequence[Action] | None = None, log_file: TextIO | None = None) -> Outcome:
     """Run the actions (default: those of the seed) in an hour of the seed's world, and then until all is quiet."""
-    world = World(seed, log_file)
+    with knobs.set_to(knobs.drawn(Random(f"{seed}:knobs"))):
+        return _simulate(World(seed, log_file), schedule_of(seed) if actions is None else actions)
+
+
+def _simulate(world: World, actions: Sequence[Action]) -> Outcome:
     try:
         world.start()
-        for action in schedule_of(seed) if actions is None else actions:
+        for action in actions:
             perform(world, action)
             if world.violations:
                 break
@@ -65,7 +70,7 @@ def simulate(seed: int, actions: Sequence[Action] | None = None, log_file: TextI
         healed_at = world.now
         violations = [] if world.violations else settle(world)
         return Outcome(
-            seed=seed,
+            seed=world.seed,
             violations=[*world.violations, *violations],
             hours=world.now / HOUR_S,
             frames=sum(market.frames_sent for market in world.markets.values()),

@@ -30,7 +30,7 @@ _HTML = b"<html><head><title>503</title></head><body>Service unavailable</body><
 class RestFault:
     """The fault of a market's REST interface until a time."""
 
-    kind: str = ""  # `429`, `418`, `html`, `html_200`, `down`, `slow`, `500`
+    kind: str = ""  # `429`, `418`, `html`, `html_200`, `down`, `slow`, `500`, `malformed`
     until: float = 0.0
     retry_after_s: int = 0
 
@@ -137,8 +137,10 @@ class SimulatedRest(httpx.AsyncBaseTransport):
         await asyncio.sleep(latency_s / 2)
         used, limit = self._weigh(host, market, request)
         if kind in ("429", "418") or used > limit:
-            seconds = fault.retry_after_s if kind else 60 - int(market.clock_ms / 1000) % 60
-            status, headers, body = int(kind or 429), {"Retry-After": str(seconds)}, b'{"code":-1003,"msg":"banned"}'
+            is_banned = kind in ("429", "418")
+            seconds = fault.retry_after_s if is_banned else 60 - int(market.clock_ms / 1000) % 60
+            status, body = int(kind) if is_banned else 429, b'{"code":-1003,"msg":"banned"}'
+            headers = {"Retry-After": str(seconds)}
         elif kind == "html":
             status, headers, body = 503, {"Content-Type": "text/html"}, _HTML
         elif kind == "html_200":
@@ -146,7 +148,7 @@ class SimulatedRest(httpx.AsyncBaseTransport):
         elif kind == "500":
             status, headers, body = 500, {}, b'{"code":-1000,"msg":"unknown error"}'
         else:
-            status, body = self._respond(market, request)
+            status, body = self._respond(market, request, has_malformed_rows=kind == "malformed")
             headers = {"X-MBX-USED-WEIGHT-1M": str(used)}
         await asyncio.sleep(latency_s / 2)
         return httpx.Response(status, headers=headers, content=body, request=request)
@@ -160,7 +162,9 @@ class SimulatedRest(httpx.AsyncBaseTransport):
         self._used[host] = now, used
         return used, weights.per_minute
 
-    def _respond(self, market: SimulatedMarket, request: httpx.Request) -> tuple[int, bytes]:
+    def _respond(
+        self, market: SimulatedMarket, request: httpx.Request, *, has_malformed_rows: bool
+    ) -> tuple[int, bytes]:
         path, params = request.url.path.rpartition("/")[2], request.url.params
         if path == "time":
             return 200, b'{"serverTime":%d}' % market.clock_ms
@@ -176,7 +180,14 @@ class SimulatedRest(httpx.AsyncBaseTransport):
             return 400, b'{"code":-1121,"msg":"Invalid symbol."}'
         first = max(0, int(params["fromId"]) - symbol.first_id)
         end = bisect_right(symbol.made_at, self._loop.time() - HISTORY_LAG_S)
-        return 200, _encode([_row(trade) for trade in symbol.trades[first : min(end, first + int(params["limit"]))]])
+        trades = symbol.trades[first : min(end, first + int(params["limit"]))]
+        rows: list[Any] = [_row(trade) for trade in trades]
+        # Only trades that the topic has: a malformed row of a missing one would be a rejected trade.
+        on_topic = [index for index, trade in enumerate(trades) if trade.offset is not None]
+        if has_malformed_rows and on_topic:
+            index = self._random.choice(on_topic)
+            rows[index] = self._random.choice((None, {}, {**rows[index], "p": None}, {**rows[index], "q": "many"}))
+        return 200, _encode(rows)
 
 
 def _row(trade: EmittedTrade) -> dict[str, Any]:

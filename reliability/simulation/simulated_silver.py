@@ -99,6 +99,7 @@ class SimulatedSilver:
         self._exchange_time_ms, self._tracked = exchange_time_ms, tracked
         self._options = options or SilverOptions()
         self._now = 0.0
+        self._wall_ms = 0
         self.cursor: str | None = None
         self._copy: str | None = None
         self._memory = SearchMemory()
@@ -145,12 +146,15 @@ class SimulatedSilver:
             else:
                 run.next_at = now + delay_s
 
-    def tick(self, now: float, *, is_saved: bool = True) -> None:
+    def tick(self, now: float, *, wall_s: float | None = None, is_saved: bool = True) -> None:
         """Tick once at `now`, in the order of the sensor.
 
-        If not `is_saved`, the process ends before its cursor is saved and its runs are launched.
+        `wall_s` is this machine's clock, which may jump; default: `now`. If not `is_saved`, the process ends before its
+        cursor is saved and its runs are launched.
         """
         self.advance(now)
+        self._wall_ms = int(1_000 * (now if wall_s is None else wall_s))
+        now = self._wall_ms / 1_000
         self.ticks += 1
         state = FollowerState.restored(self.cursor, lambda: self._copy, TABLE)
         if self.cursor is None:
@@ -167,7 +171,7 @@ class SimulatedSilver:
         if is_saved:
             self.cursor = cursor
             for request in requests:
-                self._launch(request, now)
+                self._launch(request)
 
     @property
     def is_idle(self) -> bool:
@@ -175,10 +179,10 @@ class SimulatedSilver:
         state = FollowerState.from_cursor(self.cursor)
         return not self._queue and state is not None and state.is_idle
 
-    def _launch(self, request: SilverRequest, now: float) -> None:
+    def _launch(self, request: SilverRequest) -> None:
         fate = self.next_fates.popleft() if self.next_fates else RunFate.SUCCEEDS
         self._requests[request.request] = RunState.IN_FLIGHT
-        run = SimulatedRun(request.hours, self._run(request, fate), now)
+        run = SimulatedRun(request.hours, self._run(request, fate), self._now)
         self._queue.append(run)
 
     def complete_minutes(self) -> set[BarKey]:
@@ -334,7 +338,7 @@ class SimulatedSilver:
                 self._lake.oracle.check_bar(bar, ids, gaps, offsets)
 
     def _rules(self, extent: CoverageExtent, start_ms: int | None, end_ms: int | None) -> RuleContext:
-        now_ms, clock_ms = int(self._now * 1_000), self._exchange_time_ms()
+        now_ms, clock_ms = self._wall_ms, self._exchange_time_ms()
         return RuleContext(
             exchanges=self._exchanges,
             symbols=known_symbols(self._tracked(), extent.symbols),

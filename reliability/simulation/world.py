@@ -335,10 +335,14 @@ class World:
             self.log("bronze", self.bronze.append(records, is_committed=not is_killed), is_killed)
 
     def _tick(self) -> None:
-        self.silver.tick(self.now + START_MS / 1000)
+        self.silver.tick(self.now + START_MS / 1000, wall_s=self.wall_ns / 1e9)
 
-    def _exchange_time_ms(self) -> int:
-        return max(market.clock_ms for market in self.markets.values())
+    def _exchange_time_ms(self) -> int | None:
+        """Return the clock of the family's first market, as Silver's runs read it; None if REST does not respond."""
+        market = next(iter(self.markets.values()))
+        fault = self.rest_faults[_host(market.venue.rest_base_url)]
+        responds = self.now >= fault.until or fault.kind in ("slow", "malformed")
+        return market.clock_ms if responds else None
 
     def _tracked(self) -> Iterable[tuple[str, str]]:
         return [
