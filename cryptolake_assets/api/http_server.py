@@ -1,7 +1,8 @@
-"""The HTTP server of the API: uvicorn with limits on the size of a request's head and the time to receive a request.
+"""The HTTP server of the API: uvicorn with limits on requests that are received and responses that are sent slowly.
 
 uvicorn's parser buffers a head without limit, and its work is quadratic in the length of a header: one client without
-a key could block all others. It has no timeout for receiving a request either.
+a key could block all others. It has no timeout for receiving a request or sending a response either: each client that
+does not read would keep its response in memory.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MAX_HEAD_BYTES = 64 * 1024  # of a request line with headers; exceeded by at mos
 REQUEST_S = 10.0
 GRACE_S = 3  # maximum seconds for open connections to end at shutdown
 STUCK_S = 5.0  # a closing connection is dropped, with its unsent data, if its client reads nothing for this long
+SEND_S = 60.0  # any other connection with unsent data
+# While the responses that wait for their clients exceed this, further requests are rejected.
+MAX_UNSENT_BYTES = 256 * 1024 * 1024
 
 
 _watched_servers: WeakSet[ServerState] = WeakSet()
@@ -69,6 +73,11 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         self._head_bytes = None
+        is_next = self._response_complete and not self.parser.should_upgrade()
+        if is_next and unsent_bytes(self.server_state) > MAX_UNSENT_BYTES:
+            detail = "Other clients are reading their responses too slowly. Try again later."
+            self._reject(Problem(503, "too-many-clients", "Too many slow clients", detail))
+            return
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -110,14 +119,30 @@ class BoundedProtocol(HttpToolsProtocol):
         self.transport.close()
 
 
-def _drop_stuck(loop: asyncio.AbstractEventLoop, server: ServerState, unsent_before: dict[Any, int]) -> None:
-    """Abort closing connections whose clients read nothing: closing waits until everything is sent."""
-    closing = (each.transport for each in server.connections if each.transport.is_closing())
-    unsent = {transport: transport.get_write_buffer_size() for transport in closing}
-    for transport in [each for each, size in unsent.items() if unsent_before.get(each) == size]:
-        transport.abort()
+def unsent_bytes(server: ServerState) -> int:
+    """Return the total size of the data that waits for clients to read."""
+    return sum(each.transport.get_write_buffer_size() for each in server.connections)
+
+
+def _drop_stuck(
+    loop: asyncio.AbstractEventLoop, server: ServerState, stuck: dict[asyncio.Transport, tuple[int, float]]
+) -> None:
+    """Abort connections whose clients read nothing; closing, too, waits until everything is sent.
+
+    `stuck` has the unsent bytes of each connection, and since when there are as many.
+    """
+    now = loop.time()
+    sizes = {each.transport: each.transport.get_write_buffer_size() for each in server.connections}
+    found = {
+        transport: stuck[transport] if stuck.get(transport, (0, 0.0))[0] == size else (size, now)
+        for transport, size in sizes.items()
+        if size or transport.is_closing()
+    }
+    for transport, (_, since) in found.items():
+        if transport in stuck and now - since >= (STUCK_S / 2 if transport.is_closing() else SEND_S):
+            transport.abort()
     if server.connections:
-        loop.call_later(STUCK_S, _drop_stuck, loop, server, unsent)
+        loop.call_later(STUCK_S, _drop_stuck, loop, server, found)
     else:
         _watched_servers.discard(server)
 

@@ -133,6 +133,36 @@ def test_slow_reader_gets_all_of_a_large_response(bars: Settings, monkeypatch: p
         assert received > 20_000_000
 
 
+REQUEST = b"GET /ohlcv/1m?symbol=BTCUSDT HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+
+def test_client_that_does_not_read_its_response_is_dropped(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "STUCK_S", 0.1)
+    monkeypatch.setattr(http_server, "SEND_S", 0.3)
+    monkeypatch.setattr("cryptolake_assets.api.page_reader.formats.encode", lambda *_: b"x" * 20_000_000)
+    with serving(bars) as api, connected(api) as connection:
+        connection.sendall(REQUEST)
+        wait_for(lambda: bool(api.connections()))
+        wait_for(lambda: not api.connections(), timeout_s=20)
+
+
+def test_responses_of_slow_clients_are_bounded(bars: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_server, "MAX_UNSENT_BYTES", 40_000_000)
+    monkeypatch.setattr("cryptolake_assets.api.page_reader.formats.encode", lambda *_: b"x" * 30_000_000)
+    with serving(bars) as api, connected(api) as one, connected(api) as other:
+        for number, slow in enumerate((one, other), 1):
+            slow.sendall(REQUEST)
+            wait_for(lambda number=number: api.unsent_bytes() > number * 20_000_000)
+        with connected(api) as third:
+            third.sendall(REQUEST)
+            assert read_to_end(third).startswith(b"HTTP/1.1 503 ")
+        one.close()
+        wait_for(lambda: api.unsent_bytes() < 40_000_000)
+        with connected(api) as third:
+            third.sendall(BEGIN + b"\r\n")
+            assert third.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
 HANDSHAKE = (
     b"GET /ws/ohlcv?symbols=BTCUSDT HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
 )

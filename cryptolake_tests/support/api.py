@@ -16,7 +16,7 @@ import uvicorn
 from fastapi import FastAPI
 
 from cryptolake_assets.api.app import create_app
-from cryptolake_assets.api.http_server import OPTIONS
+from cryptolake_assets.api.http_server import OPTIONS, unsent_bytes
 from cryptolake_assets.api.live import Hub
 from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.lake.catalog import get_catalog, load_table
@@ -117,6 +117,10 @@ class Api(httpx.Client):
     def connections(self) -> int:
         """Return the number of open connections."""
         return len(self._server.server_state.connections)
+
+    def unsent_bytes(self) -> int:
+        """Return the size of the data that waits for clients to read."""
+        return unsent_bytes(self._server.server_state)
 
     def refresh(self) -> None:
         """Refresh the API's table cache from the catalog now."""
