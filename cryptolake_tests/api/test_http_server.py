@@ -6,6 +6,7 @@ import json
 import re
 import socket
 import time
+from functools import partial
 
 import pytest
 
@@ -150,9 +151,9 @@ def test_responses_of_slow_clients_are_bounded(bars: Settings, monkeypatch: pyte
     monkeypatch.setattr(http_server, "MAX_UNSENT_BYTES", 40_000_000)
     monkeypatch.setattr("cryptolake_assets.api.page_reader.formats.encode", lambda *_: b"x" * 30_000_000)
     with serving(bars) as api, connected(api) as one, connected(api) as other:
-        for number, slow in enumerate((one, other), 1):
+        for slow, at_least in ((one, 20_000_000), (other, 40_000_000)):
             slow.sendall(REQUEST)
-            wait_for(lambda number=number: api.unsent_bytes() > number * 20_000_000)
+            wait_for(partial(exceeds, api, at_least))
         with connected(api) as third:
             third.sendall(REQUEST)
             assert read_to_end(third).startswith(b"HTTP/1.1 503 ")
@@ -161,6 +162,10 @@ def test_responses_of_slow_clients_are_bounded(bars: Settings, monkeypatch: pyte
         with connected(api) as third:
             third.sendall(BEGIN + b"\r\n")
             assert third.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+def exceeds(api: Api, size: int) -> bool:
+    return api.unsent_bytes() > size
 
 
 HANDSHAKE = (

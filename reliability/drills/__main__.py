@@ -70,7 +70,7 @@ def _drill(
     seconds = round(minutes * 60)
     emitted = write_feed(scenario.feed(seed, seconds), root / "capture")
     small_disk.mount(root / "home")
-    platform = DrilledPlatform(root / "home", emitted, scenario.settings)
+    platform = DrilledPlatform(root / "home", emitted, scenario.settings, is_live=scenario.is_live)
     began = time.monotonic()
     live = console.status("starting the platform") if console.is_terminal else nullcontext()
     with live as status:
@@ -96,7 +96,8 @@ def _drill(
             drill = Drill(
                 platform=platform,
                 actions={action.name: action for action in scenario.actions},
-                oracle=Oracle(platform),
+                oracle=Oracle(platform, scenario.deadline_s),
+                recovery_limit_s=scenario.deadline_s,
                 report=report,
                 show=show,
                 logs=LogReader(platform.settings),

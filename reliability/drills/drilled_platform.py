@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
+import subprocess
+import sys
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,7 +28,7 @@ from cryptolake_assets.platform.graphql import ask, location_errors
 from cryptolake_assets.platform.parts import local_parts, part_named
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_tests.support.platforms import settings_for
+from cryptolake_tests.support.platforms import free_ports, settings_for
 from reliability.drills.actions import Probe
 from reliability.drills.feed import BarKey, Emitted
 from reliability.drills.small_disk import OWN_DISK
@@ -46,6 +49,29 @@ query ($since: Float!) { runsOrError(filter: {statuses: [SUCCESS], createdAfter:
 """
 
 
+def _live_source(port: int) -> dict[str, object]:
+    """Return the settings of a live source at the replay exchange's address."""
+    address = f"127.0.0.1:{port}"
+    sources = dict.fromkeys(("exchange_rest_url", "fear_greed_url", "archive_base_url"), f"http://{address}")
+    coingecko = f"http://{address}/api/v3"
+    return {"source": Source.BINANCE, "exchange_ws_url": f"ws://{address}", "coingecko_url": coingecko, **sources}
+
+
+def _start_exchange(settings: Settings) -> subprocess.Popen[bytes]:
+    """Start the replay exchange as a process of its own, as a live platform has none."""
+    values = {
+        "CRYPTOLAKE_SOURCE": Source.REPLAY.value,
+        "CRYPTOLAKE_HOME": str(settings.home / "exchange"),
+        "CRYPTOLAKE_REPLAY_DIR": str(settings.replay_dir),
+        "CRYPTOLAKE_REPLAY_SPEED": "1",
+        "CRYPTOLAKE_EXCHANGE_PORT": str(settings.exchange_port),
+    }
+    command = [sys.executable, "-m", "cryptolake_assets.replay.server"]
+    settings.log_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.log_dir / "exchange.log").open("wb") as log:
+        return subprocess.Popen(command, env={**os.environ, **values}, stdout=log, stderr=log)
+
+
 @dataclass
 class Allowance:
     """What an action has declared beyond the feed, so that the oracle does not expect it otherwise."""
@@ -57,11 +83,17 @@ class Allowance:
 class DrilledPlatform:
     """The running platform of one drill. Its methods may be called from several threads."""
 
-    def __init__(self, home: Path, emitted: Emitted, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, home: Path, emitted: Emitted, settings: Mapping[str, object] | None = None, *, is_live: bool = False
+    ) -> None:
+        """`is_live`: the platform takes the replay exchange for the real one, whose clock shows the present time."""
         self.emitted = emitted
+        ports = free_ports()
+        source = _live_source(ports["exchange_port"]) if is_live else {"source": Source.REPLAY}
         self.settings: Settings = settings_for(
-            home, source=Source.REPLAY, replay_dir=emitted.directory, **{**SETTINGS, **(settings or {})}
+            home, replay_dir=emitted.directory, **ports, **{**SETTINGS, **source, **(settings or {})}
         )
+        self._exchange: subprocess.Popen[bytes] | None = None
         self.capabilities = {part.name for part in local_parts(self.settings)} | {CATALOG}
         if home.is_mount():
             self.capabilities.add(OWN_DISK)
@@ -72,10 +104,15 @@ class DrilledPlatform:
         self._bronze_time_ms = 0
 
     def start(self) -> None:
+        if self.settings.source is not Source.REPLAY:
+            self._exchange = _start_exchange(self.settings)
         lifecycle.up(self.settings, console=Console(file=io.StringIO()))
 
     def stop(self) -> None:
         lifecycle.down(self.settings, Console(file=io.StringIO()))
+        if self._exchange is not None:
+            self._exchange.terminate()
+            self._exchange.wait()
         self._http.close()
 
     # The exchange.

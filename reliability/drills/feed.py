@@ -28,6 +28,15 @@ BarKey = tuple[str, int]  # symbol, start of the minute in ms since 1970
 
 
 @dataclass(frozen=True)
+class Burst:
+    """Seconds of a feed, [begin_s, end_s), with a rate of their own."""
+
+    begin_s: int
+    end_s: int
+    per_s: int
+
+
+@dataclass(frozen=True)
 class Feed:
     """What a drill's exchange sends: `per_s` bounds the frames of a second, drawn anew for each second."""
 
@@ -36,6 +45,12 @@ class Feed:
     symbols: tuple[str, ...] = ("BTCUSDT", "ETHUSDT")
     per_s: tuple[int, int] = (20, 50)
     begins: datetime | None = None  # a full minute; None: drawn so that the run crosses an hour, and sometimes a day
+    bursts: tuple[Burst, ...] = ()
+
+    def rate(self, second: int, draw: random.Random) -> int:
+        """Return the number of frames of a second."""
+        of_burst = (burst.per_s for burst in self.bursts if burst.begin_s <= second < burst.end_s)
+        return next(of_burst, 0) or draw.randint(*self.per_s)
 
 
 @dataclass(slots=True)
@@ -125,7 +140,7 @@ def _frames(emitted: Emitted, draw: random.Random) -> Iterator[tuple[int, bytes]
     single_ids = [5 * FIRST_ID] * len(names)
     began_us = round(emitted.begins.timestamp()) * 1_000_000
     for second in range(feed.seconds):
-        count = draw.randint(*feed.per_s)
+        count = feed.rate(second, draw)
         for at_us in sorted(draw.randrange(1_000_000) for _ in range(count)):
             number = draw.randrange(len(names))
             price = prices[number] = max(1, prices[number] + draw.randint(-20, 20))
