@@ -17,6 +17,7 @@ ARGS ?= build
 WORKERS ?= 3
 SEED ?= 1
 MINUTES ?=
+RESULTS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -209,7 +210,7 @@ drill: $(DEV_READY) ## Run a platform with random faults and compare what it sto
 	@$(BIN)/python -m reliability.drills $(from-seed) $(if $(ONLY),--only "$(ONLY)") \
 		$(if $(LIST),--list "$(LIST)") $(if $(SCENARIO),--scenario "$(SCENARIO)")
 
-from-seed = --seed $(SEED) $(if $(MINUTES),--minutes $(MINUTES))
+from-seed = --seed $(SEED) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
 pictures: browser ## Update the dashboard's pictures of the documents from the demo
 	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py
