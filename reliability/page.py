@@ -17,6 +17,7 @@ from reliability.results import (
     InterleavingResult,
     Result,
     SimulationResult,
+    append,
     read,
 )
 
@@ -28,6 +29,13 @@ BUSY_LOAD_PER_CORE: Final = 4.0  # 1-minute load average; the platform alone has
 LIMIT_S: Final = 60.0  # a killed part must work again after this long
 
 Faults = Mapping[tuple[str, str], Sequence[FaultResult]]  # by fault and part
+
+
+def record(result: Result, directory: Path = RESULTS) -> None:
+    """Append a result; show it on the page if it is in the project's own result files."""
+    append(result, directory)
+    if directory.resolve() == RESULTS:
+        rewrite()
 
 
 def rewrite(page: Path = PAGE, results: Path = RESULTS, picture: Path = PICTURE) -> None:

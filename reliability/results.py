@@ -115,7 +115,7 @@ def _path(kind: type[Result], directory: Path) -> Path:
 
 
 def current_commit() -> str:
-    """Return the abbreviated commit of the checkout, with `+` if files have changed since."""
+    """Return the abbreviated commit of the checkout, with `+` if files have changed since, except those of runs."""
 
     def git(*arguments: str) -> str:
         done = subprocess.run(
@@ -123,5 +123,6 @@ def current_commit() -> str:
         )
         return done.stdout.strip()
 
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", ":(top,exclude)reliability/results")
+    written = [f":(top,exclude){path}" for path in ("reliability/results", "docs/reliability.md", "docs/images")]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *written)
     return f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}{'+' if changed else ''}"

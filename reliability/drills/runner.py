@@ -18,6 +18,7 @@ from reliability.drills.actions import Action, Fault, Round, rounds_text
 from reliability.drills.drilled_platform import DrilledPlatform
 from reliability.drills.oracle import BrokenPromiseError, Oracle, patience
 from reliability.drills.states import LogReader, reached
+from reliability.page import record
 
 PROBE_S: Final = 0.5
 RECOVERY_LIMIT_S: Final = 300.0
@@ -217,7 +218,7 @@ class Recorder:
             states=dict(drill.states),
             load=round(self.load, 2),
         )
-        results.append(found, self.directory)
+        record(found, self.directory)
         return found
 
 

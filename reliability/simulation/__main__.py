@@ -17,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from reliability import results
+from reliability.page import record
 from reliability.simulation.schedules import Outcome, schedule_of, simulate
 from reliability.simulation.shorten import shortened
 
@@ -28,7 +29,7 @@ def main(
     minutes: Annotated[float, typer.Option(help="CPU minutes; no seed begins after them.", min=0.01)] = 1.0,
     seeds: Annotated[int, typer.Option(help="Number of seeds, instead of CPU minutes.")] = 0,
     log: Annotated[Path | None, typer.Option(help="Write all events to this file.")] = None,
-    directory: Annotated[Path | None, typer.Option("--results", help="Directory of the result files.")] = None,
+    directory: Annotated[Path, typer.Option("--results", help="Directory of the result files.")] = results.RESULTS,
     shorten: Annotated[bool, typer.Option(help="Search for a shorter schedule after a violation.")] = True,
 ) -> None:
     """Simulate the core on virtual time with random faults, until a violation or the end of the budget."""
@@ -48,7 +49,7 @@ def main(
                 break
     cpu_s = time.process_time() - begin
     found = result_of(outcomes, at, cpu_s)
-    results.append(found, directory or results.RESULTS)
+    record(found, directory)
     _print(found)
     if found.violations:
         _print_violation(outcomes[-1], found.commit, shorten=shorten)
