@@ -32,6 +32,7 @@ console = Console(stderr=True, highlight=False)
 def main(
     seed: Annotated[int, typer.Option(help="First seed; further ones count on from it.")] = 1,
     minutes: Annotated[float, typer.Option(help="CPU minutes to play; at least one seed is played.")] = 1.0,
+    seeds: Annotated[int, typer.Option(help="Maximum number of seeds; 0: as many as the minutes allow.")] = 0,
     log: Annotated[Path | None, typer.Option(help="File for the steps of the last seed.")] = None,
     results: Annotated[Path, typer.Option(help="Directory to which the result is appended.")] = RESULTS,
 ) -> None:
@@ -42,7 +43,9 @@ def main(
     played: list[Played] = []
     with lakes() as places:
         gc.freeze()
-        while not played or (time.process_time() - cpu < minutes * 60 and not played[-1].failure):
+        while not played or (
+            time.process_time() - cpu < minutes * 60 and len(played) != seeds and not played[-1].failure
+        ):
             played.append(play(places, seed + len(played)))
             _show_progress(played[-1])
     if log is not None:

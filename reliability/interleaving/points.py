@@ -19,10 +19,12 @@ from contextlib import ExitStack, contextmanager
 from datetime import datetime, tzinfo
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 from unittest.mock import patch
 
 from reliability.interleaving.scheduler import Actor, Scheduler
+
+AFTER_COMMIT: Final = 8.0  # a process that ends between a commit and its account of it leaves the most to recover
 
 
 class Observer(Protocol):
@@ -178,7 +180,7 @@ def _catalog(scheduler: Scheduler, observer: Observer) -> Iterator[Any]:
         if actor is not None and response.metadata_location is not None:
             scheduler.log.append(f"{scheduler.steps} {actor.name} has committed {name}")
             observer.committed(actor, name, response.metadata, response.metadata_location)
-        scheduler.point(f"committed {name}")
+        scheduler.point(f"committed {name}", danger=AFTER_COMMIT)
         return response
 
     def created(self: SqlCatalog, identifier: Any, *args: Any, **kwargs: Any) -> Any:

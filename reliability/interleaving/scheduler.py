@@ -20,7 +20,7 @@ from random import Random
 from typing import Final
 
 START_S: Final = 1_798_761_600.0  # the virtual clock's start, 2027-01-01: after the tables of the template lake
-MEAN_STEP_S: Final = 0.1
+MEAN_STEP_S: Final = 0.05
 MAX_STEPS: Final = 60_000  # of one seed: more means that an actor never ends
 STALL_CHANCE: Final = 1 / 150  # at a point: the actor stands still for up to `MAX_STALL` points of others
 MAX_STALL: Final = 400
@@ -132,8 +132,11 @@ class Scheduler:
         finally:
             self._quiet.discard(ident)
 
-    def point(self, what: str) -> None:
-        """Let the seed choose who goes on. Raises `Killed` if this actor is dead."""
+    def point(self, what: str, danger: float = 1.0) -> None:
+        """Let the seed choose who goes on; `danger` is how much likelier than elsewhere a kill is here.
+
+        Raises `Killed` if this actor is dead.
+        """
         actor = self.current
         if actor is None or threading.get_ident() in self._quiet:
             return
@@ -146,7 +149,7 @@ class Scheduler:
         if self.steps > MAX_STEPS:
             self.fail(f"no end after {MAX_STEPS} steps")
             raise Killed
-        if self._kills < self.chances.max_kills and self.random.random() < self.chances.kill:
+        if self._kills < self.chances.max_kills and self.random.random() < self.chances.kill * danger:
             self._kills += 1
             actor.killed = True
             self.states["killed"] += 1
@@ -185,7 +188,7 @@ class Scheduler:
     def _advance(self) -> None:
         self.now += self.random.expovariate(1 / MEAN_STEP_S)
         if self.random.random() < self.chances.jump:
-            self.now += self.random.uniform(10, 200)
+            self.now += self.random.uniform(5, 60)
             self.states["clock_jumped"] += 1
 
     def _hand_over(self, actor: Actor) -> None:

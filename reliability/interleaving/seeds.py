@@ -42,8 +42,8 @@ IN_PLAY: Final = (
     OPS_RUN_METRICS,
 )
 MIGRATION_EVERY: Final = 5  # each fifth seed migrates an old lake
-SNAPSHOT_RETENTION_S: Final = 600
-ORPHAN_RETENTION_H: Final = 1
+SNAPSHOT_RETENTION_S: Final = 150
+ORPHAN_RETENTION_H: Final = 1 / 6
 SNAPSHOTS_KEPT: Final = 3
 
 
