@@ -1,8 +1,8 @@
 """Record trades as gaps whose Kafka records were deleted before Bronze read them.
 
-The trades after each symbol's newest one in Bronze may be lost, and those that closed a gap since. The gaps have no
-end yet: the producer knows the newest trade of each symbol, bounds them and fetches the trades by REST. Until then
-their minutes are not complete.
+The trades after the coverage of which Bronze has all records may be lost, and those that closed a gap since. The gaps
+have no end yet: the producer knows the newest trade of each symbol, bounds them and fetches the trades by REST. Until
+then their minutes are not complete.
 """
 
 from __future__ import annotations
@@ -43,20 +43,35 @@ def record_lost(settings: Settings, offsets: Mapping[int, int], partitions: Coll
         gaps = [
             gap
             for stream, of_stream in by_stream.items()
-            for gap in _gaps(market, stream, of_stream, [one for one in missing if one.exchange == exchange], before_ms)
+            for gap in _gaps(
+                market, stream, of_stream, [one for one in missing if one.exchange == exchange], before_ms, offsets
+            )
         ]
         IcebergGapSink(market).write(gaps)
         log.error("records_lost", exchange=exchange, partitions=sorted(partitions), gaps=len(gaps))
 
 
 def _gaps(
-    settings: Settings, stream: str, rows: Iterable[CoverageRow], missing: Iterable[TradeGap], before_ms: int
+    settings: Settings,
+    stream: str,
+    rows: Iterable[CoverageRow],
+    missing: Iterable[TradeGap],
+    before_ms: int,
+    offsets: Mapping[int, int],
 ) -> list[TradeGap]:
-    """Return the gaps of a stream: those in `missing`, open again, and one after the newest trade of each symbol."""
+    """Return the gaps of a stream: those in `missing`, open again, and one after the last proven trade of each symbol.
+
+    Proven by coverage, and in Bronze. Trades that are in Bronze after it are fetched again: else no coverage of a
+    restarted producer would contain their time.
+    """
     exchange = settings.venue.exchange
     covered_from_ms: dict[str, int] = {}
+    until_us: dict[str, int] = {}
     for row in rows:
         covered_from_ms[row.symbol] = min(row.connected_from_ms, covered_from_ms.get(row.symbol, row.connected_from_ms))
+        if (row.kafka_offset or 0) <= offsets.get(row.kafka_partition or 0, 0):
+            proven_to_us = (row.connected_to_ms - settings.watermark_grace_ms) * 1000
+            until_us[row.symbol] = max(proven_to_us, until_us.get(row.symbol, proven_to_us))
     gaps = {
         gap.key: replace(
             gap,
@@ -73,7 +88,8 @@ def _gaps(
         for gap in missing
         if gap.stream == stream and gap.symbol in covered_from_ms
     }
-    newest = newest_trades(settings, exchange, stream, covered_from_ms.keys())
+    until_us = {symbol: until_us.get(symbol, before_ms * 1000) for symbol in covered_from_ms}
+    newest = newest_trades(settings, exchange, stream, covered_from_ms.keys(), until_us)
     for symbol, from_ms in covered_from_ms.items():
         # A symbol without a recent trade in Bronze: all that was covered may be lost.
         newest_id, after_us = newest.get(symbol, (-1, from_ms * 1000))

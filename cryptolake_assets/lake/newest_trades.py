@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -23,17 +23,24 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def newest_trades(
-    settings: Settings, exchange: str, stream: str, symbols: Collection[str]
+    settings: Settings,
+    exchange: str,
+    stream: str,
+    symbols: Collection[str],
+    until_us: Mapping[str, int] | None = None,
 ) -> dict[str, tuple[int, int]]:
     """Return the id and event time (µs since 1970, UTC) of each found symbol's trade with the highest id.
 
-    Reads files from the newest trade backwards until every symbol is found. Blocks; raises the catalog's errors.
+    `until_us` are the latest event times by symbol; None: no bound. Reads files from the newest trade backwards until
+    every symbol is found. Blocks; raises the catalog's errors.
     """
     table = load_table(settings, settings.tables.trades)
     newest = newest_hour(table)
     snapshot = table.current_snapshot()
     if newest is None or snapshot is None:
         return {}
+    if until_us:
+        newest = EPOCH + max(until_us.values()) * _MICROSECOND
     files = files_between(table, snapshot.snapshot_id, newest - LOOK_BACK, newest + HOUR)
     files.sort(key=lambda file: file.latest, reverse=True)
     found: dict[str, tuple[int, int]] = {}
@@ -49,7 +56,10 @@ def newest_trades(
             continue
         rows += file.rows
         earliest = min(earliest, file.earliest)
-        for symbol, last in _newest(_read(table.io, file.path), exchange, stream, symbols).items():
+        read = _read(table.io, file.path)
+        if until_us:
+            read = _until(read, until_us)
+        for symbol, last in _newest(read, exchange, stream, symbols).items():
             found[symbol] = max(found.get(symbol, last), last)
     return found
 
@@ -63,6 +73,17 @@ def _read(io: FileIO, path: str) -> pa.Table:
 
     with io.new_input(path).open() as source:
         return pq.ParquetFile(source).read(columns=_COLUMNS)
+
+
+def _until(rows: pa.Table, until_us: Mapping[str, int]) -> pa.Table:
+    """Return the rows of these symbols up to their latest event times."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kinds = {name: rows.schema.field(name).type for name in ("symbol", "event_time")}
+    latest = pa.array(until_us.values(), pa.int64()).cast(kinds["event_time"])
+    bounds = pa.table({"symbol": pa.array(until_us, kinds["symbol"]), "latest": latest})
+    return rows.join(bounds, "symbol", join_type="inner").filter(pc.field("event_time") <= pc.field("latest"))
 
 
 def _newest(rows: pa.Table, exchange: str, stream: str, symbols: Collection[str]) -> dict[str, tuple[int, int]]:

@@ -110,11 +110,13 @@ class GapTracker:
         """
         for gap in gaps:
             sequence = self._sequences.setdefault(gap.symbol, IdSequence())
-            if (gap.exchange, gap.stream) != (self._exchange, self._stream) or not (
-                gap.ids_missing or sequence.last_id
-            ):
+            is_known = (gap.exchange, gap.stream) == (self._exchange, self._stream)
+            if not is_known or not (gap.ids_missing or sequence.last_id):
                 continue
-            last_id = gap.last_missing_id if gap.ids_missing else max(gap.last_missing_id, sequence.last_id or 0)
+            last_id = gap.last_missing_id
+            if not gap.ids_missing:
+                last_id = max(last_id, sequence.last_id or 0)
+                sequence.since_us = min(sequence.since_us, gap.after_us)  # later ids were received or are in a gap
             sequence.open = [item for item in sequence.open if item.gap.key != gap.key]
             self._open_parts(sequence, gap.symbol, (gap.first_missing_id, last_id), (gap.after_us, gap.before_us))
 

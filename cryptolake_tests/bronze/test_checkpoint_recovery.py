@@ -110,9 +110,9 @@ def test_new_query_begins_without_a_checkpoint(lake: Settings, kafka: FakeKafka)
     assert query_id(lake, checkpoint(lake, QUERY)) is None
 
 
-def cover(lake: Settings, symbol: str, partition: int = 0) -> None:
+def cover(lake: Settings, symbol: str, partition: int = 0, *, to_ms: int = END_MS, offset: int = 20) -> None:
     row = CoverageRow(
-        "binance_futures", symbol, "trade", START_MS, END_MS, partition, 20, "test", evidence=Evidence.BARRIER
+        "binance_futures", symbol, "trade", START_MS, to_ms, partition, offset, "test", evidence=Evidence.BARRIER
     )
     IcebergCoverageSink(lake).write([row])
 
@@ -146,6 +146,17 @@ def test_records_deleted_before_bronze_read_them_become_gaps(lake: Settings, kaf
     assert {one.open_because for one in lost.values()} == {OpenBecause.LOST_IN_KAFKA}
     recover(lake)
     assert len(IcebergGapSink(lake).lost_gaps()) == 3
+
+
+def test_gap_of_lost_records_begins_with_the_end_of_proven_coverage(lake: Settings, kafka: FakeKafka) -> None:
+    """Else no coverage of a restarted producer contains the time of the trades in Bronze after it."""
+    store(lake, 0, 9)
+    write_checkpoint(lake, 9)
+    cover(lake, "BTCUSDT", to_ms=START_MS + 4_000 + lake.watermark_grace_ms, offset=8)
+    kafka.retained[0] = Retained(15, 20)
+    recover(lake)
+    (lost,) = IcebergGapSink(lake).lost_gaps()
+    assert (lost.first_missing_id, lost.after_us) == (105, (START_MS + 4_000) * 1000)
 
 
 def test_records_above_the_end_are_of_a_deleted_topic(lake: Settings, kafka: FakeKafka) -> None:

@@ -777,6 +777,17 @@ def test_lost_records_are_missing_up_to_the_newest_trade() -> None:
     assert opened(found) == [(22, 22, 1)]
 
 
+def test_repaired_gap_of_lost_records_proves_the_time_from_its_begin() -> None:
+    us = 1_000_000
+    found = tracker()
+    for trade_id in range(20, 30):
+        found.see("BTCUSDT", trade_id, trade_id * us)
+    found.take_over_lost([replace(lost(11), after_us=10 * us, before_us=25 * us)])
+    for trade_id in range(11, 30):
+        found.fill("BTCUSDT", trade_id, trade_id * us)
+    assert found.tracked(["BTCUSDT"]) == {"BTCUSDT": (10_001, 29_000)}
+
+
 def test_lost_repair_is_missing_again_with_all_ids() -> None:
     found = fed([1, 5, 6])
     found.fill("BTCUSDT", 3, 3)
