@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +30,7 @@ from reliability.page import percentile
 
 LONGEST_SHARE = 0.2  # of the run: no fault lasts longer
 LOG_LINES = 15
+MIN_FEED_MS = 300_000  # of a feed, for another round
 SHOW_S = 20.0  # between two lines of progress, where there is no terminal
 
 console = Console(stderr=True, highlight=False)
@@ -105,7 +106,7 @@ def _drill(
             )
             drawer = Drawer(actions, seed, drilled_before(directory), max(1.0, LONGEST_SHARE * seconds))
             rounds = iter(listed_rounds) if listed_rounds else _drawn(drawer, platform, time.monotonic() + seconds)
-            drill.run(rounds)
+            drill.run(_while_fed(rounds, platform, report))
             found = recorder.drill(drill, seed=seed, scenario=scenario.name, lasted_s=time.monotonic() - began)
             if found.violations:
                 _explain(drill, seed, minutes, scenario.name)
@@ -122,6 +123,16 @@ def _drawn(drawer: Drawer, platform: DrilledPlatform, until: float) -> Iterator[
         yield faults
         if time.monotonic() > until:
             return
+
+
+def _while_fed(rounds: Iterator[Round], platform: DrilledPlatform, report: Callable[[str], None]) -> Iterator[Round]:
+    """Yield the rounds, but none that the feed's end would disturb."""
+    for faults in rounds:
+        status = platform.exchange_status()
+        if status["last_event_time_ms"] - status["clock_ms"] < MIN_FEED_MS:
+            report("the feed is about to end: no more rounds")
+            return
+        yield faults
 
 
 def _explain(drill: Drill, seed: int, minutes: float, scenario: str) -> None:

@@ -19,6 +19,7 @@ import psutil
 from rich.console import Console
 
 from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.errors import PartError
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
@@ -104,9 +105,16 @@ class DrilledPlatform:
         self._bronze_time_ms = 0
 
     def start(self) -> None:
+        """Start all parts; try again if a part was too slow, as other programs may have the cores."""
         if self.settings.source is not Source.REPLAY:
             self._exchange = _start_exchange(self.settings)
-        lifecycle.up(self.settings, console=Console(file=io.StringIO()))
+        for is_last in (False, False, True):
+            try:
+                lifecycle.up(self.settings, console=Console(file=io.StringIO()))
+                return
+            except PartError:
+                if is_last:
+                    raise
 
     def stop(self) -> None:
         lifecycle.down(self.settings, Console(file=io.StringIO()))

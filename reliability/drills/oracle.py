@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
+import psutil
 
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake.query import run_sql
@@ -26,11 +27,19 @@ DEADLINE_S: Final = 300.0
 POLL_S: Final = 2.0
 SETTLED_AFTER_MS: Final = 5_000  # a minute counts as closed so long after its end: watermark grace and coverage
 MINUTE_MS: Final = MINUTE_US // 1_000
+LOW_PRIORITY: Final = 10  # nice value
+
+
+def machine_load() -> float:
+    """Return the 1-minute load average without running programs of a low priority, which yield the cores."""
+    others = psutil.process_iter(["nice", "status"])
+    yielding = sum(one.info["nice"] >= LOW_PRIORITY and one.info["status"] == psutil.STATUS_RUNNING for one in others)
+    return max(0.0, os.getloadavg()[0] - yielding)
 
 
 def patience() -> float:
     """Return the factor of all deadlines: above 1 while other programs have the cores."""
-    return max(1.0, os.getloadavg()[0] / (BUSY_LOAD_PER_CORE * (os.cpu_count() or 1)))
+    return max(1.0, machine_load() / (BUSY_LOAD_PER_CORE * (os.cpu_count() or 1)))
 
 
 class BrokenPromiseError(Exception):

@@ -16,7 +16,7 @@ from typing import Final
 from reliability import results
 from reliability.drills.actions import Action, Fault, Round, rounds_text
 from reliability.drills.drilled_platform import DrilledPlatform
-from reliability.drills.oracle import BrokenPromiseError, Oracle, patience
+from reliability.drills.oracle import BrokenPromiseError, Oracle, machine_load, patience
 from reliability.drills.states import LogReader, reached
 from reliability.page import record
 
@@ -117,7 +117,7 @@ class Drill:
         action, given = self.actions[one.fault.action], one.fault.given
         try:
             time.sleep(max(0.0, round_began + one.fault.at_s - time.monotonic()))
-            one.state, one.began, one.load = "active", time.monotonic(), os.getloadavg()[0]
+            one.state, one.began, one.load = "active", time.monotonic(), machine_load()
             with action.fault(self.platform, given):
                 time.sleep(one.fault.lasts_s)
             one.state, one.ended = "recovering", time.monotonic()
@@ -169,7 +169,7 @@ class Recorder:
     directory: Path = results.RESULTS
     at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     commit: str = field(default_factory=results.current_commit)
-    load: float = field(default_factory=lambda: os.getloadavg()[0])
+    load: float = field(default_factory=machine_load)
     faults: list[results.FaultResult] = field(default_factory=list)
 
     def fault(self, one: Drilled, of_round: Iterable[Drilled]) -> None:
