@@ -33,7 +33,9 @@ LOW_PRIORITY: Final = 10  # nice value
 def machine_load() -> float:
     """Return the 1-minute load average without running programs of a low priority, which yield the cores."""
     others = psutil.process_iter(["nice", "status"])
-    yielding = sum(one.info["nice"] >= LOW_PRIORITY and one.info["status"] == psutil.STATUS_RUNNING for one in others)
+    yielding: int = sum(
+        one.info["nice"] >= LOW_PRIORITY and one.info["status"] == psutil.STATUS_RUNNING for one in others
+    )
     return max(0.0, os.getloadavg()[0] - yielding)
 
 
