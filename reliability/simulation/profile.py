@@ -30,12 +30,12 @@ class Profile:
 
     @classmethod
     def drawn(cls, random: Random) -> Self:
-        markets = (Market.USD_M,) if random.random() < 0.7 else (Market.USD_M, Market.COIN_M)
+        markets = (Market.USD_M,) if random.random() < 0.75 else (Market.USD_M, Market.COIN_M)
         return cls(
             symbols={market: dict(zip(_SYMBOLS[market], _SHARES, strict=False)) for market in markets},
-            rate=random.uniform(1.6, 1.9),
+            rate=random.uniform(1.3, 1.5),
             partitions=random.choice((1, 3)),
-            coverage_interval_s=random.choice((10.0, 20.0, 40.0)),
+            coverage_interval_s=random.choice((15.0, 30.0, 60.0)),
             connection_life_s=random.uniform(400.0, 3_000.0),
             gap_repair_max_ids=random.choice((500_000, 500_000, 50)),
             bronze_trigger_s=random.choice((5.0, 10.0, 20.0)),

@@ -14,6 +14,7 @@ from reliability.simulation import knobs
 from reliability.simulation.actions import Action, draw, perform
 from reliability.simulation.oracle import EmittedTrade
 from reliability.simulation.simulated_lake import moment
+from reliability.simulation.states import states_at_end
 from reliability.simulation.world import World
 
 HOUR_S: Final = 3_600.0
@@ -75,7 +76,7 @@ def _simulate(world: World, actions: Sequence[Action]) -> Outcome:
             hours=world.now / HOUR_S,
             frames=sum(market.frames_sent for market in world.markets.values()),
             actions=dict(world.counts.actions),
-            states=frozenset(world.counts.states),
+            states=frozenset(world.counts.states.union(states_at_end(world))),
             digest=world.log.digest,
             quiet_s=world.now - healed_at,
         )

@@ -33,6 +33,7 @@ from reliability.simulation.simulated_lake import GapLedgerOfMarket, SimulatedLa
 from reliability.simulation.simulated_network import RestFault
 from reliability.simulation.simulated_process import SimulatedProcess
 from reliability.simulation.simulated_silver import SimulatedSilver
+from reliability.simulation.states import states_of_event
 from reliability.simulation.virtual_loop import VirtualLoop
 
 CHECK_S: Final = 60.0  # maximum time between two checks of the invariants
@@ -137,7 +138,8 @@ class World:
         self.unstored: dict[tuple[str, str], dict[int, EmittedTrade]] = {}
         self.first_stored: dict[tuple[str, str], int] = {}
         self.process: SimulatedProcess | None = None
-        self._processes = 0
+        self.processes = 0  # started so far
+        self.started_at = 0.0  # of the newest
         self._later: list[tuple[float, int, Callable[[], None]]] = []
         self._calls = 0
         for market in self.markets.values():
@@ -235,13 +237,14 @@ class World:
     def start(self) -> None:
         """Start the producer, if it is down."""
         if self.process is None:
-            self._processes += 1
-            self.log("process_started", self._processes)
+            self.processes += 1
+            self.started_at = self.now
+            self.log("process_started", self.processes)
             # A process that starts without a symbol does not know its earlier trades.
             for item in set(self.all_items) - set(self.symbols_file.items):
                 market, _, symbol = item.partition(":")
                 self.first_stored.pop((VENUES[Market(market)].exchange, symbol), None)
-            self.process = SimulatedProcess(self, Random(f"{self.seed}:process:{self._processes}"))
+            self.process = SimulatedProcess(self, Random(f"{self.seed}:process:{self.processes}"))
 
     def kill(self) -> None:
         """Kill the producer: what it has not handed to the broker or the lake is lost."""
@@ -314,7 +317,7 @@ class World:
 
     def _product_event(self, event: str) -> None:
         self.log("product", event)
-        self.counts.states.add(event)
+        self.counts.states.update(states_of_event(self, event))
 
     def _append_to_bronze(self) -> None:
         """Run a micro-batch of the stream into Bronze."""
