@@ -8,7 +8,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import structlog
@@ -100,7 +100,7 @@ class RestRoutes:
                 case RestHtml():
                     return web.Response(text=_PAGE, status=fault.status, content_type="text/html")
                 case RestReset():
-                    _reset(request)
+                    return _reset(request)
         try:
             response = await handler(request)
         except RestError as error:
@@ -237,13 +237,13 @@ def _limited(limit: RestLimit, per_minute: int) -> web.Response:
     return response
 
 
-def _reset(request: web.Request) -> NoReturn:
-    """Reset the request's TCP connection."""
+def _reset(request: web.Request) -> web.Response:
+    """Reset the request's TCP connection; return a response that reaches no one."""
     if request.transport is not None:
         peer = request.transport.get_extra_info("socket")
         peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with RST instead of FIN
         request.transport.abort()
-    raise ConnectionResetError
+    return web.Response()
 
 
 def _all_klines(directory: Path) -> dict[tuple[str, str], list[Kline]]:

@@ -23,14 +23,13 @@ def exchange_fault(kind: str, draw: Draw) -> Action:
 
     @contextmanager
     def switched_on(platform: DrilledPlatform, parameters: Parameters) -> Iterator[None]:
-        fault: dict[str, Any] = {name: value for name, value in parameters.items() if name not in _TIMING}
-        dropped = [_DROPPED] if kind in _DROP_FOR else []
-        platform.switch_faults(*dropped, {"kind": kind, **fault})
+        switched = switches(kind, parameters)
+        platform.switch_faults(*switched)
         try:
             yield
         finally:
-            for switched in (*dropped, {"kind": kind}):
-                platform.end_faults(str(switched["kind"]))
+            for fault in switched:
+                platform.end_faults(str(fault["kind"]))
 
     return Action(
         name=kind,
@@ -43,6 +42,12 @@ def exchange_fault(kind: str, draw: Draw) -> Action:
         withholds=frozenset({PRODUCER} if kind == "clock_skew" else ()),
         weight=0.5,
     )
+
+
+def switches(kind: str, parameters: Parameters) -> list[dict[str, Any]]:
+    """Return the faults to switch on at the replay exchange."""
+    fault = {"kind": kind, **{name: value for name, value in parameters.items() if name not in _TIMING}}
+    return [_DROPPED, fault] if kind in _DROP_FOR else [fault]
 
 
 def repaired(platform: DrilledPlatform, _parameters: Parameters) -> Probe:
