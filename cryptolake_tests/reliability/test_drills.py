@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -271,6 +272,15 @@ def test_a_violation_ends_the_run_and_names_what_repeats_it(tmp_path: Path, reco
     assert found.quiet_points == 2
     assert found.violations == ("a trade is missing [make drill SEED=9 LIST='kill:part=api,at_s=0.1,lasts_s=0.0']",)
     assert list(results.read(results.DrillResult, tmp_path)) == [found]
+
+
+def test_an_interrupted_round_is_not_recorded(tmp_path: Path, recorder: Recorder) -> None:
+    oracle = FakeOracle()
+    oracle.watch = oracle.settle = lambda *_: sys.exit(143)  # type: ignore[method-assign,assignment]
+    run = drill(tmp_path, recorder, oracle, KILL)
+    with pytest.raises(SystemExit):
+        run._run_round((Fault("kill", "api"),))
+    assert recorded(tmp_path) == []
 
 
 def test_a_failing_action_is_reported(tmp_path: Path, recorder: Recorder) -> None:

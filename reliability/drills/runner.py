@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 import traceback
@@ -98,8 +99,9 @@ class Drill:
                 )
             self.report(f"round {len(self.rounds)}: settled in {settled_s:.0f} s")
         finally:
-            for one in drilled:
-                self.on_fault(one, drilled)
+            if not isinstance(sys.exception(), KeyboardInterrupt | SystemExit):  # else the recoveries are cut short
+                for one in drilled:
+                    self.on_fault(one, drilled)
         for one in drilled:
             self.platform.capabilities |= self.actions[one.fault.action].gives
 
