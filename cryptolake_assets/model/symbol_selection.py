@@ -137,6 +137,20 @@ def parse_selection(items: Sequence[str]) -> SymbolSelection:
     return SymbolSelection(tuple(dict.fromkeys(names)), tuple(patterns), tuple(busiest))
 
 
+def check_items(items: Sequence[str]) -> None:
+    """Raise `ValueError` if an item of any market is not a name, pattern or rank."""
+    for market in Market:
+        parse_selection(items_of(items, market, is_first=True))
+
+
+@lru_cache(4)  # the producer polls its symbols file every second
+def items_of_text(text: str) -> tuple[str, ...]:
+    """Return the items of a symbols file. Raises `ValueError`."""
+    items = split_items(text)
+    check_items(items)
+    return items
+
+
 def _is_pattern(item: str) -> bool:
     """Return whether the item has wildcards and otherwise only characters of symbols."""
     literal = _WILDCARDS.sub("", item)

@@ -19,7 +19,7 @@ from pydantic_settings import NoDecode, SettingsConfigDict
 
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.model.markets import VENUES, Family, Market
-from cryptolake_assets.model.symbol_selection import items_of, markets_in, parse_selection, split_items
+from cryptolake_assets.model.symbol_selection import check_items, items_of, items_of_text, markets_in, split_items
 from cryptolake_assets.settings.api import ApiSettings
 from cryptolake_assets.settings.exchange import ExchangeSettings
 from cryptolake_assets.settings.extra_streams import ExtraStreamSettings
@@ -187,7 +187,7 @@ class Settings(
     @field_validator("symbols")
     @classmethod
     def _symbol_names(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        _check_items(value)
+        check_items(value)
         return tuple(dict.fromkeys(value))
 
     @model_validator(mode="after")
@@ -251,7 +251,7 @@ class Settings(
         if self.symbols_file is None:
             return self.symbols
         try:
-            return _items_of_text(self.symbols_file.read_text(encoding="utf-8"))
+            return items_of_text(self.symbols_file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SettingsError(
                 f"settings: the symbols in {self.symbols_file} cannot be read ({error}). Correct the file, or "
@@ -400,20 +400,6 @@ class Settings(
                 value = ",".join(value)
             variables[env_name(field)] = "" if value is None else str(value)
         return variables
-
-
-@lru_cache(maxsize=4)  # the producer polls its symbols file every second
-def _items_of_text(text: str) -> tuple[str, ...]:
-    """Return the items of a symbols file. Raises `ValueError`."""
-    items = split_items(text)
-    _check_items(items)
-    return items
-
-
-def _check_items(items: tuple[str, ...]) -> None:
-    """Raise `ValueError` if an item of any market is not a name, pattern or rank."""
-    for market in Market:
-        parse_selection(items_of(items, market, is_first=True))
 
 
 def _location(text: str) -> str:
