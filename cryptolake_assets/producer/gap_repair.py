@@ -14,8 +14,9 @@ import structlog
 
 from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.lake.gap_ledger import OpenBecause
-from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
+from cryptolake_assets.producer.gap_tracker import GapTracker
 from cryptolake_assets.producer.machine import loop_time
+from cryptolake_assets.producer.open_gap import MissingRange
 from cryptolake_assets.producer.rest_history import StreamHistory
 
 log = structlog.get_logger(__name__)

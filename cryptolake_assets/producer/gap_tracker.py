@@ -15,7 +15,7 @@ import structlog
 
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause, Rejection, TradeGap
 from cryptolake_assets.model.events import CONTRACT_VERSION, MAX_ID
-from cryptolake_assets.producer.open_gap import IdSequence, OpenGap, ids_outside, is_final
+from cryptolake_assets.producer.open_gap import IdSequence, MissingRange, OpenGap, ids_outside, is_final
 
 log = structlog.get_logger(__name__)
 
@@ -48,19 +48,6 @@ class KnownTrade:
     trade_id: int
     event_time_us: int
     is_fetched: bool
-
-
-@dataclass(frozen=True, slots=True)
-class MissingRange:
-    """Missing ids of a symbol, both ends included."""
-
-    symbol: str
-    first: int
-    last: int
-
-    @property
-    def ids(self) -> int:
-        return self.last - self.first + 1
 
 
 class GapTracker:

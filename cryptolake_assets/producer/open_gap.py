@@ -10,6 +10,19 @@ from cryptolake_assets.lake.gap_ledger import Rejection, TradeGap
 from cryptolake_assets.model.events import CONTRACT_VERSION
 
 
+@dataclass(frozen=True, slots=True)
+class MissingRange:
+    """Missing ids of a symbol, both ends included."""
+
+    symbol: str
+    first: int
+    last: int
+
+    @property
+    def ids(self) -> int:
+        return self.last - self.first + 1
+
+
 @dataclass
 class OpenGap:
     """An open gap and its missing ids, as ordered ranges with both ends included."""

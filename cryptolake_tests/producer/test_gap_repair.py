@@ -14,7 +14,8 @@ from cryptolake_assets.model.events import MAX_ID, RejectedFrame
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, MalformedRow
 from cryptolake_assets.producer import gap_repair as repair
 from cryptolake_assets.producer.gap_repair import GapRepairer
-from cryptolake_assets.producer.gap_tracker import GapTracker, MissingRange
+from cryptolake_assets.producer.gap_tracker import GapTracker
+from cryptolake_assets.producer.open_gap import MissingRange
 from cryptolake_assets.producer.rest_history import StreamHistory, agg_trade_frame, trade_frame
 from cryptolake_tests.support.fakes import NOON_MS, MemoryHistory
 
