@@ -112,10 +112,18 @@ def _data_files(table: Table) -> list[str]:
 
 
 def _add_view(connection: duckdb.DuckDBPyConnection, spec: TableSpec, schema: Schema, paths: list[str]) -> None:
-    """Create a view with the table's full name over its files."""
+    """Create a view with the table's full name over its files. Raises `QueryError` if a file cannot be read."""
+    import duckdb
+
     source = scan(connection, paths, spec, schema)
     # Registered tables live as long as the connection, so a view on them works like one on files.
-    connection.execute(f"CREATE VIEW {spec.full_name} AS SELECT * FROM {source}")
+    try:
+        connection.execute(f"CREATE VIEW {spec.full_name} AS SELECT * FROM {source}")
+    except duckdb.Error as error:
+        cause = str(error).strip().splitlines()[0][:300]
+        raise QueryError(
+            f"sql: a data file of {spec.full_name} cannot be read ({cause}). Restore the file from a backup."
+        ) from None
 
 
 def _run_spark(settings: Settings, sql: str) -> pa.Table:

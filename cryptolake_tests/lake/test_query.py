@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
 import pytest
 from pyspark.errors.exceptions.connect import AnalysisException, ParseException, SparkConnectGrpcException
 
 from cryptolake_assets.errors import QueryError
 from cryptolake_assets.lake.query import _spark_message, run_sql
+from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.settings import Settings
+from cryptolake_tests.support.bronze import append, trade
 
 BARS = "cryptolake.silver.futures_ohlcv_1m"
 SPOT_BARS = "cryptolake.silver.spot_ohlcv_1m"
@@ -80,3 +86,12 @@ def test_spark_message_has_the_position_but_no_plan_or_stack(lake: Settings) -> 
         assert _spark_message(lake, ParseException(WITH_A_PLACE + stack)) == WITH_A_PLACE.strip()
         aborted = SparkConnectGrpcException(f"Job aborted.\nout of memory{stack}")
         assert _spark_message(lake, aborted) == "Job aborted.\nout of memory"
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"PAR1")], ids=["missing", "truncated"])
+def test_unreadable_data_file_is_named(lake: Settings, damage: Callable[[Path], object]) -> None:
+    append(lake, [trade(datetime(2024, 7, 19, tzinfo=UTC), 1)])
+    (path,) = Path(lake.home, "warehouse").rglob("*.parquet")
+    damage(path)
+    with pytest.raises(QueryError, match=path.name):
+        run_sql(lake, f"SELECT * FROM {FUTURES.trades.full_name}")
