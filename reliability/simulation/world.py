@@ -240,10 +240,6 @@ class World:
             self.processes += 1
             self.started_at = self.now
             self.log("process_started", self.processes)
-            # A process that starts without a symbol does not know its earlier trades.
-            for item in set(self.all_items) - set(self.symbols_file.items):
-                market, _, symbol = item.partition(":")
-                self.first_stored.pop((VENUES[Market(market)].exchange, symbol), None)
             self.process = SimulatedProcess(self, Random(f"{self.seed}:process:{self.processes}"))
 
     def kill(self) -> None:
@@ -318,6 +314,16 @@ class World:
     def _product_event(self, event: str) -> None:
         self.log("product", event)
         self.counts.states.update(states_of_event(self, event))
+        if event == "resume_points_read":
+            self._forget_untracked()
+
+    def _forget_untracked(self) -> None:
+        """Forget the first trades of symbols that the process does not track: it does not know their earlier ones."""
+        producer = None if self.process is None else self.process.producer
+        for market, feed in {} if producer is None else producer.feeds.items():
+            for symbol in self.profile.symbols[market]:
+                if symbol not in feed.pool.symbols and feed._gaps.last(symbol) is None:
+                    self.first_stored.pop((VENUES[market].exchange, symbol), None)
 
     def _append_to_bronze(self) -> None:
         """Run a micro-batch of the stream into Bronze."""
