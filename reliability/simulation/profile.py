@@ -33,7 +33,7 @@ class Profile:
         markets = (Market.USD_M,) if random.random() < 0.75 else (Market.USD_M, Market.COIN_M)
         return cls(
             symbols={market: dict(zip(_SYMBOLS[market], _SHARES, strict=False)) for market in markets},
-            rate=random.uniform(1.5, 1.7),
+            rate=random.uniform(1.4, 1.55),
             partitions=random.choice((1, 3)),
             coverage_interval_s=random.choice((15.0, 30.0, 60.0)),
             connection_life_s=random.uniform(400.0, 3_000.0),
