@@ -21,9 +21,9 @@ from cryptolake_assets.producer.gap_tracker import (
     GapTracker,
     KnownTrade,
     LastTrade,
-    MissingRange,
 )
 from cryptolake_assets.producer.gap_writer import GapWriter
+from cryptolake_assets.producer.open_gap import MissingRange
 from cryptolake_tests.support.fakes import MemoryGaps
 
 NOW = datetime(2024, 7, 18, 12, tzinfo=UTC)
