@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -41,10 +42,13 @@ def main(
     gc.set_threshold(50_000, 20, 100)
     began, cpu = datetime.now(UTC), time.process_time()
     played: list[Played] = []
+    stops: list[int] = []  # signals that end the run after the seed that is played
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: stops.append(received))
     with lakes() as places:
         gc.freeze()
         while not played or (
-            time.process_time() - cpu < minutes * 60 and len(played) != seeds and not played[-1].failure
+            time.process_time() - cpu < minutes * 60 and len(played) != seeds and not played[-1].failure and not stops
         ):
             played.append(play(places, seed + len(played)))
             _show_progress(played[-1])

@@ -24,7 +24,7 @@ MEAN_STEP_S: Final = 0.05
 MAX_STEPS: Final = 60_000  # of one seed: more means that an actor never ends
 STALL_CHANCE: Final = 1 / 150  # at a point: the actor stands still for up to `MAX_STALL` points of others
 MAX_STALL: Final = 400
-MAX_DOWN: Final = 150  # points of others until a killed actor starts again
+MAX_DOWN: Final = (100, 100, 1_500)  # points of others until a killed actor starts again, one of these at most
 
 
 class Killed(BaseException):
@@ -242,7 +242,7 @@ class Scheduler:
         actor.life += 1
         actor.killed = False
         actor.wakes_at = 0.0
-        actor.rests_until = self.steps + self.random.randrange(MAX_DOWN)
+        actor.rests_until = self.steps + self.random.randrange(self.random.choice(MAX_DOWN))
         try:
             self._hand_over(actor)
         except Killed:
