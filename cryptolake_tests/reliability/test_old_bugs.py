@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reliability.simulation.old_bugs.search import ROOT, OldBug, old_bugs, patched_tree
+from reliability.simulation.old_bugs.search import ROOT, OldBug, old_bugs, patched_tree, search
 
 BUGS = old_bugs()
 ids = [bug.name for bug in BUGS]
@@ -20,6 +20,19 @@ def test_patch_applies_to_the_tree(bug: OldBug) -> None:
             if path.read_bytes() != (ROOT / path.relative_to(tree)).read_bytes()
         ]
     assert changed
+
+
+def test_old_bug_is_found_at_its_seed() -> None:
+    (bug,) = (bug for bug in BUGS if bug.name == "restart_without_resume")
+    found = search(bug, 1, 3)
+    assert found.found_at_seed is not None
+    assert found.violation
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(3_600)
+def test_at_least_three_old_bugs_are_found() -> None:
+    assert sum(search(bug, 1, 200).found_at_seed is not None for bug in BUGS) >= 3
 
 
 def test_there_are_at_least_five_old_bugs() -> None:

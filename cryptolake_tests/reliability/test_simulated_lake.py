@@ -172,14 +172,14 @@ def test_gap_found_in_a_complete_minute_withdraws_its_completeness(world: World)
     world.pass_seconds(180)
     assert complete_starts(world) == [0, 1]
     missing = gap(events[8].trade_id, events[11].trade_id, START_MS + 70_000)
-    missing = replace(missing, before_us=(START_MS + 120_000) * 1_000, open_because=OpenBecause.BEYOND_LIMIT)
+    missing = replace(missing, before_us=(START_MS + 120_000) * 1_000, open_because=OpenBecause.NOT_AT_EXCHANGE)
     world.publish(events[12:])
     world.gaps.write([missing])
     world.cover()
     world.pass_seconds(300)
     assert 1 not in complete_starts(world)
     assert complete_starts(world) == [0, 3]
-    world.oracle.check_end(lambda *_: True)
+    world.oracle.check_end(lambda *_: False)
     assert world.oracle.violations == []
 
 
@@ -310,4 +310,15 @@ def test_bars_equal_those_of_the_product_engine(world: World, lake: Settings) ->
     for key, row in expected.items():
         assert {name: world.silver.bars[key][name] for name in row} == row
         world.oracle.check_incomplete(world.silver.bars[key])
+    assert world.oracle.violations == []
+
+
+def test_oracle_sees_a_repairable_gap_that_counts_as_beyond_the_limit(world: World) -> None:
+    events = world.emit(4)
+    world.publish([events[0], events[3]])
+    missing = replace(gap(101, 102, START_MS), open_because=OpenBecause.BEYOND_LIMIT)
+    world.gaps.write([missing])
+    assert len(world.oracle.violations) == 1
+    world.oracle.violations.clear()
+    world.gaps.write([replace(missing, last_missing_id=101, ids_missing=1)])
     assert world.oracle.violations == []

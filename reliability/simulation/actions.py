@@ -166,6 +166,10 @@ def _rest(kind: str) -> Callable[[World, Action], None]:
     return act
 
 
+def _rest_malformed(world: World, action: Action) -> None:
+    _symbol(world, action).malformed_until = world.now + action.lasts_s
+
+
 def _our_clock(world: World, action: Action) -> None:
     world.wall_skew_ns += int((action.pick - 0.5) * 2 * action.lasts_s * 1e9)
 
@@ -291,7 +295,7 @@ KINDS: Final[dict[str, Kind]] = {
     "hostile": Kind(_hostile, 0.7, count=(1, 20)),
     "silence": Kind(_silence, 1.0, (10.0, 400.0)),
     "halt": Kind(_halt, 0.5, (10.0, 900.0)),
-    "delist": Kind(_delist, 0.5, (10.0, 240.0)),
+    "delist": Kind(_delist, 1.0, (10.0, 240.0)),
     "cut": Kind(_cut, 2.0, count=(1, 2)),
     "stall": Kind(_stall, 1.0),
     "refuse": Kind(_refuse, 1.0, (5.0, 200.0)),
@@ -301,7 +305,7 @@ KINDS: Final[dict[str, Kind]] = {
     "rest_html": Kind(_rest("html"), 0.5, (5.0, 300.0)),
     "rest_html_200": Kind(_rest("html_200"), 0.5, (5.0, 300.0)),
     "rest_500": Kind(_rest("500"), 0.5, (5.0, 300.0)),
-    "rest_malformed": Kind(_rest("malformed"), 0.8, (30.0, 900.0)),
+    "rest_malformed": Kind(_rest_malformed, 0.8, (30.0, 900.0)),
     "rest_down": Kind(_rest("down"), 0.8, (5.0, 400.0)),
     "rest_slow": Kind(_rest("slow"), 0.8, (5.0, 600.0)),
     "our_clock": Kind(_our_clock, 0.7, (1.0, 600.0)),

@@ -37,6 +37,7 @@ class EmittedTrade:
     first_id: int
     last_id: int
     offset: int | None = None  # the lowest offset at which the topic has it
+    is_fetched: bool = False  # the topic has it from the REST history
     withheld: bool = False  # the exchange did not send it in order: nothing shows that it exists before the next trade
 
     @property
@@ -54,6 +55,7 @@ class EmittedTrades:
     partition: int | None = None  # of the topic
     gaps: dict[int, TradeGap] = field(default_factory=dict)  # the ledger's, by the first missing id
     first_missing: list[int] = field(default_factory=list)  # in order
+    beyond_limit: set[int] = field(default_factory=set)  # first ids of the gaps that were beyond the repair limit
 
     def between(self, start_ms: int, end_ms: int) -> Sequence[EmittedTrade]:
         """Return the trades of [start, end)."""
@@ -71,6 +73,8 @@ class EmittedTrades:
         if gap.first_missing_id not in self.gaps:
             insort(self.first_missing, gap.first_missing_id)
         self.gaps[gap.first_missing_id] = gap
+        if gap.open_because is OpenBecause.BEYOND_LIMIT:
+            self.beyond_limit.add(gap.first_missing_id)
 
     def gaps_with(self, trade_id: int) -> Iterable[TradeGap]:
         """Yield the ledger's gaps that span the id, newest first."""
@@ -122,7 +126,9 @@ class Oracle:
         if trade := self.emitted_by[exchange, symbol].find(trade_id):
             trade.withheld = True
 
-    def stored(self, exchange: str, symbol: str, trade_id: int, partition: int, offset: int) -> None:
+    def stored(
+        self, exchange: str, symbol: str, trade_id: int, partition: int, offset: int, *, is_fetched: bool = False
+    ) -> None:
         """Record that the topic has a trade at an offset, whether or not the producer knows."""
         known = self.emitted_by.get((exchange, symbol))
         trade = known.find(trade_id) if known is not None else None
@@ -130,7 +136,7 @@ class Oracle:
             return  # a frame that the exchange never meant; Silver does not know its symbol
         known.partition = partition
         if trade.offset is None or offset < trade.offset:
-            trade.offset = offset
+            trade.offset, trade.is_fetched = offset, is_fetched
 
     # Checks of each step.
 
@@ -158,6 +164,15 @@ class Oracle:
         if known is None:
             return
         known.write_gap(gap)
+        # Of a gap that exceeds the repair limit, the newest ids are repaired: they follow the part beyond the limit.
+        following = known.find(gap.last_missing_id + 1)
+        if (
+            gap.open_because is OpenBecause.BEYOND_LIMIT
+            and following is not None
+            and following.offset is not None
+            and not (following.is_fetched or following.withheld)
+        ):
+            self.violations.append(f"gap ledger: {gap} is beyond the repair limit up to a trade of the stream")
         if gap.closed_at is None or gap.outcome is GapOutcome.NOT_ORDER_BOOK:
             return
         for trade in known.trades[max(0, gap.first_missing_id - known.first_id) :]:

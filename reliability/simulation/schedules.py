@@ -128,12 +128,13 @@ def unfinished(world: World, until: dict[tuple[str, str], int], until_ms: int) -
 
 
 def _has_unrepairable(world: World, key: tuple[str, str], start_ms: int) -> bool:
-    """Return whether a gap beyond the limit spans a part of the minute, or begins soon after it.
+    """Return whether a gap beyond the limit spans or spanned a part of the minute, or begins soon after it.
 
-    After a restart, ids prove only the time after such a gap; the time before it is proven up to the last claim.
+    After a restart, ids prove only the time after such a gap, even if it is repaired; the time before it is proven
+    up to the last claim.
     """
     return any(
-        gap.open_because is OpenBecause.BEYOND_LIMIT
+        gap.first_missing_id in world.oracle.emitted_by[key].beyond_limit
         and gap.after_us < (start_ms + MINUTE_MS + MAX_UNCLAIMED_MS) * 1_000
         and gap.before_us >= start_ms * 1_000
         for gap in world.oracle.emitted_by[key].gaps.values()

@@ -17,6 +17,7 @@ from cryptolake_assets.errors import BrokerError
 from cryptolake_assets.producer.publisher import DeliveryListener, FailureVerdict, Message
 
 REQUEST_TIMEOUT_S = 8.0
+TICK_S = 1e-6  # between two batches: the loop does not keep the order of timers of the same time
 
 # Arguments: topic, partition, offset, message.
 Stored = Callable[[str, int, int, Message], None]
@@ -82,7 +83,8 @@ class SimulatedPublisher:
         self._listener: DeliveryListener | None = None
         self._start_offsets: dict[str, dict[int, int]] = {}
         self._open: dict[_Batch, None] = {}  # sent, not reported
-        self._free_at = 0.0
+        self._free_at = 0.0  # when the last sent batch is stored
+        self._acknowledged_at = 0.0  # when the last stored batch is acknowledged: in order, as on one connection
         self.is_dead = False
 
     @property
@@ -111,7 +113,7 @@ class SimulatedPublisher:
         for (topic, partition), of_partition in batches.items():
             batch = _Batch(topic, partition, of_partition)
             self._open[batch] = None
-            self._free_at = max(self._free_at, self._loop.time() + self._latency_s())
+            self._free_at = max(self._free_at + TICK_S, self._loop.time() + self._latency_s())
             self._loop.call_at(self._free_at, self._store, batch)
 
     def _latency_s(self) -> float:
@@ -135,7 +137,8 @@ class SimulatedPublisher:
             broker.lose_acks -= 1
             self._loop.call_later(REQUEST_TIMEOUT_S, self._fail, batch, BrokerError("kafka: request timed out"))
         else:
-            self._loop.call_later(self._latency_s(), self._acknowledge, batch)
+            self._acknowledged_at = max(self._acknowledged_at + TICK_S, self._loop.time() + self._latency_s())
+            self._loop.call_at(self._acknowledged_at, self._acknowledge, batch)
 
     def _acknowledge(self, batch: _Batch) -> None:
         if self.is_dead or batch not in self._open or self._listener is None or batch.offset is None:

@@ -17,6 +17,7 @@ from cryptolake_assets.model.markets import Venue
 from reliability.simulation.oracle import EmittedTrade, Oracle
 from reliability.simulation.simulated_socket import SimulatedSocket
 
+MALFORMED: Final = 0.2  # share of malformed rows
 START_MS: Final = 1_780_000_020_000  # the exchange's clock at the begin of a simulation, between two minutes
 # Frames that no exchange should send. None is a trade, and none is text of a control message.
 HOSTILE: Final = (
@@ -72,6 +73,8 @@ class SimulatedSymbol:
     is_listed: bool = True
     is_halted: bool = False  # listed, without trades
     silent_until: float = 0.0  # its trades are not sent on the connections open at the time
+    malformed_until: float = 0.0  # some of its trades have malformed rows in the REST history, for good
+    malformed: set[int] = field(default_factory=set)
     corrupted: set[int] = field(default_factory=set)  # ids whose frames were sent corrupted on a connection
 
     def find(self, trade_id: int) -> EmittedTrade | None:
@@ -153,6 +156,8 @@ class SimulatedMarket:
         )
         symbol.next_raw_id += raw_ids
         symbol.trades.append(trade)
+        if self._loop.time() < symbol.malformed_until and random.random() < MALFORMED:
+            symbol.malformed.add(trade.trade_id)
         symbol.made_at.append(self._loop.time())
         self.emitted(self.venue.exchange, symbol.name, trade)
         return trade

@@ -30,7 +30,7 @@ _HTML = b"<html><head><title>503</title></head><body>Service unavailable</body><
 class RestFault:
     """The fault of a market's REST interface until a time."""
 
-    kind: str = ""  # `429`, `418`, `html`, `html_200`, `down`, `slow`, `500`, `malformed`
+    kind: str = ""  # `429`, `418`, `html`, `html_200`, `down`, `slow`, `500`
     until: float = 0.0
     retry_after_s: int = 0
 
@@ -148,7 +148,7 @@ class SimulatedRest(httpx.AsyncBaseTransport):
         elif kind == "500":
             status, headers, body = 500, {}, b'{"code":-1000,"msg":"unknown error"}'
         else:
-            status, body = self._respond(market, request, has_malformed_rows=kind == "malformed")
+            status, body = self._respond(market, request)
             headers = {"X-MBX-USED-WEIGHT-1M": str(used)}
         await asyncio.sleep(latency_s / 2)
         return httpx.Response(status, headers=headers, content=body, request=request)
@@ -162,9 +162,7 @@ class SimulatedRest(httpx.AsyncBaseTransport):
         self._used[host] = now, used
         return used, weights.per_minute
 
-    def _respond(
-        self, market: SimulatedMarket, request: httpx.Request, *, has_malformed_rows: bool
-    ) -> tuple[int, bytes]:
+    def _respond(self, market: SimulatedMarket, request: httpx.Request) -> tuple[int, bytes]:
         path, params = request.url.path.rpartition("/")[2], request.url.params
         if path == "time":
             return 200, b'{"serverTime":%d}' % market.clock_ms
@@ -181,13 +179,18 @@ class SimulatedRest(httpx.AsyncBaseTransport):
         first = max(0, int(params["fromId"]) - symbol.first_id)
         end = bisect_right(symbol.made_at, self._loop.time() - HISTORY_LAG_S)
         trades = symbol.trades[first : min(end, first + int(params["limit"]))]
-        rows: list[Any] = [_row(trade) for trade in trades]
         # Only trades that the topic has: a malformed row of a missing one would be a rejected trade.
-        on_topic = [index for index, trade in enumerate(trades) if trade.offset is not None]
-        if has_malformed_rows and on_topic:
-            index = self._random.choice(on_topic)
-            rows[index] = self._random.choice((None, {}, {**rows[index], "p": None}, {**rows[index], "q": "many"}))
-        return 200, _encode(rows)
+        return 200, _encode(
+            [
+                _malformed(trade) if trade.trade_id in symbol.malformed and trade.offset is not None else _row(trade)
+                for trade in trades
+            ]
+        )
+
+
+def _malformed(trade: EmittedTrade) -> Any:
+    row = _row(trade)
+    return (None, {}, {**row, "p": None}, {**row, "q": "many"})[trade.trade_id % 4]
 
 
 def _row(trade: EmittedTrade) -> dict[str, Any]:

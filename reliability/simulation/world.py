@@ -23,6 +23,7 @@ import msgspec
 from cryptolake_assets.errors import UnknownSymbolError
 from cryptolake_assets.model.markets import VENUES, Market
 from cryptolake_assets.producer.publisher import Message
+from cryptolake_assets.producer.resume_point import FETCHED_HEADERS
 from cryptolake_assets.settings import Settings, load_settings
 from reliability.simulation import quiet_log
 from reliability.simulation.oracle import EmittedTrade, Oracle
@@ -307,7 +308,7 @@ class World:
             return
         event = _identity_of(message.value)
         key = event.exchange, event.symbol
-        self.oracle.stored(*key, event.trade_id, partition, offset)
+        self.oracle.stored(*key, event.trade_id, partition, offset, is_fetched=message.headers == FETCHED_HEADERS)
         if self.unstored.get(key, {}).pop(event.trade_id, None) is not None:
             self.first_stored.setdefault(key, event.trade_id)
 
@@ -350,7 +351,7 @@ class World:
         """Return the clock of the family's first market, as Silver's runs read it; None if REST does not respond."""
         market = next(iter(self.markets.values()))
         fault = self.rest_faults[_host(market.venue.rest_base_url)]
-        responds = self.now >= fault.until or fault.kind in ("slow", "malformed")
+        responds = self.now >= fault.until or fault.kind == "slow"
         return market.clock_ms if responds else None
 
     def _tracked(self) -> Iterable[tuple[str, str]]:

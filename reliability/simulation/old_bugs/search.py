@@ -64,13 +64,28 @@ def patched_tree(bug: OldBug | None) -> Iterator[Path]:
         yield tree
 
 
-def search(bug: OldBug | None, first_seed: int, seeds: int, timeout_s: float | None = None) -> Search:
-    """Simulate consecutive seeds in the patched tree until one has a violation.
+def search(bug: OldBug, first_seed: int, seeds: int) -> Search:
+    """Simulate consecutive seeds with the bug until one has a violation that it does not have without the bug.
 
-    Raises `CalledProcessError` or `TimeoutExpired`.
+    Raises `CalledProcessError`.
     """
+    total = Search(None, 0, 0.0, 0.0)
+    while total.seeds < seeds:
+        found = _search(bug, first_seed + total.seeds, seeds - total.seeds)
+        total.seeds += found.seeds
+        total.cpu_s += found.cpu_s
+        total.simulated_hours += found.simulated_hours
+        seed = found.found_at_seed
+        if seed is not None and _search(None, seed, 1).found_at_seed is None:
+            total.found_at_seed, total.violation = seed, found.violation
+            break
+    return total
+
+
+def _search(bug: OldBug | None, first_seed: int, seeds: int) -> Search:
+    """Simulate consecutive seeds in a tree, with a bug if it is given, until one has a violation."""
     with patched_tree(bug) as tree:
         command = [sys.executable, "-m", "reliability.simulation.old_bugs.worker", str(first_seed), str(seeds)]
         environment = {**os.environ, "PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, check=True, timeout=timeout_s)
+        done = subprocess.run(command, cwd=tree, env=environment, stdout=subprocess.PIPE, check=True)
     return msgspec.json.decode(done.stdout.splitlines()[-1], type=Search)
