@@ -55,6 +55,7 @@ class EmittedTrades:
     partition: int | None = None  # of the topic
     gaps: dict[int, TradeGap] = field(default_factory=dict)  # the ledger's, by the first missing id
     first_missing: list[int] = field(default_factory=list)  # in order
+    first_stored: int | None = None  # the lowest id on the topic
     beyond_limit: set[int] = field(default_factory=set)  # first ids of the gaps that were beyond the repair limit
 
     def between(self, start_ms: int, end_ms: int) -> Sequence[EmittedTrade]:
@@ -82,6 +83,13 @@ class EmittedTrades:
             gap = self.gaps[self.first_missing[index]]
             if gap.last_missing_id >= trade_id:
                 yield gap
+
+    def is_before_all(self, trade: EmittedTrade) -> bool:
+        """Return whether the exchange withheld the trade before the first one of its symbol that it ever sent.
+
+        No id shows that it exists: a barrier says that nothing was sent before.
+        """
+        return trade.withheld and (self.first_stored is None or trade.trade_id < self.first_stored)
 
     def is_in_ledger(self, trade: EmittedTrade) -> bool:
         """Return whether a gap accounts for the trade: an open one, or a closed one that has it on the topic."""
@@ -135,6 +143,7 @@ class Oracle:
         if known is None or trade is None:
             return  # a frame that the exchange never meant; Silver does not know its symbol
         known.partition = partition
+        known.first_stored = trade_id if known.first_stored is None else min(trade_id, known.first_stored)
         if trade.offset is None or offset < trade.offset:
             trade.offset, trade.is_fetched = offset, is_fetched
 
@@ -152,6 +161,8 @@ class Oracle:
                 if (trade.offset is not None and trade.offset < limit) or known.is_in_ledger(trade):
                     continue
                 if trade.withheld and not known.has_stored_above(trade.trade_id, limit):
+                    continue
+                if known.is_before_all(trade):
                     continue
                 self.violations.append(
                     f"coverage: {claim.symbol} [{claim.connected_from_ms}, {claim.connected_to_ms}) by "
@@ -219,8 +230,9 @@ class Oracle:
         `is_available` returns whether the REST history has a valid trade.
         """
         for (exchange, symbol, start_ms), bar in self.complete_minutes.items():
-            trades = self.emitted_by[exchange, symbol].between(start_ms, start_ms + MINUTE_MS)
-            if error := _difference(bar, trades):
+            known = self.emitted_by[exchange, symbol]
+            trades = known.between(start_ms, start_ms + MINUTE_MS)
+            if error := _difference(bar, [trade for trade in trades if not known.is_before_all(trade)]):
                 self.violations.append(f"complete bar at the end: {error}")
         for known in self.emitted_by.values():
             for gap in known.gaps.values():
