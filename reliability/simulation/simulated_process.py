@@ -87,6 +87,11 @@ class SimulatedProcess:
         self._world.loop.drop_jobs()
 
     @property
+    def has_connected(self) -> bool:
+        """Return whether the producer has connected to the broker and follows its markets."""
+        return self.producer is not None and self.producer._connected.is_set()
+
+    @property
     def tracked_ids(self) -> Mapping[Market, GapTracker]:
         """The gap trackers of the markets that have started."""
         feeds = {} if self.producer is None else self.producer.feeds

@@ -212,8 +212,8 @@ class World:
             return
         self.process = None
         error = process.task.exception()
-        if isinstance(error, UnknownSymbolError):
-            # A tracked symbol is not listed: the supervisor starts the process again.
+        if isinstance(error, UnknownSymbolError) and not process.has_connected:
+            # A tracked symbol is not listed at the start: the supervisor starts the process again.
             self.later(RESTART_S, self.start)
         elif error is not None:
             self.violations.append(f"producer: ended with {type(error).__name__}: {error}")
