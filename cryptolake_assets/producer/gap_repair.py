@@ -75,7 +75,7 @@ class GapRepairer:
         self._tried = {missing: self._tried[missing] for missing in ranges if missing in self._tried}
         for missing in ranges:
             if (because := self._history.unavailable_because) is not None:
-                self._tracker.explain(missing, because, is_final=because is not OpenBecause.NEEDS_KEY)
+                self._tracker.explain(missing, because)
                 continue
             tried = self._tried.get(missing)
             if tried is not None and self._monotonic() < tried.not_before:

@@ -127,16 +127,13 @@ async def test_rejected_trade_that_the_history_lacks_is_not_requested_again() ->
     assert on.tracker.missing() == []
 
 
-async def test_rejected_trade_without_a_key_waits_for_the_key() -> None:
+async def test_rejected_trade_without_a_key_is_rejected() -> None:
     on = Stage(MemoryHistory(trades=map(single, range(1, 5))), "trade")
     on.see(1)
     on.tracker.reject("BTCUSDT", 2, "price_format: p is 'x'", was_fetched=False)
     on.see(3)
     await on.repairer.repair()
-    assert on.reasons() == {2: OpenBecause.NEEDS_KEY}
-    on.history.has_key = True
-    await on.repairer.repair()
-    assert on.fetched == [2]
+    assert on.reasons() == {2: OpenBecause.REJECTED}, "the reason and the dead letter are named, with and without a key"
 
 
 @pytest.mark.parametrize("stream", ["aggTrade", "trade"])
