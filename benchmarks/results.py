@@ -90,11 +90,12 @@ def load() -> list[float]:
 def commit() -> str:
     """Return the current commit, with suffix `-dirty` if files differ from it, except those that a run writes."""
     written = (":!benchmarks/results", ":!docs/benchmarks.md", ":!docs/scale.md", ":!docs/images")
-    head = _git("rev-parse", "--short=12", "HEAD")
-    return (head or "unknown") + ("-dirty" if _git("status", "--porcelain", "--", ".", *written) else "")
+    head = git("rev-parse", "--short=12", "HEAD")
+    return (head or "unknown") + ("-dirty" if git("status", "--porcelain", "--", ".", *written) else "")
 
 
-def _git(*arguments: str) -> str:
+def git(*arguments: str) -> str:
+    """Return the output of a git command in the checkout; empty if it fails."""
     result = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
     return result.stdout.strip()
 

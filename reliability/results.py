@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, TypeVar
 
 import msgspec
+
+from benchmarks.results import git
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 MAX_DETAIL: Final = 400  # characters of a violation
@@ -116,13 +117,6 @@ def _path(kind: type[Result], directory: Path) -> Path:
 
 def current_commit() -> str:
     """Return the abbreviated commit of the checkout, with `+` if files have changed since, except those of runs."""
-
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
-        )
-        return done.stdout.strip()
-
-    written = [f":(top,exclude){path}" for path in ("reliability/results", "docs/reliability.md", "docs/images")]
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *written)
+    written = (":!reliability/results", ":!docs/reliability.md", ":!docs/images")
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", *written)
     return f"{git('rev-parse', '--short', 'HEAD') or 'unknown'}{'+' if changed else ''}"

@@ -1,8 +1,8 @@
 """Recover the checkpoint of a Bronze query before it starts: damaged, deleted, or behind Kafka's oldest record.
 
-A damaged or deleted checkpoint is written anew, from the newest records in the table. Each batch is one commit, so all
-records of a partition below its newest one in the table are there too. The new checkpoint has a new query id, because
-Iceberg's sink skips the batches that the table has of an id.
+The query rewrites a damaged or deleted checkpoint from the newest records in the table. Each batch is one commit, so
+all records of a partition below its newest one in the table are there too. The new checkpoint has a new query id,
+because Iceberg's sink skips the batches that the table has of an id.
 
 If Kafka no longer has the records after those in the table, they are lost: `record_lost` records them as gaps before
 the query continues with the oldest record that Kafka retains.
@@ -73,7 +73,7 @@ def _offsets_of_table(
 ) -> TopicOffsets:
     """Return the offsets below which the table has all records, at least those of the damaged checkpoint.
 
-    Kafka's record must equal that of the table: offsets begin anew in a topic that was deleted and created again.
+    Kafka's record must equal that of the table: offsets restart at 0 in a topic that was deleted and created again.
     """
     table = load_table(settings, spec)
     found: TopicOffsets = {}

@@ -83,7 +83,7 @@ def is_sound(settings: Settings, location: str, newest_in_table: int | None) -> 
     """Return whether Spark can continue from the checkpoint: it reads the id and the newest two batches.
 
     A checkpoint without batches is not sound, nor one that lacks the table's newest batch: Spark would plan that batch
-    anew with more records, and Iceberg's sink would skip it.
+    again with more records, and Iceberg's sink would skip it.
     """
     filesystem, path = open_filesystem(settings, location)
     newest = sorted(_batches(filesystem, f"{path}/offsets"))[-2:]

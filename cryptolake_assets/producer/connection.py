@@ -98,6 +98,7 @@ class ExchangeConnection:
         self._queue = queue
         self._clock = clock
         self._options = options or ConnectionOptions()
+        self._machine = self._options.machine
         self._log = log.bind(connection=name)
         self._turn = turn
         self._has_barriers = has_barriers
@@ -132,7 +133,7 @@ class ExchangeConnection:
                     attempt = 0
                 # Full jitter: clients disconnected together must not reconnect together.
                 ceiling_s = min(self._options.backoff_cap_s, self._options.backoff_first_s * 2 ** min(attempt, 16))
-                pause_s = min_wait_s + self._options.machine.random.uniform(0, ceiling_s)
+                pause_s = min_wait_s + self._machine.random.uniform(0, ceiling_s)
                 attempt += 1
                 self.reconnects += 1
                 self._log.info("reconnect_scheduled", in_s=round(pause_s, 2), attempt=attempt)
@@ -159,9 +160,7 @@ class ExchangeConnection:
             self._queue.put_mark(SpanMark(span, ended=False))
             return span
         barrier_ms = await self._exchange_time()
-        request_id = self._options.machine.random.getrandbits(
-            48
-        )  # random: recorded responses in a capture must not match it
+        request_id = self._machine.random.getrandbits(48)  # random: recorded responses in a capture must not match it
         span.requests[request_id] = barrier_ms
         try:
             async with asyncio.timeout(self._options.response_timeout_s):
@@ -212,7 +211,7 @@ class ExchangeConnection:
         span, check = self.span, self._clock_check
         if span is not None and span.last_ms is not None:
             check.see(span.last_ms, span.received_at_us)
-        is_wrong = not check.is_plausible(clock_ms, self._options.machine.wall_ns() // 1_000)
+        is_wrong = not check.is_plausible(clock_ms, self._machine.wall_ns() // 1_000)
         if is_wrong and not self._is_clock_wrong:
             self._log.warning("exchange_clock_wrong", clock_ms=clock_ms, newest_frame_ms=span and span.last_ms)
         self._is_clock_wrong = is_wrong
@@ -227,9 +226,8 @@ class ExchangeConnection:
         opened = False
         started = loop_time()
         try:
-            async with self._options.machine.open_socket(
-                self._options.io, self._url, **self._connect_arguments()
-            ) as socket:
+            connect = self._machine.open_socket(self._options.io, self._url, **self._connect_arguments())
+            async with connect as socket:
                 opened = True
                 self._live = (socket, span)
                 self.state = "streaming"
@@ -286,7 +284,7 @@ class ExchangeConnection:
 
     async def _stream(self, socket: ExchangeSocket, span: ConnectionSpan) -> None:
         """Read until the connection ends; raise what ended it."""
-        reader = SocketReader(socket, span, self._queue, self._options.machine.wall_ns)
+        reader = SocketReader(socket, span, self._queue, self._machine.wall_ns)
         tasks = [
             asyncio.create_task(reader.run()),
             asyncio.create_task(self._watch(socket, reader)),

@@ -96,9 +96,10 @@ class GapTracker:
         A gap without `ids_missing` ends with the symbol's newest trade; without one, it is left for a later call.
         """
         for gap in gaps:
+            if (gap.exchange, gap.stream) != (self._exchange, self._stream):
+                continue
             sequence = self._sequences.setdefault(gap.symbol, IdSequence())
-            is_known = (gap.exchange, gap.stream) == (self._exchange, self._stream)
-            if not is_known or not (gap.ids_missing or sequence.last_id):
+            if not gap.ids_missing and not sequence.last_id:
                 continue
             last_id = gap.last_missing_id
             if not gap.ids_missing:

@@ -54,11 +54,11 @@ class SearchMemory:
 
 
 class FollowedLake(Protocol):
-    """What the follower reads of a family's lake."""
+    """The reads of the follower from a family's lake."""
 
     @property
     def memory(self) -> SearchMemory:
-        """What the process remembers of earlier ticks; it is lost with the process."""
+        """The state of earlier ticks, kept in the process only."""
 
     @property
     def clock_factor(self) -> float:

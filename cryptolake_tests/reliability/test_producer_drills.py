@@ -51,7 +51,7 @@ class WatchedSink(MemorySink):
 
 @dataclass
 class Outcome:
-    """What remained wrong at the end of a feed."""
+    """Broken promises at the end of a feed."""
 
     missing: dict[str, int] = field(default_factory=dict)  # emitted and never sent to Kafka, by symbol
     ids_missing: int = 0  # in open gaps

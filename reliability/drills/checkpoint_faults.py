@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -108,33 +109,12 @@ def _truncation(draw: random.Random) -> Parameters:
 
 _NEEDS: Final = frozenset({BRONZE, SPARK, KAFKA})
 
+_of_checkpoint = partial(Action, probe=stored, parts=tuple(QUERIES), needs=_NEEDS)
+
 ACTIONS: Final = (
-    Action(
-        name="checkpoint_truncated",
-        fault=contextmanager(damaging(truncate)),
-        probe=stored,
-        parts=tuple(QUERIES),
-        draw=_truncation,
-        needs=_NEEDS,
-    ),
-    Action(
-        name="commit_entry_lost",
-        fault=contextmanager(damaging(lose_commit)),
-        probe=stored,
-        parts=tuple(QUERIES),
-        draw=_with_spark,
-        needs=_NEEDS,
-        weight=0.5,
-    ),
-    Action(
-        name="checkpoint_deleted",
-        fault=contextmanager(damaging(delete)),
-        probe=stored,
-        parts=tuple(QUERIES),
-        draw=_with_spark,
-        needs=_NEEDS,
-        weight=0.5,
-    ),
+    _of_checkpoint(name="checkpoint_truncated", fault=contextmanager(damaging(truncate)), draw=_truncation),
+    _of_checkpoint(name="commit_entry_lost", fault=contextmanager(damaging(lose_commit)), draw=_with_spark, weight=0.5),
+    _of_checkpoint(name="checkpoint_deleted", fault=contextmanager(damaging(delete)), draw=_with_spark, weight=0.5),
     Action(
         name="records_expired",
         fault=records_expired,

@@ -7,13 +7,14 @@ import os
 import random
 import subprocess
 import sys
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Final
+
+from tenacity import Retrying, stop_after_delay, wait_fixed
 
 from cryptolake_assets.binance.archive_files import ArchiveFile
 from cryptolake_assets.captures.reader import read_frames
@@ -112,14 +113,7 @@ def _load(platform: DrilledPlatform, days: Days) -> None:
 
 def _until_done(run: Callable[[], None]) -> None:
     """Repeat until it succeeds: a fault of another action may interrupt it. Raises the last error after the limit."""
-    deadline = time.monotonic() + LIMIT_S
-    while True:
-        try:
-            return run()
-        except Exception:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(RETRY_S)
+    Retrying(stop=stop_after_delay(LIMIT_S), wait=wait_fixed(RETRY_S), reraise=True)(run)
 
 
 _NEEDS: Final = frozenset({BRONZE, *WITH_RUNS})

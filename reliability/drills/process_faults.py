@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Final
 
 import psutil
@@ -108,24 +109,11 @@ def _again(draw: random.Random) -> Parameters:
     return {"again_s": round(draw.uniform(0.5, 12.0), 1)}
 
 
+_of_part = partial(Action, probe=probe_of_part, parts=DRILLED_PARTS, needs=frozenset({PART}))
+
 ACTIONS: Final = (
-    Action(
-        name="kill",
-        fault=killed,
-        probe=probe_of_part,
-        parts=DRILLED_PARTS,
-        draw=_with_children,
-        needs=frozenset({PART}),
-    ),
-    Action(
-        name="kill_twice",
-        fault=killed_twice,
-        probe=probe_of_part,
-        parts=DRILLED_PARTS,
-        draw=_again,
-        needs=frozenset({PART}),
-        weight=0.5,
-    ),
+    _of_part(name="kill", fault=killed, draw=_with_children),
+    _of_part(name="kill_twice", fault=killed_twice, draw=_again, weight=0.5),
     Action(
         name="kill_run",
         fault=run_killed,
@@ -133,16 +121,7 @@ ACTIONS: Final = (
         draw=lambda draw: {"late_s": round(draw.uniform(0.0, 5.0), 1)},
         needs=frozenset({*WITH_RUNS, BRONZE}),
     ),
-    Action(
-        name="pause",
-        fault=paused,
-        probe=probe_of_part,
-        parts=DRILLED_PARTS,
-        lasts_s=(1.0, 60.0),
-        needs=frozenset({PART}),
-        withholds=frozenset({PART}),
-        weight=0.6,
-    ),
+    _of_part(name="pause", fault=paused, lasts_s=(1.0, 60.0), withholds=frozenset({PART}), weight=0.6),
     Action(
         name="broker_away",
         fault=stopped,

@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -22,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from reliability.interleaving.seeds import Played, lakes, play
-from reliability.results import MAX_DETAIL, RESULTS, InterleavingResult, append
+from reliability.page import record
+from reliability.results import MAX_DETAIL, RESULTS, InterleavingResult, current_commit
 
 LAST_STEPS: Final = 40
 HASH_SEED: Final = "0"  # the order of sets is the same in every run
@@ -55,7 +55,7 @@ def main(
     if log is not None:
         log.write_text("\n".join(played[-1].log) + "\n", "utf-8")
     result = _result(played, began, time.process_time() - cpu)
-    append(result, results)
+    record(result, results)
     _show(result)
     if played[-1].failure:
         console.print("\n".join(played[-1].log[-LAST_STEPS:]), markup=False)
@@ -85,7 +85,7 @@ def _result(played: Sequence[Played], began: datetime, cpu_s: float) -> Interlea
     failures = [f"seed {one.seed}: {one.failure}"[:MAX_DETAIL] for one in played if one.failure]
     return InterleavingResult(
         at=began.isoformat(timespec="seconds"),
-        commit=_commit(),
+        commit=current_commit(),
         cores=os.cpu_count() or 1,
         violations=tuple(failures),
         first_seed=played[0].seed,
@@ -96,17 +96,6 @@ def _result(played: Sequence[Played], began: datetime, cpu_s: float) -> Interlea
         reads=sum(one.reads for one in played),
         states=dict(sorted(states.items())),
     )
-
-
-def _commit() -> str:
-    described = subprocess.run(
-        ["git", "describe", "--always", "--dirty=+", "--exclude=*"],
-        cwd=Path(__file__).parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return described.stdout.strip() or "unknown"
 
 
 def _show(result: InterleavingResult) -> None:

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from reliability.results import OldBugResult, append, current_commit
+from reliability.page import record as record_result
+from reliability.results import OldBugResult, current_commit
 from reliability.simulation.old_bugs.search import OldBug, Search, old_bugs, search
 
 console = Console(stderr=True, highlight=False)
@@ -42,7 +43,7 @@ def main(
         hours, cpu_s = f"{outcome.simulated_hours:.1f}", f"{outcome.cpu_s:.1f}"
         table.add_row(bug.name, seed, str(outcome.seeds), hours, cpu_s, outcome.violation[:120])
         if record:
-            append(
+            record_result(
                 OldBugResult(
                     at=begin.isoformat(timespec="seconds"),
                     commit=current_commit(),
