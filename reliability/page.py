@@ -15,6 +15,7 @@ from reliability.results import (
     DrillResult,
     FaultResult,
     InterleavingResult,
+    OldBugResult,
     Result,
     SimulationResult,
     append,
@@ -86,6 +87,15 @@ def _simulation(results: Path) -> list[str]:
     ]
 
 
+def _old_bugs(results: Path) -> list[str]:
+    newest = {result.bug: result for result in read(OldBugResult, results)}
+    rows = [
+        f"| {bug.description} | {'**none**' if bug.found_at_seed is None else bug.found_at_seed} | {bug.seeds} |"
+        for bug in newest.values()
+    ]
+    return ["| old bug, put back | found at seed | seeds tried |", "|---|---:|---:|", *rows] if rows else []
+
+
 def _interleaving(results: Path) -> list[str]:
     found = list(read(InterleavingResult, results))
     if not found:
@@ -150,6 +160,7 @@ def _found(_: Path) -> list[str]:
 
 BLOCKS: Final[dict[str, Callable[[Path], list[str]]]] = {
     "simulation": _simulation,
+    "old-bugs": _old_bugs,
     "interleaving": _interleaving,
     "drills": _drills,
     "faults": _faults,

@@ -14,6 +14,7 @@ from reliability.results import (
     DrillResult,
     FaultResult,
     InterleavingResult,
+    OldBugResult,
     SimulationResult,
     append,
     read,
@@ -75,6 +76,13 @@ def written(tmp_path: Path) -> str:
         ),
         tmp_path,
     )
+    for seed in (None, 9):  # the newest search counts
+        append(
+            OldBugResult(
+                **RUN, bug="b", description="ids are lost", first_seed=1, found_at_seed=seed, seeds=45, cpu_s=1.0
+            ),
+            tmp_path,
+        )
     for one in (
         fault("kafka", 9.0),
         fault("kafka", 21.0, lasted_s=30.0),
@@ -93,6 +101,7 @@ def written(tmp_path: Path) -> str:
         "| simulated hours per CPU minute | 80 |",
         "| burst | 50 |\n| cut | 40 |",
         "| repair during restart | 3 |",
+        "| ids are lost | 9 | 45 |",
         "| expiry | 3 |",
         "| of these complete | 38 |",
         "| broken promises | 1 (at `abc1234`) |",
