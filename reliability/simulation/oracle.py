@@ -175,13 +175,15 @@ class Oracle:
         if known is None:
             return
         known.write_gap(gap)
-        # Of a gap that exceeds the repair limit, the newest ids are repaired: they follow the part beyond the limit.
+        # Of a gap that exceeds the repair limit, the newest ids are repaired: they follow the part beyond the limit. A
+        # trade that reached the topic after a later one (a batch that was sent again) may have been one of them.
         following = known.find(gap.last_missing_id + 1)
         if (
             gap.open_because is OpenBecause.BEYOND_LIMIT
             and following is not None
             and following.offset is not None
             and not (following.is_fetched or following.withheld)
+            and not known.has_stored_above(following.trade_id, following.offset)
         ):
             self.violations.append(f"gap ledger: {gap} is beyond the repair limit up to a trade of the stream")
         if gap.closed_at is None or gap.outcome is GapOutcome.NOT_ORDER_BOOK:
