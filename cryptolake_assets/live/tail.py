@@ -1,0 +1,185 @@
+"""The tail of one family's trades: every minute with a trade that Silver does not contain yet, whole. Pure.
+
+A minute is whole if all of its trades of Bronze and Kafka are in it. The tail begins at the offsets that Bronze has
+reached. A minute that may have trades below them, or that was evicted, is read from Bronze first.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import structlog
+
+from cryptolake_assets.live.minute import MINUTE_US, StreamMinute
+from cryptolake_assets.model.events import TradeEvent
+from cryptolake_assets.quality.minute_bars import bar_rows
+from cryptolake_assets.quality.trade_rules import Judge
+
+log = structlog.get_logger(__name__)
+
+Topic = tuple[str, str]  # exchange and symbol
+MinuteKey = tuple[int, Topic]  # open time (µs since 1970, UTC)
+Offsets = Mapping[int, int]  # next offset by partition
+
+KEPT_US: Final = 60_000_000  # a minute stays at least until a trade is this much newer than its end
+MAX_MINUTES: Final = 50_000  # of all symbols, about 2 kB each; the oldest are evicted first
+MAX_WAITING: Final = 200_000  # trades of minutes that Bronze was not read for yet
+
+
+@dataclass(slots=True)
+class TailMinute:
+    """A minute of a symbol, by stream; while it is not whole, its trades wait."""
+
+    is_whole: bool
+    streams: dict[str, StreamMinute] = field(default_factory=dict)
+    waiting: list[TradeEvent] = field(default_factory=list)
+    next_offsets: dict[int, int] = field(default_factory=dict)  # after its last record, by partition
+
+    def is_contained(self, offsets: Offsets) -> bool:
+        return all(offsets.get(partition, 0) >= following for partition, following in self.next_offsets.items())
+
+    def bar(self, start_us: int, topic: Topic) -> dict[str, Any] | None:
+        """Return the bar as Silver's row, never complete; None without a valid trade, or while it is not whole."""
+        if not self.is_whole:
+            return None
+        rows = [
+            minute.aggregates(*topic, stream, start_us)
+            for stream, minute in self.streams.items()
+            if not minute.is_empty
+        ]
+        return next(iter(bar_rows(rows, lambda *_: None)), None)
+
+
+class Tail:
+    """The minutes of the tail. Not thread-safe."""
+
+    def __init__(self, judge: Judge, bronze_until_us: int, max_minutes: int = MAX_MINUTES) -> None:
+        """`bronze_until_us`: no trade below the first offsets is later (µs since 1970, UTC)."""
+        self.judge = judge
+        self._bronze_until_us = bronze_until_us
+        self._max_minutes = max_minutes
+        self._minutes: dict[int, dict[Topic, TailMinute]] = {}
+        self._evicted_until_us: dict[Topic, int] = {}  # open time of the newest evicted minute
+        self._changed: set[MinuteKey] = set()
+        self._waiting = 0
+        self.versions: defaultdict[Topic, int] = defaultdict(int)  # grow with every change of a symbol's bars
+        self.next_offsets: dict[int, int] = {}  # after the last record
+        self.newest_us = bronze_until_us  # latest event time
+        self.minutes_evicted_early = 0
+
+    def __len__(self) -> int:
+        return sum(map(len, self._minutes.values()))
+
+    def add(self, partition: int, offset: int, trade: TradeEvent) -> None:
+        """Add a record's trade, in the order of the partition."""
+        self.next_offsets[partition] = offset + 1
+        start_us = trade.event_time // MINUTE_US * MINUTE_US
+        topic = trade.exchange, trade.symbol
+        minutes = self._minutes.get(start_us)
+        if minutes is None:
+            minutes = self._minutes[start_us] = {}
+        minute = minutes.get(topic)
+        if minute is None:
+            known_until_us = max(self._bronze_until_us, self._evicted_until_us.get(topic, 0))
+            minute = minutes[topic] = TailMinute(is_whole=start_us > known_until_us)
+            self._bound()
+        minute.next_offsets[partition] = offset + 1
+        if minute.is_whole:
+            self._count(minute, start_us, topic, trade)
+        else:
+            minute.waiting.append(trade)
+            self._waiting += 1
+            if self._waiting > MAX_WAITING:
+                self._evict_early(lambda one: not one.is_whole)
+
+    def _count(self, minute: TailMinute, start_us: int, topic: Topic, trade: TradeEvent) -> None:
+        stream = minute.streams.get(trade.stream)
+        if stream is None:
+            stream = minute.streams[trade.stream] = StreamMinute()
+        if stream.add(trade, self.judge):
+            self._changed.add((start_us, topic))
+            self.versions[topic] += 1
+            self.newest_us = max(self.newest_us, trade.event_time)
+
+    def to_load(self) -> list[MinuteKey]:
+        """Return the minutes to read from Bronze, the newest first."""
+        return [
+            (start_us, topic)
+            for start_us in sorted(self._minutes, reverse=True)
+            for topic, minute in self._minutes[start_us].items()
+            if not minute.is_whole
+        ]
+
+    def load(self, key: MinuteKey, trades: Iterable[TradeEvent]) -> None:
+        """Make a minute whole with Bronze's trades of it; a Bronze that was read after `to_load` named the minute."""
+        start_us, topic = key
+        minute = self._minutes.get(start_us, {}).get(topic)
+        if minute is None:
+            minute = self._minutes.setdefault(start_us, {})[topic] = TailMinute(is_whole=False)
+        waiting, minute.waiting, minute.is_whole = minute.waiting, [], True
+        self._waiting -= len(waiting)
+        for trade in (*trades, *waiting):
+            self._count(minute, start_us, topic, trade)
+        self._bound()
+
+    def evict(self, contained: Callable[[int], Offsets]) -> Iterator[tuple[MinuteKey, dict[str, Any] | None]]:
+        """Evict the minutes that Silver contains; yield each with its last bar (None: it has none).
+
+        `contained` returns the offsets that Silver contains of the hour with this open time (µs since 1970, UTC).
+        """
+        for start_us in sorted(self._minutes):
+            if start_us + MINUTE_US + KEPT_US > self.newest_us:
+                return
+            offsets = contained(start_us // (60 * MINUTE_US) * (60 * MINUTE_US))
+            minutes = self._minutes[start_us]
+            for topic in [topic for topic, minute in minutes.items() if minute.is_contained(offsets)]:
+                yield (start_us, topic), self._remove(start_us, topic).bar(start_us, topic)
+
+    def bars(self, topic: Topic, start_us: int = 0, end_us: int | None = None) -> list[dict[str, Any]]:
+        """Return the symbol's bars that open in [start, end), in order of time."""
+        found = []
+        for opened_us in sorted(self._minutes):
+            if opened_us >= start_us and (end_us is None or opened_us < end_us):
+                minute = self._minutes[opened_us].get(topic)
+                bar = minute.bar(opened_us, topic) if minute is not None else None
+                if bar is not None:
+                    found.append(bar)
+        return found
+
+    def take_changed(self) -> Sequence[tuple[Topic, dict[str, Any]]]:
+        """Return the bars that have changed since the last call, by time and symbol."""
+        changed, self._changed = self._changed, set()
+        found = []
+        for start_us, topic in sorted(changed):
+            minute = self._minutes.get(start_us, {}).get(topic)
+            bar = minute.bar(start_us, topic) if minute is not None else None
+            if bar is not None:
+                found.append((topic, bar))
+        return found
+
+    def _bound(self) -> None:
+        if len(self) > self._max_minutes:
+            self._evict_early(lambda _: True)
+
+    def _evict_early(self, chosen: Callable[[TailMinute], bool]) -> None:
+        """Evict the oldest minutes of the kind: Silver alone answers for them."""
+        start_us = next(
+            start_us for start_us in sorted(self._minutes) if any(map(chosen, self._minutes[start_us].values()))
+        )
+        topics = [topic for topic, minute in self._minutes[start_us].items() if chosen(minute)]
+        for topic in topics:
+            self._remove(start_us, topic)
+        self.minutes_evicted_early += len(topics)
+        log.warning("live_minutes_evicted_early", start_us=start_us, minutes=len(topics))
+
+    def _remove(self, start_us: int, topic: Topic) -> TailMinute:
+        minute = self._minutes[start_us].pop(topic)
+        if not self._minutes[start_us]:
+            del self._minutes[start_us]
+        self._waiting -= len(minute.waiting)
+        self._evicted_until_us[topic] = max(start_us, self._evicted_until_us.get(topic, 0))
+        self.versions[topic] += 1
+        return minute
