@@ -1,0 +1,96 @@
+"""The tail has every minute that Silver lacks, whole, and nothing that would make a reader wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from cryptolake_assets.live.minute import MINUTE_US
+from cryptolake_assets.live.tail import KEPT_US, Tail
+from cryptolake_assets.model.events import TradeEvent
+from cryptolake_assets.model.windows import epoch_us
+from cryptolake_assets.quality.rules import RuleContext
+from cryptolake_assets.quality.trade_rules import judge_of
+from cryptolake_tests.live.test_minute import START
+
+BTC, ETH = ("binance_futures", "BTCUSDT"), ("binance_futures", "ETHUSDT")
+CONTEXT = RuleContext(("binance_futures",), (BTC, ETH), START - timedelta(days=1), START + timedelta(days=1))
+START_US = epoch_us(START)
+
+
+def trade(trade_id: int, second: float, price: str = "2.5", topic: tuple[str, str] = BTC) -> TradeEvent:
+    when_us = START_US + round(second * 1_000_000)
+    return TradeEvent(
+        topic[1], when_us, price, "1", "buy", trade_id, topic[0], when_us, trade_id, trade_id, "MARKET", "trade"
+    )
+
+
+def tail_of(*trades: TradeEvent, max_minutes: int = 1_000) -> Tail:
+    """Return a tail of these records of one partition; Bronze had nothing before."""
+    found = Tail(judge_of(CONTEXT), START_US - 1, max_minutes)
+    for offset, one in enumerate(trades):
+        found.add(0, offset, one)
+    return found
+
+
+def closes(tail: Tail, topic: tuple[str, str] = BTC) -> dict[int, str]:
+    """Return the closes by minute."""
+    return {(epoch_us(bar["window_start"]) - START_US) // MINUTE_US: f"{bar['close']:f}" for bar in tail.bars(topic)}
+
+
+def evicted(tail: Tail, offsets: Mapping[int, int]) -> list[int]:
+    return [(start_us - START_US) // MINUTE_US for (start_us, _), _ in tail.evict(lambda _: offsets)]
+
+
+def test_bars_grow_with_every_trade() -> None:
+    tail = tail_of(trade(1, 0), trade(2, 59.9, "3"), trade(3, 60, "4"))
+    assert closes(tail) == {0: "3.00000000", 1: "4.00000000"}
+    assert [bar["trades"] for bar in tail.bars(BTC, START_US + MINUTE_US)] == [1]
+    assert tail.bars(BTC, START_US, START_US) == []
+    assert not tail.bars(ETH)
+
+
+def test_changed_bars_are_taken_once_and_versions_count_changes() -> None:
+    tail = tail_of(trade(1, 0), trade(1, 0), trade(2, 61))
+    assert [bar["trades"] for _, bar in tail.take_changed()] == [1, 1]
+    assert not tail.take_changed()
+    assert tail.versions[BTC] == 2
+
+
+def test_minute_that_bronze_may_have_begun_waits_for_its_trades() -> None:
+    tail = Tail(judge_of(CONTEXT), START_US + 30_000_000)
+    tail.add(0, 7, trade(5, 40, "5"))
+    tail.add(0, 8, trade(6, 61, "6"))
+    assert closes(tail) == {1: "6.00000000"}
+    assert tail.to_load() == [(START_US, BTC)]
+    tail.load((START_US, BTC), [trade(4, 20, "4"), trade(5, 40, "5")])
+    assert closes(tail) == {0: "5.00000000", 1: "6.00000000"}
+    assert [bar["trades"] for bar in tail.bars(BTC)] == [2, 1]
+    assert not tail.to_load()
+
+
+def test_minute_is_evicted_once_silver_contains_its_last_record_and_it_is_over() -> None:
+    late = (60_000_000 + KEPT_US) / 1_000_000
+    tail = tail_of(trade(1, 0), trade(2, 59), trade(3, 61), trade(9, 0, topic=ETH))
+    assert evicted(tail, {0: 4}) == []  # it may be open
+    tail.add(0, 4, trade(4, late))
+    assert evicted(tail, {0: 1}) == []
+    assert evicted(tail, {0: 3}) == [0]
+    assert closes(tail) == {1: "2.50000000", 2: "2.50000000"}
+    assert len(tail.bars(ETH)) == 1
+
+
+def test_late_trade_of_an_evicted_minute_reads_the_minute_again() -> None:
+    tail = tail_of(trade(1, 0), trade(2, 200))
+    assert evicted(tail, {0: 1}) == [0]
+    tail.add(0, 2, trade(3, 1, "7"))
+    assert 0 not in closes(tail)
+    assert tail.to_load() == [(START_US, BTC)]
+    tail.load((START_US, BTC), [trade(1, 0)])
+    assert closes(tail)[0] == "7.00000000"
+
+
+def test_minutes_are_bounded_the_oldest_go_first() -> None:
+    tail = tail_of(*(trade(number, 60 * number) for number in range(10)), max_minutes=3)
+    assert sorted(closes(tail)) == [7, 8, 9]
+    assert tail.minutes_evicted_early == 7
