@@ -59,7 +59,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
         quarantined=quarantined_out_of_range(settings, start, end),
     )
     completeness = CompletenessIndex(coverage, offsets, settings.watermark_grace_ms, gaps)
-    return RunInputs(_exchange_time_ms(extent, clock_ms), rules, completeness)
+    return RunInputs(_exchange_time_ms(extent, clock_ms), rules, completeness, offsets)
 
 
 def load_exchange_time_ms(settings: Settings) -> int | None:

@@ -21,6 +21,7 @@ from cryptolake_assets.lake import commit
 from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, files_between
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, read_window
+from cryptolake_assets.lake.contained_offsets import property_with
 from cryptolake_assets.lake.filters import above, all_of, any_of, below, equal, silver_day
 from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of, hour_of
@@ -197,6 +198,7 @@ def publish(
         pa.concat_tables(candidate.bars for candidate in passed),
         pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
         {"cryptolake.bronze-sequence": str(inputs.bronze_sequence), "cryptolake.run-id": run_id},
+        lambda table: property_with(table, (candidate.hour for candidate in passed), inputs.known.bronze_offsets),
     )
 
 

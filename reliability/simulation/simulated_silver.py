@@ -223,7 +223,7 @@ class SimulatedSilver:
         gaps = self._gaps.missing(offsets, start_ms, end_ms)
         rules = self._rules(extent, start_ms, end_ms)
         index = CompletenessIndex(coverage, offsets, self._lake.grace_ms, gaps)
-        return RunInputs(self._latest_ms(extent), rules, index)
+        return RunInputs(self._latest_ms(extent), rules, index, offsets)
 
     def outdated_hours(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
         first, last = moment(max(0, start_ms - MINUTE_MS)), datetime.max.replace(tzinfo=UTC)
