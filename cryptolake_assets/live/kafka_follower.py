@@ -1,0 +1,174 @@
+"""Follow a family's trades on Kafka, and keep its tail: in an event loop, with the reads of tables in threads."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from time import monotonic
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+import structlog
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
+
+from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
+from cryptolake_assets.bronze.offsets import committed_offsets
+from cryptolake_assets.kafka.topics import broker_request, open_consumer, partitions_of
+from cryptolake_assets.lake.contained_offsets import contained_offsets
+from cryptolake_assets.live.bronze_minutes import latest_trade_us, minutes_lacking, trades_of
+from cryptolake_assets.live.tail import MAX_MINUTES, MinuteKey, Tail
+from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
+from cryptolake_assets.model.events import TradeEvent
+from cryptolake_assets.model.windows import HOUR, moment_of
+from cryptolake_assets.quality.rules import RuleContext
+from cryptolake_assets.quality.trade_rules import judge_of
+from cryptolake_assets.settings import Settings
+from cryptolake_assets.transform.load_inputs import load_run_inputs
+
+if TYPE_CHECKING:
+    from aiokafka import AIOKafkaConsumer, TopicPartition
+    from pyiceberg.table import Table
+
+log = structlog.get_logger(__name__)
+
+POLL_MS: Final = 50
+MAX_RECORDS: Final = 2_000  # per poll: about 20 ms of work
+CHECK_S: Final = 5.0  # between two questions to the brokers whether they still respond
+UPKEEP_S: Final = 0.5  # between two evictions
+RULES_S: Final = 30.0  # between two reads of the rules' inputs
+LOADED_MINUTES: Final = 2_000  # maximum per read of Bronze
+MAX_BACKOFF_S: Final = 15.0
+
+_decode = msgspec.json.Decoder(TradeEvent).decode
+_is_price, _is_qty = (re.compile(decimal_pattern(kind)).fullmatch for kind in (PRICE, QUANTITY))
+
+OnEvicted = Callable[[MinuteKey, Mapping[str, Any] | None], None]
+
+
+def trade_in(value: bytes | None) -> TradeEvent | None:
+    """Return the trade of a record; None if it is not an event of the contract."""
+    try:
+        trade = _decode(value or b"")
+    except msgspec.MsgspecError:
+        return None
+    return trade if _is_price(trade.price) and _is_qty(trade.qty) else None
+
+
+class KafkaFollower:
+    """The tail of one family's trades. `tables` returns the current Bronze and Silver tables."""
+
+    def __init__(self, settings: Settings, tables: Callable[[], tuple[Table, Table]], on_evicted: OnEvicted) -> None:
+        self._settings = settings
+        self._tables = tables
+        self._on_evicted = on_evicted
+        self._stream = TRADES_OF_FAMILY[settings.venue.family]
+        self._tail: Tail | None = None
+        self._caught_up = False
+        self.records_rejected = 0
+
+    @property
+    def tail(self) -> Tail | None:
+        """The tail while it is at the end of the topic; else None: Silver alone answers."""
+        return self._tail if self._caught_up else None
+
+    async def run(self) -> None:
+        """Follow until the task is canceled; start again after errors."""
+        async for attempt in AsyncRetrying(
+            retry=retry_if_exception_type(Exception),
+            wait=wait_exponential(multiplier=0.5, max=MAX_BACKOFF_S),
+            before_sleep=lambda state: log.warning("live_follower_failed", cause=repr(_error_of(state))),
+        ):
+            with attempt:
+                try:
+                    await self._follow()
+                finally:
+                    self._caught_up = False
+
+    async def _follow(self) -> None:
+        async with open_consumer(self._settings) as consumer:
+            partitions = await partitions_of(self._settings, self._stream.topic(self._settings))
+            consumer.assign(list(partitions))
+            tail = await self._started(consumer, partitions)
+            for tp in partitions:
+                consumer.seek(tp, tail.next_offsets[tp.partition])
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._consume(consumer, tail))
+                tasks.create_task(self._check(consumer, partitions, tail))
+                tasks.create_task(self._keep_up(tail))
+
+    async def _started(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition]) -> Tail:
+        """Return the tail to continue, or a new one from the offsets that Bronze has reached."""
+        begin = {tp.partition: offset for tp, offset in (await consumer.beginning_offsets(partitions)).items()}
+        end = {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
+        if self._tail is not None:
+            known = self._tail.next_offsets
+            if known.keys() == begin.keys() and all(begin[part] <= known[part] <= end[part] for part in begin):
+                return self._tail
+        self._tail = tail = await asyncio.to_thread(self._new_tail, begin)
+        log.info("live_tail_started", stream=self._stream.name, minutes=len(tail), offsets=tail.next_offsets)
+        return tail
+
+    def _new_tail(self, begin: Mapping[int, int]) -> Tail:
+        committed = committed_offsets(self._settings, self._stream)
+        bronze, silver = self._tables()
+        rules = self._rules()
+        tail = Tail(judge_of(rules), latest_trade_us(bronze, rules.latest))
+        tail.next_offsets = {partition: max(first, committed.get(partition, 0)) for partition, first in begin.items()}
+        lacking = minutes_lacking(bronze, contained_offsets(silver), rules.latest, MAX_MINUTES)
+        for key, trades in trades_of(bronze, lacking).items():
+            tail.load(key, trades)
+        return tail
+
+    def _rules(self) -> RuleContext:
+        """Return the rules' inputs as of now; trades of the time until the next read are in range, too."""
+        newest = moment_of(self._tail.newest_us) if self._tail is not None else None
+        rules = load_run_inputs(self._settings, newest - 2 * HOUR if newest else None).rules
+        margin = timedelta(seconds=2 * RULES_S * self._settings.clock_factor)
+        return replace(rules, latest=rules.latest + margin)
+
+    async def _consume(self, consumer: AIOKafkaConsumer, tail: Tail) -> None:
+        while True:
+            for tp, records in (await consumer.getmany(timeout_ms=POLL_MS, max_records=MAX_RECORDS)).items():
+                for record in records:
+                    trade = trade_in(record.value)
+                    if trade is None:
+                        self.records_rejected += 1
+                        tail.next_offsets[tp.partition] = record.offset + 1
+                    else:
+                        tail.add(tp.partition, record.offset, trade)
+            await asyncio.sleep(0)
+
+    async def _check(self, consumer: AIOKafkaConsumer, partitions: Sequence[TopicPartition], tail: Tail) -> None:
+        """Ask the brokers for the end of the topic: a client that lost them reports nothing by itself."""
+        while True:
+            async with broker_request(self._settings, "read the end of the live topic"):
+                end = await consumer.end_offsets(partitions)
+            behind = sum(max(0, offset - tail.next_offsets[tp.partition]) for tp, offset in end.items())
+            if not self._caught_up and behind <= MAX_RECORDS:
+                self._caught_up = True
+                log.info("live_tail_caught_up", stream=self._stream.name, minutes=len(tail))
+            await asyncio.sleep(CHECK_S if self._caught_up else UPKEEP_S)
+
+    async def _keep_up(self, tail: Tail) -> None:
+        """Evict what Silver contains, read what Bronze has of waiting minutes, renew the rules."""
+        judged_at = monotonic()
+        while True:
+            if monotonic() - judged_at > RULES_S:
+                tail.judge = judge_of(await asyncio.to_thread(self._rules))
+                judged_at = monotonic()
+            if keys := tail.to_load()[:LOADED_MINUTES]:
+                bronze, _ = self._tables()
+                found = await asyncio.to_thread(trades_of, bronze, keys)
+                for key in keys:
+                    tail.load(key, found.get(key, ()))
+            offsets = contained_offsets(self._tables()[1])
+            for key, bar in tail.evict(lambda hour_us, offsets=offsets: offsets.get(moment_of(hour_us), {})):
+                self._on_evicted(key, bar)
+            await asyncio.sleep(UPKEEP_S)
+
+
+def _error_of(state: Any) -> BaseException | None:
+    return state.outcome.exception() if state.outcome is not None else None
