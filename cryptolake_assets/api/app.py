@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -17,7 +18,14 @@ from cryptolake_assets.api.observe import ApiMetrics, ObserveMiddleware
 from cryptolake_assets.api.page_reader import Reader
 from cryptolake_assets.api.response_cache import ResponseCacheMiddleware
 from cryptolake_assets.errors import CryptolakeError
+from cryptolake_assets.live.kafka_follower import KafkaFollower, OnSettled
+from cryptolake_assets.live.live_bars import LiveBars
+from cryptolake_assets.model.family_tables import FAMILY_TABLES
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from pyiceberg.table import Table
 
 log = structlog.get_logger(__name__)
 
@@ -26,6 +34,8 @@ def create_app(settings: Settings) -> FastAPI:
     """Return the ASGI app. It opens nothing before it starts."""
     reader, metrics = Reader(settings), ApiMetrics()
     hub = live.Hub(reader, metrics)
+    followers = followers_of(reader, hub.settle) if settings.api_live else {}
+    reader.live = LiveBars(followers)
 
     async def refresh() -> None:
         await asyncio.to_thread(reader.table_cache.refresh)
@@ -37,6 +47,8 @@ def create_app(settings: Settings) -> FastAPI:
             await reader.run(reader.warm_up)
         # Two tasks: the hub waits for a read slot, which must not delay the catalog refresh.
         tasks = [asyncio.create_task(_repeat(settings.api_refresh_s, each)) for each in (refresh, hub.table_changed)]
+        tasks += [asyncio.create_task(_repeat(live.TICK_S, hub.tail_changed))]
+        tasks += [asyncio.create_task(follower.run()) for follower in followers.values()]
         try:
             yield
         finally:
@@ -68,7 +80,12 @@ def create_app(settings: Settings) -> FastAPI:
     problems.install(app)
     _describe_problems(app)
     # A request passes the middleware in reverse order: the last one added comes first.
-    app.add_middleware(ResponseCacheMiddleware, cache=reader.cache, table_cache=reader.table_cache)
+    app.add_middleware(
+        ResponseCacheMiddleware,
+        cache=reader.cache,
+        table_cache=reader.table_cache,
+        version_of=reader.live.version,
+    )
     app.add_middleware(GuardMiddleware, settings=settings)
     if settings.api_cors_origins:
         app.add_middleware(
@@ -80,6 +97,19 @@ def create_app(settings: Settings) -> FastAPI:
         )
     app.add_middleware(ObserveMiddleware, metrics=metrics)
     return app
+
+
+def followers_of(reader: Reader, on_settled: OnSettled) -> dict[Family, KafkaFollower]:
+    """Return the followers of the trades of each tracked family."""
+
+    def tables_of(family: Family) -> Callable[[], tuple[Table, Table]]:
+        tables, cache = FAMILY_TABLES[family], reader.table_cache
+        return lambda: (cache.table(tables.trades.identifier), cache.table(tables.bars.identifier))
+
+    return {
+        family: KafkaFollower(reader.settings.of_family(family), tables_of(family), on_settled)
+        for family in reader.settings.families
+    }
 
 
 def _describe_problems(app: FastAPI) -> None:

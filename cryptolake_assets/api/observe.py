@@ -38,6 +38,12 @@ class ApiMetrics:
         self.live_clients = Gauge(
             "cryptolake_api_live_clients", "Open WebSockets and event streams.", registry=self.registry
         )
+        self.settled_bars = Counter(
+            "cryptolake_api_settled_bars",
+            "Minutes that left the tail, by how Silver's bar compares with the last provisional one.",
+            ("outcome",),
+            registry=self.registry,
+        )
         self.cut_clients = Counter(
             "cryptolake_api_cut_clients",
             "Live clients disconnected because they were too slow.",

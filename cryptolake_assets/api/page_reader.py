@@ -16,13 +16,16 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from cryptolake_assets.api import formats, problems
+from cryptolake_assets.api.live_page import TailBars, page_with_states, stored_where, tail_bars
 from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
-from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache
+from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache, TailVersion
 from cryptolake_assets.api.symbol_index import Spans, SymbolIndex, Topic
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, merge, read_page
 from cryptolake_assets.lake.table_cache import Identifier, TableCache
+from cryptolake_assets.live.live_bars import LiveBars
+from cryptolake_assets.model.bar_state import SERVED, BarState
 from cryptolake_assets.model.family_tables import FAMILY_TABLES, FamilyTables
 from cryptolake_assets.model.markets import EXCHANGES, VENUES, Family, Market, venue_of
 from cryptolake_assets.model.table_spec import TableSpec
@@ -39,7 +42,7 @@ log = structlog.get_logger(__name__)
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXCHANGE = "exchange"
+EXCHANGE, TAIL_OFFSETS = "exchange", "tail_offsets"
 BARS_KEY = ("window_start", EXCHANGE, "symbol")  # order of bars in responses: by time, like their files
 PAGED = (Format.JSON, Format.NDJSON)  # formats that are paged even without a `limit`
 
@@ -71,6 +74,7 @@ class Resource:
     rows_name: str
     order: Order = Order.ASC
     distinct: bool = False  # deduplicate rows, for tables that may have duplicates
+    has_states: bool = False  # bars: with the tail, and a column with the state of each
 
     @property
     def table(self) -> TableSpec:
@@ -92,6 +96,8 @@ class PageRequest:
     exchange: str | None = None
     equal: Mapping[str, str] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
+    states: Collection[BarState] = SERVED  # of bars
+    tail: TailBars | None = None
 
     @property
     def page_set(self) -> str:
@@ -138,6 +144,7 @@ class Reader:
         self.families = tuple(dict.fromkeys(VENUES[market].family for market in markets))
         self._symbols = {family: SymbolIndex() for family in Family}
         self._slots = asyncio.Semaphore(settings.api_readers)
+        self.live: LiveBars | None = None  # None: tables alone
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function that reads tables in a thread, once a slot is free."""
@@ -165,6 +172,9 @@ class Reader:
 
     async def page(self, request: PageRequest) -> CachedResponse:
         """Return the response with a page. Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
+        if self.live is not None and request.resource.has_states and request.params.as_of is None:
+            symbol, params = request.equal["symbol"], request.params
+            request = replace(request, tail=tail_bars(self.live, symbol, params.start, params.end))
         return await self.run(self._page, request)
 
     def _page(self, request: PageRequest) -> CachedResponse:
@@ -183,6 +193,9 @@ class Reader:
         )
         max_bytes = self.settings.api_answer_bytes
         page = merge([read_page(state.table, state.snapshot_id, query, max_bytes) for state in states], query)
+        if resource.has_states:
+            bars = request.tail.bars_of(answering.exchange) if request.tail is not None else ()
+            page = page_with_states(page, bars, request.states, query)
         symbol = request.equal.get("symbol")
         if page.rows.num_rows == 0 and symbol is not None:
             self.require_symbol(symbol, answering.exchange)
@@ -298,11 +311,14 @@ def _encoded(request: PageRequest, states: Sequence[PinnedTable], answering: Ans
     envelope = {**request.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
     if EXCHANGE in envelope:
         envelope[EXCHANGE] = answering.exchange
+    if resource.has_states:
+        envelope[TAIL_OFFSETS] = None if request.tail is None else request.tail.offsets_text(answering.exchange)
     rows = page.rows
     if request.fmt is Format.JSON:
         rows = rows.select([name for name in rows.column_names if name == EXCHANGE or name not in request.envelope])
     body = formats.encode(rows, request.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
-    return make_response(body, request.fmt, resource.route, states, answering, request.identity, next_cursor)
+    version = None if request.tail is None else request.tail.version(answering.exchange)
+    return make_response(body, request.fmt, resource.route, states, answering, request.identity, next_cursor, version)
 
 
 @dataclass(frozen=True)
@@ -342,9 +358,14 @@ def make_response(
     answering: Answering,
     identity: str,
     next_cursor: str | None = None,
+    tail_version: TailVersion | None = None,
 ) -> CachedResponse:
-    """Return the response with its headers. Its ETag has snapshots, exchange, request and format, not the body."""
-    digest = hashlib.blake2b(f"{fmt} {answering.exchange} {identity}".encode(), digest_size=8).hexdigest()
+    """Return the response with its headers. Its ETag has snapshots, exchange, request and format.
+
+    It has the body only if that may have bars of the tail.
+    """
+    digested = f"{fmt} {answering.exchange} {identity}".encode() + (body if tail_version is not None else b"")
+    digest = hashlib.blake2b(digested, digest_size=8).hexdigest()
     etag = f'"{"-".join(f"{state.snapshot_id or 0:x}" for state in states)}-{digest}"'
     headers = {
         "content-type": formats.MEDIA_TYPES[fmt],
@@ -361,7 +382,7 @@ def make_response(
         **{state.identifier: state.snapshot_id for state in answering.missing_in},
         **{state.identifier: state.table.metadata.current_snapshot_id for state in states},
     }
-    return CachedResponse(body, etag, route, current, encoded)
+    return CachedResponse(body, etag, route, current, encoded, tail_version)
 
 
 def newest(states: Sequence[PinnedTable]) -> int | None:
@@ -414,6 +435,7 @@ def _where(request: PageRequest, exchange: str | None) -> BooleanExpression:
 
     conditions = [] if exchange is None else [filters.equal(EXCHANGE, exchange)]
     conditions += [filters.equal(name, value) for name, value in request.equal.items()]
+    conditions += [stored_where(request.states)] if request.resource.has_states else []
     if params.start is not None:
         conditions.append(filters.at_least(time, bound(params.start)))
     if params.end is not None:

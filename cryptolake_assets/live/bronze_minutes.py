@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Final
 from cryptolake_assets.lake.bronze_files import BronzeFile, files_between, newest_hour, scan_trades
 from cryptolake_assets.lake.contained_offsets import OffsetsByHour
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.live.minute import MINUTE_US
-from cryptolake_assets.live.tail import MinuteKey
+from cryptolake_assets.live.minute import MINUTE_US, MinuteKey
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.windows import HOUR, MINUTE, epoch_us, hour_of, moment_of

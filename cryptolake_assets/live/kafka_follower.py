@@ -19,7 +19,8 @@ from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.kafka.topics import broker_request, open_consumer, partitions_of
 from cryptolake_assets.lake.contained_offsets import contained_offsets
 from cryptolake_assets.live.bronze_minutes import latest_trade_us, minutes_lacking, trades_of
-from cryptolake_assets.live.tail import MAX_MINUTES, MinuteKey, Tail
+from cryptolake_assets.live.settlement import Settled
+from cryptolake_assets.live.tail import MAX_MINUTES, Tail
 from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.windows import HOUR, moment_of
@@ -45,7 +46,7 @@ MAX_BACKOFF_S: Final = 15.0
 _decode = msgspec.json.Decoder(TradeEvent).decode
 _is_price, _is_qty = (re.compile(decimal_pattern(kind)).fullmatch for kind in (PRICE, QUANTITY))
 
-OnEvicted = Callable[[MinuteKey, Mapping[str, Any] | None], None]
+OnSettled = Callable[[Sequence[Settled]], None]
 
 
 def trade_in(value: bytes | None) -> TradeEvent | None:
@@ -60,10 +61,10 @@ def trade_in(value: bytes | None) -> TradeEvent | None:
 class KafkaFollower:
     """The tail of one family's trades. `tables` returns the current Bronze and Silver tables."""
 
-    def __init__(self, settings: Settings, tables: Callable[[], tuple[Table, Table]], on_evicted: OnEvicted) -> None:
+    def __init__(self, settings: Settings, tables: Callable[[], tuple[Table, Table]], on_settled: OnSettled) -> None:
         self._settings = settings
         self._tables = tables
-        self._on_evicted = on_evicted
+        self._on_settled = on_settled
         self._stream = TRADES_OF_FAMILY[settings.venue.family]
         self._tail: Tail | None = None
         self._caught_up = False
@@ -165,8 +166,8 @@ class KafkaFollower:
                 for key in keys:
                     tail.load(key, found.get(key, ()))
             offsets = contained_offsets(self._tables()[1])
-            for key, bar in tail.evict(lambda hour_us, offsets=offsets: offsets.get(moment_of(hour_us), {})):
-                self._on_evicted(key, bar)
+            if settled := list(tail.evict(lambda hour_us, offsets=offsets: offsets.get(moment_of(hour_us), {}))):
+                self._on_settled(settled)
             await asyncio.sleep(UPKEEP_S)
 
 

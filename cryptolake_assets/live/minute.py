@@ -18,9 +18,12 @@ from cryptolake_assets.model.measures import BAR_MEASURES, Aggregate, Function, 
 from cryptolake_assets.model.windows import moment_of
 from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import MISSING_TRADE_RULES
-from cryptolake_assets.quality.trade_rules import Judge
+from cryptolake_assets.quality.trade_rules import OUT_OF_RANGE, Judge
 
 MINUTE_US: Final = 60_000_000
+
+Topic = tuple[str, str]  # exchange and symbol
+MinuteKey = tuple[int, Topic]  # open time (µs since 1970, UTC)
 
 # The operands of the aggregates, of a trade with its price and quantity.
 _OPERANDS: Final[Mapping[str, Callable[[TradeEvent, int, int], int]]] = {
@@ -94,6 +97,8 @@ class StreamMinute:
     first: tuple[int, int] | None = None  # event time and id of the first trade
     last: tuple[int, int] | None = None
     dropped: set[int] = field(default_factory=set)  # order-book trades that a rule keeps out
+    copies: int = 0  # trades with a known id
+    out_of_range: int = 0  # trades whose time the rules reject; Silver may judge them by another time
 
     @property
     def is_empty(self) -> bool:
@@ -104,8 +109,12 @@ class StreamMinute:
         price, qty = units_of(trade.price), units_of(trade.qty)
         rule = judge(trade, price, qty)
         if rule is not None:
+            self.out_of_range += rule == OUT_OF_RANGE
             return rule in MISSING_TRADE_RULES and trade.trade_type == MARKET and self._drop(trade.trade_id)
-        if trade.trade_type != MARKET or not self.ids.add(trade.trade_id):
+        if trade.trade_type != MARKET:
+            return False
+        if not self.ids.add(trade.trade_id):
+            self.copies += 1
             return False
         self.dropped.discard(trade.trade_id)
         position = trade.event_time, trade.trade_id

@@ -13,15 +13,14 @@ from typing import Any, Final
 
 import structlog
 
-from cryptolake_assets.live.minute import MINUTE_US, StreamMinute
+from cryptolake_assets.live.minute import MINUTE_US, MinuteKey, StreamMinute, Topic
+from cryptolake_assets.live.settlement import Settled
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.quality.minute_bars import bar_rows
 from cryptolake_assets.quality.trade_rules import Judge
 
 log = structlog.get_logger(__name__)
 
-Topic = tuple[str, str]  # exchange and symbol
-MinuteKey = tuple[int, Topic]  # open time (µs since 1970, UTC)
 Offsets = Mapping[int, int]  # next offset by partition
 
 KEPT_US: Final = 60_000_000  # a minute stays at least until a trade is this much newer than its end
@@ -125,8 +124,8 @@ class Tail:
             self._count(minute, start_us, topic, trade)
         self._bound()
 
-    def evict(self, contained: Callable[[int], Offsets]) -> Iterator[tuple[MinuteKey, dict[str, Any] | None]]:
-        """Evict the minutes that Silver contains; yield each with its last bar (None: it has none).
+    def evict(self, contained: Callable[[int], Offsets]) -> Iterator[Settled]:
+        """Evict the minutes that Silver contains; yield those that were whole, with their last bar.
 
         `contained` returns the offsets that Silver contains of the hour with this open time (µs since 1970, UTC).
         """
@@ -136,7 +135,15 @@ class Tail:
             offsets = contained(start_us // (60 * MINUTE_US) * (60 * MINUTE_US))
             minutes = self._minutes[start_us]
             for topic in [topic for topic, minute in minutes.items() if minute.is_contained(offsets)]:
-                yield (start_us, topic), self._remove(start_us, topic).bar(start_us, topic)
+                minute = self._remove(start_us, topic)
+                if minute.is_whole:
+                    yield Settled(
+                        (start_us, topic),
+                        minute.bar(start_us, topic),
+                        has_copies=any(stream.copies for stream in minute.streams.values()),
+                        has_out_of_range=any(stream.out_of_range for stream in minute.streams.values()),
+                        is_behind=any(self.next_offsets.get(part, 0) < offset for part, offset in offsets.items()),
+                    )
 
     def bars(self, topic: Topic, start_us: int = 0, end_us: int | None = None) -> list[dict[str, Any]]:
         """Return the symbol's bars that open in [start, end), in order of time."""
@@ -147,6 +154,20 @@ class Tail:
                 bar = minute.bar(opened_us, topic) if minute is not None else None
                 if bar is not None:
                     found.append(bar)
+        return found
+
+    def has(self, topic: Topic, start_us: int) -> bool:
+        """Return whether a minute of the symbol is in the tail, and whole."""
+        minute = self._minutes.get(start_us, {}).get(topic)
+        return minute is not None and minute.is_whole
+
+    def offsets_of(self, topic: Topic) -> dict[int, int]:
+        """Return the offset after the symbol's last record in the tail, by partition."""
+        found: dict[int, int] = {}
+        for minutes in self._minutes.values():
+            if topic in minutes:
+                for partition, following in minutes[topic].next_offsets.items():
+                    found[partition] = max(following, found.get(partition, 0))
         return found
 
     def take_changed(self) -> Sequence[tuple[Topic, dict[str, Any]]]:

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -359,6 +359,32 @@ def _cast(expression: str, kind: str) -> str:
         return expression
     sql_type = {"long": "bigint"}.get(kind, kind)
     return f"CAST({expression} AS {sql_type})"
+
+
+def rolled_up(bars: Sequence[Row]) -> dict[str, Any]:
+    """Return the aggregates of the trades of several minutes, from their bars (at least one) in order of time."""
+    found: dict[str, Any] = {}
+    for measure in BAR_MEASURES:
+        if measure.aggregate is not None:
+            found[measure.name] = _OVER_BARS[measure.aggregate.function]([bar[measure.name] for bar in bars])
+    return with_derived(BAR_MEASURES, found)
+
+
+def _total(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], int):
+        return sum(values)
+    units = sum(map(_scaled, values))
+    return Decimal(f"{units}E-16").quantize(values[0], context=_EXACT)
+
+
+_EXACT = Context(prec=80)
+_OVER_BARS: Mapping[Function, Callable[[Sequence[Any]], Any]] = {
+    Function.FIRST: lambda values: values[0],
+    Function.LAST: lambda values: values[-1],
+    Function.LOWEST: min,
+    Function.HIGHEST: max,
+    Function.TOTAL: _total,
+}
 
 
 def with_derived(measures: Sequence[Measure], row: Row) -> dict[str, Any]:

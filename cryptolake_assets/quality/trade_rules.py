@@ -12,6 +12,7 @@ from cryptolake_assets.model.events import UNKNOWN_TRADE_TYPE, TradeEvent
 from cryptolake_assets.model.windows import epoch_us
 from cryptolake_assets.quality.rules import LARGE_QTY, LARGEST_QUOTE, RuleContext
 
+OUT_OF_RANGE: Final = "event_time_out_of_range"
 UNITS: Final = 10**8  # of prices and quantities, as integers
 
 Judge = Callable[[TradeEvent, int, int], str | None]
@@ -35,9 +36,9 @@ def judge_of(context: RuleContext) -> Judge:
         if qty >= large_qty and (price / UNITS) * (qty / UNITS) >= largest_quote:
             return "quote_out_of_range"
         if not earliest_us <= trade.event_time <= latest_us:
-            return "event_time_out_of_range"
+            return OUT_OF_RANGE
         if quarantined and (trade.exchange, trade.symbol, trade.stream, trade.trade_id) in quarantined:
-            return "event_time_out_of_range"
+            return OUT_OF_RANGE
         return None
 
     return broken_rule

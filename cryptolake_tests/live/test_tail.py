@@ -39,7 +39,7 @@ def closes(tail: Tail, topic: tuple[str, str] = BTC) -> dict[int, str]:
 
 
 def evicted(tail: Tail, offsets: Mapping[int, int]) -> list[int]:
-    return [(start_us - START_US) // MINUTE_US for (start_us, _), _ in tail.evict(lambda _: offsets)]
+    return [(start_us - START_US) // MINUTE_US for start_us, _ in (one.key for one in tail.evict(lambda _: offsets))]
 
 
 def test_bars_grow_with_every_trade() -> None:
