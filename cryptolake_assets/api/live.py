@@ -25,8 +25,9 @@ from cryptolake_assets.api import schemas
 from cryptolake_assets.api.formats import record, records
 from cryptolake_assets.api.live_page import page_with_states, stored_state, with_state
 from cryptolake_assets.api.observe import ApiMetrics
-from cryptolake_assets.api.page_reader import BARS, PinnedTable, Reader, newest
+from cryptolake_assets.api.page_reader import BARS, Reader
 from cryptolake_assets.api.params import parse_exchange, parse_symbol
+from cryptolake_assets.api.pinned import PinnedTable, newest
 from cryptolake_assets.api.problems import Problem
 from cryptolake_assets.api.symbol_index import Topic
 from cryptolake_assets.api.table_routes import AnyExchange

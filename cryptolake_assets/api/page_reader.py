@@ -17,25 +17,35 @@ import structlog
 
 from cryptolake_assets.api import formats, problems
 from cryptolake_assets.api.live_page import TailBars, page_with_states, stored_where, tail_bars
-from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
+from cryptolake_assets.api.params import (
+    LIMIT,
+    Format,
+    Order,
+    PageParams,
+    StateParams,
+    Timeframe,
+    decode_cursor,
+    encode_cursor,
+)
+from cryptolake_assets.api.pinned import PinnedTable, as_of_states, epoch_ms, newest, snapshot_of
 from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache, TailVersion
 from cryptolake_assets.api.symbol_index import Spans, SymbolIndex, Topic
+from cryptolake_assets.api.timeframes import LENGTHS, fresh_bars
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, merge, read_page
-from cryptolake_assets.lake.table_cache import Identifier, TableCache
+from cryptolake_assets.lake.table_cache import TableCache
 from cryptolake_assets.live.live_bars import LiveBars
 from cryptolake_assets.model.bar_state import SERVED, BarState
 from cryptolake_assets.model.family_tables import FAMILY_TABLES, FamilyTables
 from cryptolake_assets.model.markets import EXCHANGES, VENUES, Family, Market, venue_of
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.table import Table
-    from pyiceberg.table.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
 
@@ -46,7 +56,6 @@ EXCHANGE, TAIL_OFFSETS = "exchange", "tail_offsets"
 BARS_KEY = ("window_start", EXCHANGE, "symbol")  # order of bars in responses: by time, like their files
 PAGED = (Format.JSON, Format.NDJSON)  # formats that are paged even without a `limit`
 
-MAX_SNAPSHOT_MS = 10**14  # a larger integer is a snapshot id, not a time
 
 FamilySpecs = Mapping[Family, TableSpec]  # the table with the rows of each market family
 
@@ -116,15 +125,6 @@ class Cursor:
 
 
 @dataclass(frozen=True)
-class PinnedTable:
-    """A table at a snapshot; None while it is empty."""
-
-    identifier: Identifier
-    table: Table
-    snapshot_id: int | None
-
-
-@dataclass(frozen=True)
 class Answering:
     """The exchange of a response's rows (None: all), and the tables of bars in which its symbol is missing."""
 
@@ -174,7 +174,8 @@ class Reader:
         """Return the response with a page. Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
         if self.live is not None and request.resource.has_states and request.params.as_of is None:
             symbol, params = request.equal["symbol"], request.params
-            request = replace(request, tail=tail_bars(self.live, symbol, params.start, params.end))
+            bounds = (params.start, params.end) if request.envelope["timeframe"] == Timeframe.M1 else (None, None)
+            request = replace(request, tail=tail_bars(self.live, symbol, *bounds))
         return await self.run(self._page, request)
 
     def _page(self, request: PageRequest) -> CachedResponse:
@@ -194,12 +195,23 @@ class Reader:
         max_bytes = self.settings.api_answer_bytes
         page = merge([read_page(state.table, state.snapshot_id, query, max_bytes) for state in states], query)
         if resource.has_states:
-            bars = request.tail.bars_of(answering.exchange) if request.tail is not None else ()
+            bars = self._fresh(request, states[0], answering.exchange)
             page = page_with_states(page, bars, request.states, query)
         symbol = request.equal.get("symbol")
         if page.rows.num_rows == 0 and symbol is not None:
             self.require_symbol(symbol, answering.exchange)
         return _encoded(request, states, answering, page)
+
+    def _fresh(self, request: PageRequest, state: PinnedTable, exchange: str | None) -> Sequence[Mapping[str, Any]]:
+        """Return the bars that the table lacks yet, with their states; none of an earlier state or on later pages."""
+        if request.tail is None or exchange is None:
+            return ()
+        bars, length = request.tail.bars_of(exchange), LENGTHS[request.envelope["timeframe"]]
+        if length == MINUTE:
+            return bars
+        (silver,) = self._tables(BARS, exchange)
+        span, max_bytes = (request.params.start, request.params.end), self.settings.api_answer_bytes
+        return fresh_bars(state, silver, (exchange, request.equal["symbol"]), length, span, bars, max_bytes)
 
     def _answering(self, request: PageRequest, cursor: Cursor | None) -> Answering:
         symbol, key = request.equal.get("symbol"), request.resource.key
@@ -264,7 +276,7 @@ class Reader:
 
         Raises a problem for a missing snapshot, `TableNotFoundError`.
         """
-        return _as_of(self._tables(specs, exchange), as_of)
+        return as_of_states(self._tables(specs, exchange), as_of)
 
     def _tables(self, specs: FamilySpecs, exchange: str | None) -> list[PinnedTable]:
         """Return the current states of the tables with rows of the exchange (None: of all)."""
@@ -289,17 +301,17 @@ def _first_states(current: list[PinnedTable], as_of: int | datetime | None, curs
     Once its snapshot has expired, later ones are used: because pages are ordered by the key, unchanged rows are neither
     skipped nor duplicated.
     """
-    found = _as_of(current, as_of)
+    found = as_of_states(current, as_of)
     if cursor is None:
         return found
-    snapshot = _snapshot(current, cursor.snapshot_id)
+    snapshot = snapshot_of(current, cursor.snapshot_id)
     if as_of is not None:
         ids = [state.snapshot_id for state in found]
         is_named = as_of in ids
         is_later = snapshot is not None and snapshot.timestamp_ms > epoch_ms(as_of)
         if (is_named and cursor.snapshot_id not in ids) or (not is_named and is_later):
             raise problems.cursor_of_another_request()
-    return found if snapshot is None else _as_of(current, cursor.snapshot_id)
+    return found if snapshot is None else as_of_states(current, cursor.snapshot_id)
 
 
 def _encoded(request: PageRequest, states: Sequence[PinnedTable], answering: Answering, page: Page) -> CachedResponse:
@@ -383,47 +395,6 @@ def make_response(
         **{state.identifier: state.table.metadata.current_snapshot_id for state in states},
     }
     return CachedResponse(body, etag, route, current, encoded, tail_version)
-
-
-def newest(states: Sequence[PinnedTable]) -> int | None:
-    """Return the newest snapshot, which identifies all of the states; None while the tables are empty."""
-    ids = [state.snapshot_id for state in states if state.snapshot_id is not None]
-    if len(ids) < 2:
-        return next(iter(ids), None)
-    times = {snapshot_id: snapshot.timestamp_ms for snapshot_id in ids if (snapshot := _snapshot(states, snapshot_id))}
-    return max(times, key=times.__getitem__)
-
-
-def _as_of(current: Sequence[PinnedTable], as_of: int | datetime | None) -> list[PinnedTable]:
-    """Return the states selected by `as_of`; without it, the current ones.
-
-    The id of a snapshot selects those of the other tables at its time. An integer that is no snapshot id is epoch ms.
-    Raises a problem if no table has such a snapshot.
-    """
-    if as_of is None:
-        return list(current)
-    named = _snapshot(current, as_of) if isinstance(as_of, int) else None
-    time_ms = epoch_ms(as_of) if named is None else named.timestamp_ms
-    found = []
-    for state in current:
-        is_named = named is not None and state.table.snapshot_by_id(named.snapshot_id) is not None
-        snapshot = named if is_named else state.table.snapshot_as_of_timestamp(time_ms)
-        found.append(replace(state, snapshot_id=None if snapshot is None else snapshot.snapshot_id))
-    if all(state.snapshot_id is None for state in found) or (
-        named is None and isinstance(as_of, int) and as_of > MAX_SNAPSHOT_MS
-    ):
-        raise problems.unknown_snapshot()
-    return found
-
-
-def _snapshot(states: Sequence[PinnedTable], snapshot_id: int) -> Snapshot | None:
-    """Return a snapshot of one of the tables; None if none has it."""
-    return next((found for state in states if (found := state.table.snapshot_by_id(snapshot_id))), None)
-
-
-def epoch_ms(as_of: int | datetime) -> int:
-    """Return a time in epoch ms, as the catalog stores it; integers are epoch ms already."""
-    return as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
 
 
 def _where(request: PageRequest, exchange: str | None) -> BooleanExpression:
