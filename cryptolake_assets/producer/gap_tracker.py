@@ -183,7 +183,13 @@ class GapTracker:
     def fill(self, symbol: str, trade_id: int, event_time_us: int) -> None:
         """Record a fetched trade."""
         if sequence := self._sequences.get(symbol):
-            self._remove_missing(sequence, (trade_id, trade_id), ClosedBy.REST)
+            was_missing = self._remove_missing(sequence, (trade_id, trade_id), ClosedBy.REST)
+            last, last_us = sequence.last_id, sequence.last_us
+            if was_missing and last is not None and trade_id > last:
+                # No trade has followed a rejected one yet: the next one must not find it missing again.
+                if trade_id > last + 1:
+                    self._add_missing(sequence, symbol, (last + 1, trade_id - 1), (last_us, event_time_us))
+                sequence.last_id, sequence.last_us = trade_id, max(last_us, event_time_us)
             for item in sequence.open:
                 gap = item.gap
                 if gap.last_missing_id == trade_id - 1 and gap.after_us <= event_time_us < gap.before_us:

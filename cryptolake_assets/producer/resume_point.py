@@ -9,7 +9,9 @@ from typing import Final, Protocol
 
 import msgspec
 import structlog
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, wait_fixed
 
+from cryptolake_assets.errors import BrokerAccessError, BrokerError
 from cryptolake_assets.kafka.topics import PeekedRecord, read_async
 from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.newest_trades import newest_trades
@@ -22,7 +24,11 @@ log = structlog.get_logger(__name__)
 # Records read per partition below the covered offset: everything before it is covered or a recorded gap.
 OVERLAP: Final = 2_000
 MAX_RECORDS_BACK: Final = 25_000  # maximum records read per partition
-READ_TIMEOUT_S: Final = 30.0  # per source (Bronze, topic); received frames wait meanwhile
+READ_TIMEOUT_S: Final = 30.0  # per source (Bronze, topic) and attempt; received frames wait meanwhile
+# Maximum wait for brokers that do not respond. They could not take the received frames either; without the topic, the
+# time between the last claim and Bronze's newest trade would stay unproven.
+BROKER_WAIT_S: Final = 600.0
+RETRY_S: Final = 1.0
 # Headers of trade records that come from the REST history, not from the stream.
 FETCHED_HEADERS: Final = [("source", b"rest")]
 
@@ -72,12 +78,26 @@ class StoredResumePoints:
         except Exception as error:
             log.error("resume_points_read_failed", source="bronze", error=f"{type(error).__name__}: {error}")
         try:
-            async with asyncio.timeout(READ_TIMEOUT_S):
-                on_topic = await self._on_topic(symbols, stream, end_offsets, in_bronze.keys())
+            async for attempt in self._attempts():
+                with attempt:
+                    async with asyncio.timeout(READ_TIMEOUT_S):
+                        on_topic = await self._on_topic(symbols, stream, end_offsets, in_bronze.keys())
         except Exception as error:
             log.error("resume_points_read_failed", source="topic", error=f"{type(error).__name__}: {error}")
         log.info("resume_points_read", on_topic=len(on_topic), in_bronze=len(in_bronze), symbols=len(symbols))
         return ResumePoint(on_topic, in_bronze)
+
+    def _attempts(self) -> AsyncRetrying:
+        """Return the attempts to read the topic, until the brokers respond."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + BROKER_WAIT_S
+        return AsyncRetrying(
+            retry=retry_if_exception(_is_transient),
+            wait=wait_fixed(RETRY_S),
+            stop=lambda _: loop.time() > deadline,
+            before_sleep=_log_retry,
+            reraise=True,
+        )
 
     async def _on_topic(
         self, symbols: Collection[str], stream: str, end_offsets: Mapping[int, int], known: Collection[str]
@@ -128,6 +148,15 @@ class StoredResumePoints:
 
     async def _records(self, spans: Mapping[int, tuple[int, int]]) -> Collection[PeekedRecord]:
         return await read_async(self._settings, self._settings.topic_trades, spans)
+
+
+def _is_transient(error: BaseException) -> bool:
+    return isinstance(error, BrokerError | TimeoutError) and not isinstance(error, BrokerAccessError)
+
+
+def _log_retry(state: RetryCallState) -> None:
+    cause = repr(state.outcome.exception()) if state.outcome is not None else ""
+    log.warning("resume_points_retried", attempt=state.attempt_number, cause=cause)
 
 
 def trades_of(records: Collection[PeekedRecord], exchange: str, stream: str) -> list[KnownTrade]:

@@ -75,6 +75,7 @@ def runs(instance: dg.DagsterInstance) -> set[str]:
     return {run.run_id for run in instance.get_runs()}
 
 
+@pytest.mark.nightly
 def test_restored_home_resumes_without_loss_or_duplicates(
     start_platform: StartPlatform, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def replaying(start_platform: StartPlatform, tmp_path: Path) -> Iterator[Setting
         yield settings
 
 
+@pytest.mark.nightly
 def test_killed_producer_leaves_a_visible_gap(replaying: Settings) -> None:
     kill(replaying, PRODUCER)
     wait_until_all_is_in_bronze(replaying)

@@ -216,6 +216,7 @@ def test_manual_run_validates_its_arguments_and_reports_its_failure(live: tuple[
     assert "Traceback" not in error
 
 
+@pytest.mark.nightly
 def test_killed_daemon_and_code_server_repeat_no_hour(live: tuple[Settings, list[Trade]]) -> None:
     settings, _ = live
     hours = [FIRST + timedelta(days=4, hours=number) for number in range(3)]

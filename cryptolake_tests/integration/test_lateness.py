@@ -142,7 +142,7 @@ def check(lake: Settings, engine: AggregationEngine, arrival: Arrival) -> None:
 def example_settings(examples: int) -> settings:
     nightly = os.environ.get("HYPOTHESIS_PROFILE") == "nightly"
     return settings(
-        max_examples=4 * examples if nightly else examples,
+        max_examples=8 * examples if nightly else examples,
         deadline=None,
         derandomize=True,
         phases=(Phase.explicit, Phase.generate),  # an example takes seconds: shrinking would take minutes
@@ -150,7 +150,7 @@ def example_settings(examples: int) -> settings:
     )
 
 
-@example_settings(examples=6)
+@example_settings(examples=3)
 @given(arrival=arrivals())
 def test_duckdb_equals_the_reference_after_every_batch(lake: Settings, arrival: Arrival) -> None:
     check(lake, DuckDBEngine(lake), arrival)
@@ -163,7 +163,7 @@ def spark(platform: Settings) -> Iterator[AggregationEngine]:
     session.stop()
 
 
-@example_settings(examples=2)
+@example_settings(examples=1)
 @given(arrival=arrivals())
 def test_spark_equals_the_reference_after_every_batch(
     platform: Settings, spark: AggregationEngine, arrival: Arrival

@@ -185,6 +185,7 @@ def test_hours_of_spot_trades_are_compacted_like_those_of_futures(home: Settings
     assert rows(home, SPOT_ROWS) == before
 
 
+@pytest.mark.nightly
 def test_maintenance_during_the_stream_and_kills_loses_and_duplicates_no_row(
     home: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

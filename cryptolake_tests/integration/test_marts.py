@@ -281,6 +281,7 @@ def test_dbt_tests_pass_and_name_wrong_rows(settings: Settings, instance: dg.Dag
         assert f"FAIL 1 {name}" in tested.stdout, tested.stdout
 
 
+@pytest.mark.nightly
 def test_mart_that_gained_its_exchange_later_is_merged_by_its_key(settings: Settings) -> None:
     """As after the migration of an earlier release, whose marts had no such column: it is the last one."""
     day, mart = datetime(2025, 7, 6, tzinfo=UTC), "ohlcv_5m"

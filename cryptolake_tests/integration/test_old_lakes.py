@@ -146,6 +146,7 @@ def killed_bootstrap(moment: str) -> int:
     return subprocess.run([sys.executable, "-c", KILLED_BOOTSTRAP, moment], check=False, timeout=120).returncode
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("old_lake", ["usdm"], indirect=True)
 def test_migration_killed_at_any_commit_resumes(old_lake: tuple[Settings, dict[str, Any]]) -> None:
     settings, recorded = old_lake

@@ -201,6 +201,7 @@ def count(settings: Settings, sql: str) -> int:
     return int(row["n"])
 
 
+@pytest.mark.nightly
 def test_home_killed_while_it_moves_has_every_record_exactly_once(old_home: Settings) -> None:
     recorded = json.loads((OLD_LAKES / "spot-2026-11.json").read_text())
     bronze = files(old_home, FUTURES.trades)

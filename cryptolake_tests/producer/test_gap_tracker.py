@@ -657,6 +657,18 @@ def test_rejected_trade_opens_a_gap_before_the_next_trade() -> None:
     assert found.ids_missing == 3, "an implausible id opens no gap"
 
 
+def test_rejected_trade_that_is_fetched_before_the_next_trade_is_not_missing_again() -> None:
+    found = fed([1])
+    for trade_id in (2, 4):
+        found.reject("BTCUSDT", trade_id, REASON, was_fetched=False)
+        found.fill("BTCUSDT", trade_id, trade_id)
+    fed([5], found)
+    assert opened(found) == [(3, 3, 1)]
+    found.fill("BTCUSDT", 3, 3)
+    assert not found.missing()
+    assert found.last("BTCUSDT") == LastTrade(5, 5)
+
+
 def test_trades_rejected_before_the_first_accepted_one_are_gaps_at_its_time() -> None:
     found = tracker()
     found.reject("BTCUSDT", 2, REASON, was_fetched=False)

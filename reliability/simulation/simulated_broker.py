@@ -52,6 +52,11 @@ class SimulatedBroker:
         self.slow_until = 0.0
         self.lose_acks = self.unknown_offsets = self.break_sessions = 0
 
+    def check_reachable(self) -> None:
+        """Raise `BrokerError` while the broker is away."""
+        if self.is_away:
+            raise BrokerError("kafka: no broker can be reached")
+
     def end_offsets(self, topic: str) -> dict[int, int]:
         return {number: len(records) for number, records in enumerate(self.topics[topic])}
 
@@ -98,7 +103,7 @@ class SimulatedPublisher:
 
     async def start(self, listener: DeliveryListener) -> None:
         await asyncio.sleep(self._broker.latency_s)
-        self._check_reachable()
+        self._broker.check_reachable()
         self._listener = listener
         self._start_offsets = {topic: self._broker.end_offsets(topic) for topic in self._trade_topics}
 
@@ -165,12 +170,8 @@ class SimulatedPublisher:
 
     async def restart(self) -> None:
         await asyncio.sleep(self._broker.latency_s)
-        self._check_reachable()
+        self._broker.check_reachable()
         self.lose_connection(BrokerError("kafka: the session was restarted"))
 
     async def stop(self) -> None:
         self.is_dead = True
-
-    def _check_reachable(self) -> None:
-        if self._broker.is_away:
-            raise BrokerError("kafka: no broker can be reached")

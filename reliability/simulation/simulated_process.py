@@ -144,6 +144,7 @@ class SimulatedResumePoints(StoredResumePoints):
 
     async def _records(self, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
         await asyncio.sleep(self._broker.latency_s)
+        self._broker.check_reachable()
         topic = self._broker.topics[self._settings.topic_trades]
         return [
             PeekedRecord(partition, offset, 0, message.key, message.value, tuple(message.headers or ()))
