@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.kafka.topics import broker_request, open_consumer, partitions_of
-from cryptolake_assets.lake.contained_offsets import contained_offsets
+from cryptolake_assets.lake.contained_offsets import OffsetsByHour, contained_offsets
 from cryptolake_assets.live.bronze_minutes import latest_trade_us, minutes_lacking, trades_of
 from cryptolake_assets.live.settlement import Settled
 from cryptolake_assets.live.tail import MAX_MINUTES, Tail
@@ -166,9 +166,14 @@ class KafkaFollower:
                 for key in keys:
                     tail.load(key, found.get(key, ()))
             offsets = contained_offsets(self._tables()[1])
-            if settled := list(tail.evict(lambda hour_us, offsets=offsets: offsets.get(moment_of(hour_us), {}))):
+            if settled := list(tail.evict(_of_hours(offsets))):
                 self._on_settled(settled)
             await asyncio.sleep(UPKEEP_S)
+
+
+def _of_hours(offsets: OffsetsByHour) -> Callable[[int], Mapping[int, int]]:
+    """Return the offsets by an hour's open time in µs since 1970, UTC."""
+    return lambda hour_us: offsets.get(moment_of(hour_us), {})
 
 
 def _error_of(state: Any) -> BaseException | None:
