@@ -41,7 +41,7 @@ def ohlcv(symbol: str, timeframe: str = "1m", *, frame: str = "pandas", **option
     `timeframe` is `1m`, `5m`, `15m`, `1h`, `4h` or `1d`. `frame` is `pandas`, `polars` (if installed) or `arrow`;
     prices and volumes are decimals in all of them. Options: `exchange`, `start`, `end`, `as_of` (snapshot id or time),
     `state` (such as `final`: only bars that are proven complete), `url` (the API's), `key`, `timeout_s`. The range may
-    have any length; it is fetched in pages if it is too large for one response. Raises `ApiError` with the API's reason.
+    have any length; it is fetched in pages if it is too large for one response. Raises `ApiError` with its reason.
 
     `exchange` is `binance_futures`, `binance_futures_coin` or `binance_spot`. Without it, the bars are of the API's
     default market if that has the symbol, otherwise of another one that has it; their column `exchange` tells which.
