@@ -204,7 +204,7 @@ class Reader:
 
     def _fresh(self, request: PageRequest, state: PinnedTable, exchange: str | None) -> Sequence[Mapping[str, Any]]:
         """Return the bars that the table lacks yet, with their states; none of an earlier state or on later pages."""
-        if request.tail is None or exchange is None:
+        if request.tail is None or exchange is None or request.tail.versions[exchange] is None:
             return ()
         bars, length = request.tail.bars_of(exchange), LENGTHS[request.envelope["timeframe"]]
         if length == MINUTE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from cryptolake_assets.live.minute import MINUTE_US
 from cryptolake_assets.live.tail import KEPT_US, Tail
@@ -11,8 +11,8 @@ from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.windows import epoch_us
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.quality.trade_rules import judge_of
-from cryptolake_tests.live.test_minute import START
 
+START = datetime(2024, 12, 24, 10, tzinfo=UTC)
 BTC, ETH = ("binance_futures", "BTCUSDT"), ("binance_futures", "ETHUSDT")
 CONTEXT = RuleContext(("binance_futures",), (BTC, ETH), START - timedelta(days=1), START + timedelta(days=1))
 START_US = epoch_us(START)
