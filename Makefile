@@ -221,8 +221,8 @@ cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Install the tools of the cluster
 test-cluster: cluster-tools ## Run the main job on a cluster of native processes: Spark, S3, REST catalog, PostgreSQL
 	@CRYPTOLAKE_VERSITYGW=$(CURDIR)/$(CLUSTER_TOOLS)/versitygw $(BIN)/pytest -m cluster
 
-test-docs: $(DEV_READY) ## Run the documents' code blocks on the running platform, after `make demo`; FAST=1 without dbt and maintenance
-	@$(BIN)/pytest -m documents cryptolake_tests/documents --durations=10 $(if $(FAST),-k "not marts and not maintenance")
+test-docs: $(DEV_READY) ## Run the documents' code blocks on the running platform, after `make demo`; FAST=1 without those that wait for Dagster runs
+	@$(BIN)/pytest -m documents cryptolake_tests/documents --durations=10 $(if $(FAST),-k "not marts and not maintenance and not batch-sources and not operations")
 
 fuzz: $(DEV_READY) ## Send 10,000 generated requests to the API and validate the responses against its OpenAPI document
 	@CRYPTOLAKE_FUZZ_CASES=10000 $(BIN)/pytest cryptolake_tests/api/test_fuzz.py
