@@ -105,9 +105,9 @@ def written(tmp_path: Path) -> str:
         "| expiry | 3 |",
         "| of these complete | 38 |",
         "| broken promises | 1 (at `abc1234`) |",
-        "| kill | kafka | 2 | 1 to 30 | 2 | 9.0 | 21.0 |",
-        "| kill | producer | 1 | 1 | **0** |  |  |",
-        "| kill | api | 1 | 1 | 1 |  |  |",
+        "| kill | kafka | 2 | 1 to 30 | 2 | 9.0 | 21.0 |  |",
+        "| kill | producer | 1 | 1 | **0** |  |  |  |",
+        "| kill | api | 1 | 1 | 1 |  |  |  |",
         ">kill kafka</text>",
     ],
 )
