@@ -87,7 +87,7 @@ def written(tmp_path: Path) -> str:
         fault("kafka", 9.0),
         fault("kafka", 21.0, lasted_s=30.0),
         fault("producer", None),
-        fault("api", 99.0, load=8.1),
+        fault("api", 99.0, load=12.1),
     ):
         append(one, tmp_path)
     copy = shutil.copy(page.PAGE, tmp_path / "page.md")
@@ -105,9 +105,9 @@ def written(tmp_path: Path) -> str:
         "| expiry | 3 |",
         "| of these complete | 38 |",
         "| broken promises | 1 (at `abc1234`) |",
-        "| kill | kafka | 2 | 1 to 30 | 2 | 9.0 | 21.0 |",
-        "| kill | producer | 1 | 1 | **0** |  |  |",
-        "| kill | api | 1 | 1 | 1 |  |  |",
+        "| kill | kafka | 2 | 1 to 30 | 2 | 9.0 | 21.0 |  |",
+        "| kill | producer | 1 | 1 | **0** |  |  |  |",
+        "| kill | api | 1 | 1 | 1 |  |  |  |",
         ">kill kafka</text>",
     ],
 )
