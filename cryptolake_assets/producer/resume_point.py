@@ -17,6 +17,7 @@ from cryptolake_assets.lake.coverage import read_coverage
 from cryptolake_assets.lake.newest_trades import newest_trades
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.producer.gap_tracker import KnownTrade, LastTrade
+from cryptolake_assets.producer.machine import loop_time
 from cryptolake_assets.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -89,12 +90,11 @@ class StoredResumePoints:
 
     def _attempts(self) -> AsyncRetrying:
         """Return the attempts to read the topic, until the brokers respond."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + BROKER_WAIT_S
+        deadline = loop_time() + BROKER_WAIT_S
         return AsyncRetrying(
             retry=retry_if_exception(_is_transient),
             wait=wait_fixed(RETRY_S),
-            stop=lambda _: loop.time() > deadline,
+            stop=lambda _: loop_time() > deadline,
             before_sleep=_log_retry,
             reraise=True,
         )

@@ -38,7 +38,7 @@ class Burst:
 
 @dataclass(frozen=True)
 class Feed:
-    """What a drill's exchange sends: `per_s` bounds the frames of a second, drawn for each second."""
+    """The frames of a drill's exchange: `per_s` bounds their number, which is drawn for each second."""
 
     seed: int
     seconds: int

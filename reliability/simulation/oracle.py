@@ -170,7 +170,7 @@ class Oracle:
                 )
 
     def check_gap(self, gap: TradeGap) -> None:
-        """Check a gap at its write: the topic has the trades of a closed one, or another gap names them."""
+        """Check a gap at its write: the topic has the trades of a closed one, or an open gap names them."""
         known = self.emitted_by.get((gap.exchange, gap.symbol))
         if known is None:
             return
@@ -193,7 +193,7 @@ class Oracle:
                 break
             # A merged gap spans ids of other gaps, which stay open.
             is_on_topic = trade.offset is not None and trade.offset < (gap.kafka_offset or 0)
-            if not is_on_topic and not known.is_in_ledger(trade):
+            if not is_on_topic and all(other.closed_at for other in known.gaps_with(trade.trade_id)):
                 self.violations.append(
                     f"gap ledger: {gap.symbol} closed [{gap.first_missing_id}, {gap.last_missing_id}] below offset "
                     f"{gap.kafka_offset}, and the topic lacks {trade} there"
