@@ -61,7 +61,7 @@ def events(
         if context.has_partition_key:
             yield from _single_partition(audited_table, audited)
         else:
-            yield from _partition_of_range(audited_table, audited)
+            yield from unplanned(audited_table, audited)
         if audited.version is None:
             rejected.append(audited)
     if rejected or not context.has_partition_key:
@@ -92,7 +92,10 @@ def _single_partition(audited_table: AuditedTable, audited: Audited) -> Iterator
         yield dg.MaterializeResult(metadata=audited.metadata, data_version=version, check_results=results)
 
 
-def _partition_of_range(audited_table: AuditedTable, audited: Audited) -> Iterator[Event]:
+def unplanned(
+    audited_table: AuditedTable, audited: Audited
+) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Yield the events of a partition that name it: for a run of a range, and for a publication outside runs."""
     yield from checks.evaluations(audited_table.key, audited_table.blocking, audited.outcomes, audited.partition)
     yield from checks.evaluations(
         audited_table.key, audited_table.warning, audited.observations, audited.partition, dg.AssetCheckSeverity.WARN

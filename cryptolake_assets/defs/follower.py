@@ -1,8 +1,10 @@
-"""The sensor of a Silver table that follows a stream's Bronze table: it reports added rows and requests runs of
-exactly the touched hours.
+"""The sensor of a Silver table that follows a stream's Bronze table: it reports added rows, and refreshes exactly the
+touched hours, itself or by runs.
 
 `transform.follow_bronze` finds the touched hours, `lake.bronze_follower` keeps the state; this module connects them to
-Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The cursor is
+Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The newest trades
+of Silver are refreshed in the tick, because a run takes seconds to start; backlogs, full hours and hours whose last
+refresh failed are refreshed by runs. Both publish and report alike (docs/decisions/0049). The cursor is
 Dagster's; a copy next to the tables replaces it if it is lost. A tick without new data opens neither resources
 nor Dagster's instance.
 
@@ -10,18 +12,21 @@ The partitions of a replay end with its capture, and the definitions are loaded 
 partitions stays pending until they include it.
 """
 
+import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import dagster as dg
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import TRADES
-from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs import asset_keys, audited
+from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import (
     PARTITION_TAG,
@@ -32,7 +37,7 @@ from cryptolake_assets.defs.partitions import (
     hour_of,
 )
 from cryptolake_assets.defs.resources import StreamResource
-from cryptolake_assets.lake.bronze_follower import FollowerState, RunState, SilverRequest
+from cryptolake_assets.lake.bronze_follower import FULL_HOUR, FollowerState, RunState, SilverRequest
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -50,8 +55,23 @@ IN_FLIGHT = [
 ]
 
 
+# Trades that a tick refreshes itself: a few seconds of work, far below the time after which Dagster gives up a tick.
+MAX_ROWS_IN_A_TICK: Final = 2_000_000
+
+# One refresh of a table at a time: Dagster may have given up a tick whose refresh still runs in this process.
+_REFRESHING: defaultdict[dg.AssetKey, threading.Lock] = defaultdict(threading.Lock)
+
+
 def _no_config(_request: SilverRequest) -> dict[str, Any]:
     return {}
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """How a tick refreshes the hours of a request itself, and the table that it reports."""
+
+    audited_table: AuditedTable
+    hours: Callable[[Settings, SilverRequest], Iterable[Audited]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +88,7 @@ class Followed:
     hours_a_run: int
     config: Callable[[SilverRequest], dict[str, Any]] = _no_config  # run config of the table's op for a request
     has_priority: bool = False
+    refresh: Refresh | None = None  # None: by runs alone
 
 
 def tick(
@@ -76,13 +97,14 @@ def tick(
     """Return the runs to request and the events to report; `now` (epoch seconds) defaults to the clock's time."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import read_text, write_text
-    from cryptolake_assets.transform.follow_bronze import StoredLake, mark_touched_hours
+    from cryptolake_assets.transform.follow_bronze import StoredLake, mark_touched_hours, proven_until_ms
 
     settings, is_loaded = graph.settings.of_family(followed.stream.family), graph.partitions.is_loaded
     table = load_table(settings, followed.stream.bronze)
     copy = followed.stream.follower_location(settings)
     state = FollowerState.restored(context.cursor, lambda: read_text(settings, copy), str(table.metadata.table_uuid))
-    outside = mark_touched_hours(StoredLake(settings, table), state, followed.stream.capabilities)
+    lake = StoredLake(settings, table)
+    outside = mark_touched_hours(lake, state, followed.stream.capabilities)
 
     now = time.time() if now is None else now
     runs = FollowedRuns(context, followed.silver)
@@ -94,9 +116,11 @@ def tick(
         followed.max_runs_in_flight,
         interval_s,
         followed.hours_a_run,
+        proven_until_ms(lake),
     )
+    requests, events = _refreshed_here(context, followed, settings, state, requests, now)
     rows = state.reports(now, followed.max_events_a_tick, interval_s)
-    events = _reports(followed, rows, state.sequence, table, StreamResource(settings=settings))
+    events = [*_reports(followed, rows, state.sequence, table, StreamResource(settings=settings)), *events]
     if outside:
         context.log.warning(
             f"{followed.stream.name}: {sum(outside.values())} events have an event time outside the partitions: "
@@ -111,6 +135,46 @@ def tick(
     return dg.SensorResult(
         run_requests=[_run_request(followed, request) for request in requests], asset_events=events, cursor=cursor
     )
+
+
+def _refreshed_here(
+    context: dg.SensorEvaluationContext,
+    followed: Followed,
+    settings: Settings,
+    state: FollowerState,
+    requests: Sequence[SilverRequest],
+    now: float,
+) -> tuple[list[SilverRequest], list[dg.AssetMaterialization | dg.AssetCheckEvaluation]]:
+    """Refresh the small requests; return the other requests, and the events to report.
+
+    A refresh that fails is repeated by a run, whose error Dagster shows.
+    """
+    refresh, events, outcomes, others = followed.refresh, [], {}, []
+    for request in requests:
+        if (
+            refresh is None
+            or request.from_sequence == FULL_HOUR
+            or request.attempts
+            or request.rows > MAX_ROWS_IN_A_TICK
+        ):
+            others.append(request)
+            continue
+        outcomes[request.request] = RunState.FAILED
+        lock = _REFRESHING[followed.silver]
+        if not lock.acquire(blocking=False):
+            context.log.warning(f"{followed.silver.to_user_string()}: the refresh of an earlier tick still runs")
+            continue
+        try:
+            hours = list(refresh.hours(settings, request))
+            events += [event for hour in hours for event in audited.unplanned(refresh.audited_table, hour)]
+            if all(hour.version is not None for hour in hours):
+                outcomes[request.request] = RunState.SUCCEEDED
+        except Exception as error:
+            context.log.warning(f"{followed.silver.to_user_string()}: the refresh failed: {error!r}; a run repeats it")
+        finally:
+            lock.release()
+    state.settle(lambda name: outcomes.get(name, RunState.IN_FLIGHT), now)
+    return others, events
 
 
 def _reports(

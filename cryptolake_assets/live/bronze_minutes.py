@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 from cryptolake_assets.lake.bronze_files import BronzeFile, files_between, newest_hour, scan_trades
-from cryptolake_assets.lake.contained_offsets import OffsetsByHour
 from cryptolake_assets.lake.duck import open_duckdb
-from cryptolake_assets.live.minute import MINUTE_US, MinuteKey
+from cryptolake_assets.lake.published_hours import OffsetsByHour
+from cryptolake_assets.live.minute import MinuteKey
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.measures import DUCKDB
-from cryptolake_assets.model.windows import HOUR, MINUTE, epoch_us, hour_of, moment_of
+from cryptolake_assets.model.windows import HOUR, MINUTE, MINUTE_US, epoch_us, hour_of, moment_of
 from cryptolake_assets.quality.rules import sql_time
 
 if TYPE_CHECKING:

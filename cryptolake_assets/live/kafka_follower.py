@@ -17,7 +17,7 @@ from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.kafka.topics import broker_request, open_consumer, partitions_of
-from cryptolake_assets.lake.contained_offsets import OffsetsByHour, contained_offsets
+from cryptolake_assets.lake.published_hours import OffsetsByHour, contained_offsets
 from cryptolake_assets.live.bronze_minutes import latest_trade_us, minutes_lacking, trades_of
 from cryptolake_assets.live.settlement import Settled
 from cryptolake_assets.live.tail import MAX_MINUTES, Tail

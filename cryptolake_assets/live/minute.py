@@ -20,8 +20,6 @@ from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.quality.rules import MISSING_TRADE_RULES
 from cryptolake_assets.quality.trade_rules import OUT_OF_RANGE, Judge
 
-MINUTE_US: Final = 60_000_000
-
 Topic = tuple[str, str]  # exchange and symbol
 MinuteKey = tuple[int, Topic]  # open time (µs since 1970, UTC)
 

@@ -13,9 +13,10 @@ from typing import Any, Final
 
 import structlog
 
-from cryptolake_assets.live.minute import MINUTE_US, MinuteKey, StreamMinute, Topic
+from cryptolake_assets.live.minute import MinuteKey, StreamMinute, Topic
 from cryptolake_assets.live.settlement import Settled
 from cryptolake_assets.model.events import TradeEvent
+from cryptolake_assets.model.windows import MINUTE_US
 from cryptolake_assets.quality.minute_bars import bar_rows
 from cryptolake_assets.quality.trade_rules import Judge
 

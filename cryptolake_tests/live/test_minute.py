@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cryptolake_assets.lake.bronze_files import BronzeFile
-from cryptolake_assets.live.minute import MINUTE_US, IdSet, StreamMinute, units_of
+from cryptolake_assets.live.minute import IdSet, StreamMinute, units_of
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.family_tables import FUTURES
-from cryptolake_assets.model.windows import epoch_us, moment_of
+from cryptolake_assets.model.windows import MINUTE_US, epoch_us, moment_of
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.quality.trade_rules import judge_of
 from cryptolake_assets.transform.engines import duckdb_engine

@@ -35,7 +35,7 @@ def test_equal_values_are_equal_whatever_may_explain_a_difference() -> None:
     ],
 )
 def test_difference_has_the_strongest_cause(
-    published: dict[str, Any] | None, facts: dict[str, bool], expected: Outcome
+    published: dict[str, Any] | None, facts: dict[str, Any], expected: Outcome
 ) -> None:
     assert outcome(settled(**facts), published) is expected
 

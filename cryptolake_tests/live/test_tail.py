@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 
-from cryptolake_assets.live.minute import MINUTE_US
 from cryptolake_assets.live.tail import KEPT_US, Tail
 from cryptolake_assets.model.events import TradeEvent
-from cryptolake_assets.model.windows import epoch_us
+from cryptolake_assets.model.windows import MINUTE_US, epoch_us
 from cryptolake_assets.quality.rules import RuleContext
 from cryptolake_assets.quality.trade_rules import judge_of
 
