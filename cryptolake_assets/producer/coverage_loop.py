@@ -150,12 +150,11 @@ class CoverageLoop:
             await cancel_and_wait(list(self._barriers.values()))
 
     def _wait_s(self) -> float:
-        """Return the time until the next round. Once a minute, a round waits for its end, also if the exchange pauses."""
-        newest_ms = max(
-            (found for market in self._markets() if (found := market.newest_ms()) is not None), default=None
-        )
-        if newest_ms is None:
+        """Return the time until the next round; each end of a minute is waited for once."""
+        newest = [newest_ms for market in self._markets() if (newest_ms := market.newest_ms()) is not None]
+        if not newest:
             return self._interval_s
+        newest_ms = max(newest)
         end_ms = (newest_ms - self._grace_ms) // MINUTE_MS * MINUTE_MS + MINUTE_MS
         wait_s = (end_ms + self._grace_ms + LATE_MS - newest_ms) / 1000
         if end_ms <= self._aimed_ms or wait_s > self._interval_s:
