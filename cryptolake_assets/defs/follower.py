@@ -150,13 +150,9 @@ def _refreshed_here(
     A refresh that fails is repeated by a run, whose error Dagster shows.
     """
     refresh, events, outcomes, others = followed.refresh, [], {}, []
+    newest = max(state.pending, default="")
     for request in requests:
-        if (
-            refresh is None
-            or request.from_sequence == FULL_HOUR
-            or request.attempts
-            or request.rows > MAX_ROWS_IN_A_TICK
-        ):
+        if refresh is None or not _is_small(request, newest):
             others.append(request)
             continue
         outcomes[request.request] = RunState.FAILED
@@ -175,6 +171,16 @@ def _refreshed_here(
             lock.release()
     state.settle(lambda name: outcomes.get(name, RunState.IN_FLIGHT), now)
     return others, events
+
+
+def _is_small(request: SilverRequest, newest: str) -> bool:
+    """Return whether a tick refreshes the request itself: the newest pending hour, or the one before."""
+    return (
+        request.from_sequence != FULL_HOUR
+        and request.attempts == 0
+        and request.rows <= MAX_ROWS_IN_A_TICK
+        and request.hours[0] >= datetime.fromisoformat(newest) - HOUR
+    )
 
 
 def _reports(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,13 +14,14 @@ import pytest
 from cryptolake_assets.bronze.offsets import committed_offsets, lag
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys, silver
+from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.bronze_files import current_sequence
-from cryptolake_assets.lake.bronze_follower import FollowerState
+from cryptolake_assets.lake.bronze_follower import RETRY_FIRST_S, FollowerState
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.family_tables import FUTURES
@@ -27,7 +29,7 @@ from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
-from cryptolake_tests.support.run_requests import run_silver_request
+from cryptolake_tests.support.run_requests import followed_by_runs, run_silver_request
 
 HOUR = datetime(2024, 10, 5, 10, tzinfo=UTC)
 
@@ -51,9 +53,19 @@ def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Exec
     return run_silver_request(job, instance, request, raise_on_error=False)
 
 
-def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor)
-    return tick(context, Graph.of(settings), silver.followed(Family.FUTURES))
+def evaluate(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    cursor: str | None,
+    *,
+    in_tick: bool = False,
+) -> dg.SensorResult | dg.SkipReason:
+    """Run a tick and report its events, as the daemon does; `in_tick`: small refreshes need no run."""
+    followed = silver.followed(Family.FUTURES) if in_tick else followed_by_runs(Family.FUTURES)
+    result = tick(dg.build_sensor_context(instance=instance, cursor=cursor), Graph.of(settings), followed)
+    for event in result.asset_events if isinstance(result, dg.SensorResult) else ():
+        instance.report_runless_asset_event(event)
+    return result
 
 
 def cursor_at_head(settings: Settings) -> str:
@@ -136,6 +148,66 @@ def test_hour_that_fails_its_gate_stays_pending_until_it_passes(
     assert {key: got[key]["trades"] for key in got} == {key: bar["trades"] for key, bar in expected.items()}
 
 
+def test_tick_refreshes_the_newest_hours_itself(settings: Settings, instance: dg.DagsterInstance) -> None:
+    hour = HOUR + timedelta(days=20)
+    trades = [trade(hour + timedelta(minutes=59), 1), trade(hour + timedelta(minutes=60), 2)]
+    before = {run.run_id for run in instance.get_runs()}
+    cursor = cursor_at_head(settings)
+    append(settings, [*trades, trade(hour - timedelta(hours=5), 3)])
+    result = evaluate(instance, settings, cursor, in_tick=True)
+    assert isinstance(result, dg.SensorResult)
+    (older,) = result.run_requests or []
+    assert older.partition_key == hour_key(hour - timedelta(hours=5)), "an older hour gets a run"
+    assert bars(settings, hour, hours=2).keys() == reference_bars(trades).keys()
+    by_run = run_asset(instance, asset_keys.FUTURES.bars, hour_key(hour))
+    assert {run.run_id for run in instance.get_runs()} - before == {by_run.run_id}
+    checks = {
+        (event.check_name, event.passed, event.blocking)
+        for event in result.asset_events
+        if isinstance(event, dg.AssetCheckEvaluation) and event.partition == hour_key(hour)
+    }
+    assert checks == {
+        (event.check_name, event.passed, event.blocking)
+        for event in by_run.get_asset_check_evaluations()
+        if event.check_name in {key.name for key in silver.check_keys(Family.FUTURES)}
+    }
+    (published,) = (
+        event
+        for event in result.asset_events
+        if isinstance(event, dg.AssetMaterialization)
+        and event.asset_key == asset_keys.FUTURES.bars
+        and event.partition == hour_key(hour)
+    )
+    (repeated,) = by_run.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier())
+    assert published.tags == {VERSION_TAG: (repeated.tags or {})[VERSION_TAG]}, "the run changes nothing"
+    assert published.metadata.keys() == repeated.metadata.keys()
+
+
+def test_candidate_rejected_in_a_tick_keeps_the_bars_and_gets_a_run(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    hour = HOUR + timedelta(days=22)
+    cursor = cursor_at_head(settings)
+    append(settings, [trade(hour + timedelta(seconds=number), number, price="-1") for number in range(15)])
+    first = evaluate(instance, settings, cursor, in_tick=True)
+    assert isinstance(first, dg.SensorResult)
+    assert not first.run_requests
+    failed = {
+        event.check_name
+        for event in first.asset_events
+        if isinstance(event, dg.AssetCheckEvaluation) and event.blocking and not event.passed
+    }
+    assert "drop_ratio" in failed
+    assert bars(settings, hour) == {}
+    now = time.time() + RETRY_FIRST_S + 1
+    context = dg.build_sensor_context(instance=instance, cursor=first.cursor)
+    second = tick(context, Graph.of(settings), silver.followed(Family.FUTURES), now)
+    assert isinstance(second, dg.SensorResult)
+    (request,) = second.run_requests or []
+    assert request.partition_key == hour_key(hour)
+    assert not run_request(instance, request).success
+
+
 def test_late_trade_updates_its_minute_and_its_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=10)
     two_days_later = hour + timedelta(days=2)
@@ -171,7 +243,7 @@ def follow(
     definitions = build_definitions()
     if automation is None:
         automation = dg.evaluate_automation_conditions(definitions, instance).cursor
-    ticked = evaluate(instance, settings, cursor)
+    ticked = evaluate(instance, settings, cursor, in_tick=True)
     assert isinstance(ticked, dg.SensorResult)
     for request in ticked.run_requests or []:
         assert run_request(instance, request).success
