@@ -1,4 +1,4 @@
-"""Publish recomputed rows: one atomic commit that replaces exactly these rows, or none if nothing differs.
+"""Publish recomputed rows: one atomic commit that replaces exactly these rows, without a snapshot if nothing differs.
 
 A window's files (a day of Silver, a month of Gold) are rewritten as one file in one `overwrite` snapshot. PyIceberg's
 own `Table.overwrite` would commit a delete snapshot and an append snapshot; time travel could then read the table
@@ -97,7 +97,7 @@ def publish(
 
     The snapshot gets `properties`; the table gets `table_properties` of its state before, in the same commit.
     `candidate` has all columns; `updated_at` is set here. `window` is the partition-aligned filter whose files are
-    rewritten. A row equal to the current one keeps its `updated_at`; without any difference nothing is committed. After
+    rewritten. A row equal to the current one keeps its `updated_at`; without any difference there is no snapshot. After
     a concurrent commit the rows are merged into the new table. Raises PyIceberg's `CommitFailedException` or
     `ValidationException` after the last attempt.
     """
@@ -111,6 +111,8 @@ def publish(
             rows, changed, removed = _merge(spec, current, candidate, replaced_keys, datetime.now(UTC))
             if changed.num_rows + removed > 0:
                 replace_files(table, window, rows, properties, table_properties(table) if table_properties else None)
+            elif table_properties is not None:
+                set_properties(table, table_properties(table))
     if changed.num_rows + removed > 0:
         expire_snapshots(table)
     snapshot = table.current_snapshot()

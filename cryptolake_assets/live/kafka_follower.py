@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 POLL_MS: Final = 50
 MAX_RECORDS: Final = 2_000  # per poll: about 20 ms of work
 CHECK_S: Final = 5.0  # between two questions to the brokers whether they still respond
-UPKEEP_S: Final = 0.5  # between two evictions
+UPKEEP_S: Final = 0.5  # between two looks for minutes to settle
 RULES_S: Final = 30.0  # between two reads of the rules' inputs
 LOADED_MINUTES: Final = 2_000  # maximum per read of Bronze
 MAX_BACKOFF_S: Final = 15.0
@@ -154,7 +154,7 @@ class KafkaFollower:
             await asyncio.sleep(CHECK_S if self._caught_up else UPKEEP_S)
 
     async def _keep_up(self, tail: Tail) -> None:
-        """Evict what Silver contains, read what Bronze has of waiting minutes, renew the rules."""
+        """Settle what Silver contains, read what Bronze has of waiting minutes, renew the rules."""
         judged_at = monotonic()
         while True:
             if monotonic() - judged_at > RULES_S:
@@ -166,7 +166,7 @@ class KafkaFollower:
                 for key in keys:
                     tail.load(key, found.get(key, ()))
             offsets = contained_offsets(self._tables()[1])
-            if settled := list(tail.evict(_of_hours(offsets))):
+            if settled := list(tail.settle(_of_hours(offsets))):
                 self._on_settled(settled)
             await asyncio.sleep(UPKEEP_S)
 

@@ -1,7 +1,8 @@
 """The tail of one family's trades: every minute with a trade that Silver does not contain yet, whole. Pure.
 
 A minute is whole if all of its trades of Bronze and Kafka are in it. The tail begins at the offsets that Bronze has
-reached. A minute that may have trades below them, or that was evicted, is read from Bronze first.
+reached. A minute that may have trades below them, or that was evicted, is read from Bronze first. Once Silver contains
+a closed minute, it is settled: Silver answers for it until another trade changes it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 
 Offsets = Mapping[int, int]  # next offset by partition
 
-KEPT_US: Final = 60_000_000  # a minute stays at least until a trade is this much newer than its end
+KEPT_US: Final = 60_000_000  # a settled minute stays until a trade is this much newer than its end
 MAX_MINUTES: Final = 50_000  # of all symbols, about 2 kB each; the oldest are evicted first
 MAX_WAITING: Final = 200_000  # trades of minutes that Bronze was not read for yet
 
@@ -34,16 +35,22 @@ class TailMinute:
     """A minute of a symbol, by stream; while it is not whole, its trades wait."""
 
     is_whole: bool
+    is_settled: bool = False
     streams: dict[str, StreamMinute] = field(default_factory=dict)
     waiting: list[TradeEvent] = field(default_factory=list)
-    next_offsets: dict[int, int] = field(default_factory=dict)  # after its last record, by partition
+    next_offsets: dict[int, int] = field(default_factory=dict)  # after the last record that matters, by partition
 
     def is_contained(self, offsets: Offsets) -> bool:
         return all(offsets.get(partition, 0) >= following for partition, following in self.next_offsets.items())
 
+    @property
+    def is_of_tail(self) -> bool:
+        """Whether the tail answers for it, not Silver."""
+        return self.is_whole and not self.is_settled
+
     def bar(self, start_us: int, topic: Topic) -> dict[str, Any] | None:
-        """Return the bar as Silver's row, never complete; None without a valid trade, or while it is not whole."""
-        if not self.is_whole:
+        """Return the bar as Silver's row, never complete; None without a valid trade, or if Silver answers for it."""
+        if not self.is_of_tail:
             return None
         rows = [
             minute.aggregates(*topic, stream, start_us)
@@ -86,23 +93,29 @@ class Tail:
             known_until_us = max(self._bronze_until_us, self._evicted_until_us.get(topic, 0))
             minute = minutes[topic] = TailMinute(is_whole=start_us > known_until_us)
             self._bound()
-        minute.next_offsets[partition] = offset + 1
         if minute.is_whole:
-            self._count(minute, start_us, topic, trade)
+            if self._count(minute, start_us, topic, trade):
+                minute.next_offsets[partition] = offset + 1
         else:
+            minute.next_offsets[partition] = offset + 1
+            minute.is_settled = False
             minute.waiting.append(trade)
             self._waiting += 1
             if self._waiting > MAX_WAITING:
                 self._evict_early(lambda one: not one.is_whole)
 
-    def _count(self, minute: TailMinute, start_us: int, topic: Topic, trade: TradeEvent) -> None:
+    def _count(self, minute: TailMinute, start_us: int, topic: Topic, trade: TradeEvent) -> bool:
+        """Count a trade; return whether it changed the minute."""
         stream = minute.streams.get(trade.stream)
         if stream is None:
             stream = minute.streams[trade.stream] = StreamMinute()
-        if stream.add(trade, self.judge):
+        is_changed = stream.add(trade, self.judge)
+        if is_changed:
+            minute.is_settled = False
             self._changed.add((start_us, topic))
             self.versions[topic] += 1
             self.newest_us = max(self.newest_us, trade.event_time)
+        return is_changed
 
     def to_load(self) -> list[MinuteKey]:
         """Return the minutes to read from Bronze, the newest first."""
@@ -110,7 +123,7 @@ class Tail:
             (start_us, topic)
             for start_us in sorted(self._minutes, reverse=True)
             for topic, minute in self._minutes[start_us].items()
-            if not minute.is_whole
+            if not minute.is_whole and not minute.is_settled
         ]
 
     def load(self, key: MinuteKey, trades: Iterable[TradeEvent]) -> None:
@@ -125,26 +138,30 @@ class Tail:
             self._count(minute, start_us, topic, trade)
         self._bound()
 
-    def evict(self, contained: Callable[[int], Offsets]) -> Iterator[Settled]:
-        """Evict the minutes that Silver contains; yield those that were whole, with their last bar.
+    def settle(self, contained: Callable[[int], Offsets]) -> Iterator[Settled]:
+        """Settle the closed minutes that Silver contains, and evict settled ones that are old; yield the newly settled.
 
         `contained` returns the offsets that Silver contains of the hour with this open time (µs since 1970, UTC).
         """
         for start_us in sorted(self._minutes):
-            if start_us + MINUTE_US + KEPT_US > self.newest_us:
+            if start_us + MINUTE_US > self.newest_us:
                 return
+            is_old = start_us + MINUTE_US + KEPT_US <= self.newest_us
             offsets = contained(start_us // (60 * MINUTE_US) * (60 * MINUTE_US))
-            minutes = self._minutes[start_us]
-            for topic in [topic for topic, minute in minutes.items() if minute.is_contained(offsets)]:
-                minute = self._remove(start_us, topic)
-                if minute.is_whole:
-                    yield Settled(
-                        (start_us, topic),
-                        minute.bar(start_us, topic),
-                        has_copies=any(stream.copies for stream in minute.streams.values()),
-                        has_out_of_range=any(stream.out_of_range for stream in minute.streams.values()),
-                        is_behind=any(self.next_offsets.get(part, 0) < offset for part, offset in offsets.items()),
-                    )
+            for topic, minute in list(self._minutes[start_us].items()):
+                if not minute.is_settled and minute.is_contained(offsets):
+                    if minute.is_whole:
+                        yield Settled(
+                            (start_us, topic),
+                            minute.bar(start_us, topic),
+                            has_copies=any(stream.copies for stream in minute.streams.values()),
+                            has_out_of_range=any(stream.out_of_range for stream in minute.streams.values()),
+                            is_behind=any(self.next_offsets.get(part, 0) < offset for part, offset in offsets.items()),
+                        )
+                    minute.is_settled = True
+                    self.versions[topic] += 1
+                if is_old and minute.is_settled:
+                    self._remove(start_us, topic)
 
     def bars(self, topic: Topic, start_us: int = 0, end_us: int | None = None) -> list[dict[str, Any]]:
         """Return the symbol's bars that open in [start, end), in order of time."""
@@ -158,9 +175,9 @@ class Tail:
         return found
 
     def has(self, topic: Topic, start_us: int) -> bool:
-        """Return whether a minute of the symbol is in the tail, and whole."""
+        """Return whether the tail answers for a minute of the symbol."""
         minute = self._minutes.get(start_us, {}).get(topic)
-        return minute is not None and minute.is_whole
+        return minute is not None and minute.is_of_tail
 
     def offsets_of(self, topic: Topic) -> dict[int, int]:
         """Return the offset after the symbol's last record in the tail, by partition."""

@@ -37,8 +37,8 @@ def closes(tail: Tail, topic: tuple[str, str] = BTC) -> dict[int, str]:
     return {(epoch_us(bar["window_start"]) - START_US) // MINUTE_US: f"{bar['close']:f}" for bar in tail.bars(topic)}
 
 
-def evicted(tail: Tail, offsets: Mapping[int, int]) -> list[int]:
-    return [(start_us - START_US) // MINUTE_US for start_us, _ in (one.key for one in tail.evict(lambda _: offsets))]
+def settled(tail: Tail, offsets: Mapping[int, int]) -> list[int]:
+    return [(start_us - START_US) // MINUTE_US for start_us, _ in (one.key for one in tail.settle(lambda _: offsets))]
 
 
 def test_bars_grow_with_every_trade() -> None:
@@ -68,25 +68,52 @@ def test_minute_that_bronze_may_have_begun_waits_for_its_trades() -> None:
     assert not tail.to_load()
 
 
-def test_minute_is_evicted_once_silver_contains_its_last_record_and_it_is_over() -> None:
-    late = (60_000_000 + KEPT_US) / 1_000_000
-    tail = tail_of(trade(1, 0), trade(2, 59), trade(3, 61), trade(9, 0, topic=ETH))
-    assert evicted(tail, {0: 4}) == []  # it may be open
-    tail.add(0, 4, trade(4, late))
-    assert evicted(tail, {0: 1}) == []
-    assert evicted(tail, {0: 3}) == [0]
-    assert closes(tail) == {1: "2.50000000", 2: "2.50000000"}
+def test_closed_minute_is_settled_once_silver_contains_its_last_record() -> None:
+    tail = tail_of(trade(1, 0), trade(2, 59), trade(9, 0, topic=ETH))
+    assert settled(tail, {0: 3}) == [], "it is open"
+    tail.add(0, 3, trade(3, 61))
+    assert settled(tail, {0: 1}) == []
+    assert settled(tail, {0: 2}) == [0]
+    assert settled(tail, {0: 2}) == []
+    assert closes(tail) == {1: "2.50000000"}
+    assert not tail.has(BTC, START_US)
     assert len(tail.bars(ETH)) == 1
 
 
-def test_late_trade_of_an_evicted_minute_reads_the_minute_again() -> None:
-    tail = tail_of(trade(1, 0), trade(2, 200))
-    assert evicted(tail, {0: 1}) == [0]
-    tail.add(0, 2, trade(3, 1, "7"))
+def test_duplicate_leaves_a_minute_settled_and_another_trade_does_not() -> None:
+    tail = tail_of(trade(1, 0), trade(2, 61))
+    assert settled(tail, {0: 1}) == [0]
+    version = tail.versions[BTC]
+    tail.add(0, 2, trade(1, 0))
+    assert (0 in closes(tail), tail.versions[BTC]) == (False, version)
+    tail.add(0, 3, trade(3, 1, "7"))
+    assert closes(tail)[0] == "7.00000000"
+    assert settled(tail, {0: 3}) == []
+    assert settled(tail, {0: 4}) == [0]
+
+
+def test_old_settled_minute_is_evicted_and_a_late_trade_reads_it_again() -> None:
+    tail = tail_of(trade(1, 0), trade(2, 61))
+    assert settled(tail, {0: 1}) == [0]
+    assert len(tail) == 2
+    tail.add(0, 2, trade(3, (MINUTE_US + KEPT_US) / 1_000_000))
+    assert settled(tail, {0: 1}) == []
+    assert len(tail) == 2, "the old minute is gone, and a new one has come"
+    tail.add(0, 3, trade(4, 1, "7"))
     assert 0 not in closes(tail)
     assert tail.to_load() == [(START_US, BTC)]
     tail.load((START_US, BTC), [trade(1, 0)])
     assert closes(tail)[0] == "7.00000000"
+
+
+def test_minute_that_silver_contains_before_it_was_read_needs_no_read_until_another_trade() -> None:
+    tail = tail_of(trade(1, 200))
+    tail.add(0, 1, trade(2, -30))
+    assert len(tail.to_load()) == 1
+    assert settled(tail, {0: 2}) == [], "nothing was compared: it was not whole"
+    assert not tail.to_load()
+    tail.add(0, 3, trade(4, -20))
+    assert len(tail.to_load()) == 1
 
 
 def test_minutes_are_bounded_the_oldest_go_first() -> None:
