@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 import structlog
-from tenacity import AsyncRetrying, retry_if_exception_type, wait_exponential
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_exponential
 
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
@@ -42,6 +42,7 @@ UPKEEP_S: Final = 0.5  # between two looks for minutes to settle
 RULES_S: Final = 30.0  # between two reads of the rules' inputs
 LOADED_MINUTES: Final = 2_000  # maximum per read of Bronze
 MAX_BACKOFF_S: Final = 15.0
+CATCHING_UP: Final = "the API reads the newest trades from Kafka"
 
 _decode = msgspec.json.Decoder(TradeEvent).decode
 _is_price, _is_qty = (re.compile(decimal_pattern(kind)).fullmatch for kind in (PRICE, QUANTITY))
@@ -68,6 +69,7 @@ class KafkaFollower:
         self._stream = TRADES_OF_FAMILY[settings.venue.family]
         self._tail: Tail | None = None
         self._caught_up = False
+        self.problem = CATCHING_UP  # why there is no tail
         self.records_rejected = 0
 
     @property
@@ -80,13 +82,23 @@ class KafkaFollower:
         async for attempt in AsyncRetrying(
             retry=retry_if_exception_type(Exception),
             wait=wait_exponential(multiplier=0.5, max=MAX_BACKOFF_S),
-            before_sleep=lambda state: log.warning("live_follower_failed", cause=repr(_error_of(state))),
+            before_sleep=self._failed,
         ):
             with attempt:
                 try:
                     await self._follow()
                 finally:
                     self._caught_up = False
+
+    def _failed(self, state: RetryCallState) -> None:
+        """Note why there is no tail; log a cause once, not at each attempt."""
+        error = state.outcome.exception() if state.outcome is not None else None
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        problem = f"{type(error).__name__}: {error}"
+        if problem != self.problem:
+            log.warning("live_tail_lost", stream=self._stream.name, cause=problem)
+        self.problem = problem
 
     async def _follow(self) -> None:
         async with open_consumer(self._settings) as consumer:
@@ -149,7 +161,7 @@ class KafkaFollower:
                 end = await consumer.end_offsets(partitions)
             behind = sum(max(0, offset - tail.next_offsets[tp.partition]) for tp, offset in end.items())
             if not self._caught_up and behind <= MAX_RECORDS:
-                self._caught_up = True
+                self._caught_up, self.problem = True, CATCHING_UP
                 log.info("live_tail_caught_up", stream=self._stream.name, minutes=len(tail))
             await asyncio.sleep(CHECK_S if self._caught_up else UPKEEP_S)
 
@@ -174,7 +186,3 @@ class KafkaFollower:
 def _of_hours(offsets: OffsetsByHour) -> Callable[[int], Mapping[int, int]]:
     """Return the offsets by an hour's open time in µs since 1970, UTC."""
     return lambda hour_us: offsets.get(moment_of(hour_us), {})
-
-
-def _error_of(state: Any) -> BaseException | None:
-    return state.outcome.exception() if state.outcome is not None else None

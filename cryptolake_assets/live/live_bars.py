@@ -29,6 +29,10 @@ class LiveBars:
         follower = self.followers.get(EXCHANGES[exchange].family)
         return None if follower is None else follower.tail
 
+    def problems(self) -> dict[Family, str]:
+        """Return why the tail of a family does not answer, by family."""
+        return {family: follower.problem for family, follower in self.followers.items() if follower.tail is None}
+
     def offsets(self, topic: Topic) -> Mapping[int, int] | None:
         """Return the offset after the symbol's last record, by Kafka partition; None if Silver alone answers."""
         tail = self._tail(topic[0])
