@@ -106,6 +106,7 @@ class Emitted:
     directory: Path
     begins: datetime
     bars: dict[BarKey, ExactBar] = field(default_factory=dict)
+    last_of_minute: dict[BarKey, int] = field(default_factory=dict)  # id of its last frame
     order: array[int] = field(default_factory=lambda: array("H"))  # position in `feed.symbols`, by frame
 
     def last_ids(self, frames: int) -> dict[str, int]:
@@ -156,6 +157,7 @@ def _frames(emitted: Emitted, draw: random.Random) -> Iterator[tuple[int, bytes]
             bar = emitted.bars.get(key) or emitted.bars.setdefault(key, ExactBar(price, first_id))
             bar.add(price, qty, first_id, last_id, is_buy=not is_maker)
             emitted.order.append(number)
+            emitted.last_of_minute[key] = ids[number]
             yield (
                 time_us + RECEIVED_AFTER_US,
                 (
