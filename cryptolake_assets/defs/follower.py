@@ -118,9 +118,9 @@ def tick(
         followed.hours_a_run,
         proven_until_ms(lake),
     )
-    requests, events = _refreshed_here(context, followed, settings, state, requests, now)
+    requests = _refresh_here(context, followed, settings, state, requests, now)
     rows = state.reports(now, followed.max_events_a_tick, interval_s)
-    events = [*_reports(followed, rows, state.sequence, table, StreamResource(settings=settings)), *events]
+    events = _reports(followed, rows, state.sequence, table, StreamResource(settings=settings))
     if outside:
         context.log.warning(
             f"{followed.stream.name}: {sum(outside.values())} events have an event time outside the partitions: "
@@ -137,19 +137,19 @@ def tick(
     )
 
 
-def _refreshed_here(
+def _refresh_here(
     context: dg.SensorEvaluationContext,
     followed: Followed,
     settings: Settings,
     state: FollowerState,
     requests: Sequence[SilverRequest],
     now: float,
-) -> tuple[list[SilverRequest], list[dg.AssetMaterialization | dg.AssetCheckEvaluation]]:
-    """Refresh the small requests; return the other requests, and the events to report.
+) -> list[SilverRequest]:
+    """Refresh the small requests, and report their events; return the other requests.
 
     A refresh that fails is repeated by a run, whose error Dagster shows.
     """
-    refresh, events, outcomes, others = followed.refresh, [], {}, []
+    refresh, outcomes, others = followed.refresh, {}, []
     newest = max(state.pending, default="")
     for request in requests:
         if refresh is None or not _is_small(request, newest):
@@ -162,7 +162,9 @@ def _refreshed_here(
             continue
         try:
             hours = list(refresh.hours(settings, request))
-            events += [event for hour in hours for event in audited.unplanned(refresh.audited_table, hour)]
+            for hour in hours:
+                for event in audited.unplanned(context.instance, refresh.audited_table, hour):
+                    context.instance.report_runless_asset_event(event)
             if all(hour.version is not None for hour in hours):
                 outcomes[request.request] = RunState.SUCCEEDED
         except Exception as error:
@@ -170,7 +172,7 @@ def _refreshed_here(
         finally:
             lock.release()
     state.settle(lambda name: outcomes.get(name, RunState.IN_FLIGHT), now)
-    return others, events
+    return others
 
 
 def _is_small(request: SilverRequest, newest: str) -> bool:

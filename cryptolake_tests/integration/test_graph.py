@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.event_api import PartitionKeyFilter
 
 from cryptolake_assets.bronze.offsets import committed_offsets, lag
 from cryptolake_assets.definitions import build_definitions
@@ -66,6 +67,26 @@ def evaluate(
     for event in result.asset_events if isinstance(result, dg.SensorResult) else ():
         instance.report_runless_asset_event(event)
     return result
+
+
+def newest_materialization(instance: dg.DagsterInstance, partition: str) -> dg.AssetMaterialization:
+    """Return the newest materialization of a Silver hour."""
+    wanted = dg.AssetRecordsFilter(asset_key=asset_keys.FUTURES.bars, asset_partitions=[partition])
+    found = instance.fetch_materializations(wanted, limit=1).records[0].asset_materialization
+    assert found is not None
+    return found
+
+
+def evaluations(instance: dg.DagsterInstance, partition: str) -> dict[str, dg.AssetCheckEvaluation]:
+    """Return the newest evaluation of each check of a Silver hour."""
+    storage, found = instance.event_log_storage, {}
+    for key in silver.check_keys(Family.FUTURES):
+        records = storage.get_asset_check_execution_history(
+            key, limit=1, partition_filter=PartitionKeyFilter(partition)
+        )
+        if records and records[0].event is not None and records[0].event.dagster_event is not None:
+            found[key.name] = records[0].event.dagster_event.asset_check_evaluation_data
+    return found
 
 
 def cursor_at_head(settings: Settings) -> str:
@@ -159,25 +180,19 @@ def test_tick_refreshes_the_newest_hours_itself(settings: Settings, instance: dg
     (older,) = result.run_requests or []
     assert older.partition_key == hour_key(hour - timedelta(hours=5)), "an older hour gets a run"
     assert bars(settings, hour, hours=2).keys() == reference_bars(trades).keys()
+    published = newest_materialization(instance, hour_key(hour))
+    evaluated = {
+        (name, one.passed, one.blocking)
+        for name, one in evaluations(instance, hour_key(hour)).items()
+        if one.target_materialization_data is not None
+    }
     by_run = run_asset(instance, asset_keys.FUTURES.bars, hour_key(hour))
     assert {run.run_id for run in instance.get_runs()} - before == {by_run.run_id}
-    checks = {
-        (event.check_name, event.passed, event.blocking)
-        for event in result.asset_events
-        if isinstance(event, dg.AssetCheckEvaluation) and event.partition == hour_key(hour)
-    }
-    assert checks == {
+    assert evaluated == {
         (event.check_name, event.passed, event.blocking)
         for event in by_run.get_asset_check_evaluations()
         if event.check_name in {key.name for key in silver.check_keys(Family.FUTURES)}
     }
-    (published,) = (
-        event
-        for event in result.asset_events
-        if isinstance(event, dg.AssetMaterialization)
-        and event.asset_key == asset_keys.FUTURES.bars
-        and event.partition == hour_key(hour)
-    )
     (repeated,) = by_run.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier())
     assert published.tags == {VERSION_TAG: (repeated.tags or {})[VERSION_TAG]}, "the run changes nothing"
     assert published.metadata.keys() == repeated.metadata.keys()
@@ -192,12 +207,8 @@ def test_candidate_rejected_in_a_tick_keeps_the_bars_and_gets_a_run(
     first = evaluate(instance, settings, cursor, in_tick=True)
     assert isinstance(first, dg.SensorResult)
     assert not first.run_requests
-    failed = {
-        event.check_name
-        for event in first.asset_events
-        if isinstance(event, dg.AssetCheckEvaluation) and event.blocking and not event.passed
-    }
-    assert "drop_ratio" in failed
+    failed = evaluations(instance, hour_key(hour))["drop_ratio"]
+    assert (failed.passed, failed.blocking) == (False, True)
     assert bars(settings, hour) == {}
     now = time.time() + RETRY_FIRST_S + 1
     context = dg.build_sensor_context(instance=instance, cursor=first.cursor)

@@ -63,7 +63,7 @@ TABLE = {
     "vwap": "VWAP",
     "trades": "Trades",
     "taker_buy_volume": "Taker buy volume (base)",
-    "is_complete": "Complete",
+    "state": "State",
     "evidence": "Evidence",
     "trades_dropped": "Trades dropped",
 }
