@@ -373,8 +373,8 @@ def rolled_up(bars: Sequence[Row]) -> dict[str, Any]:
 def _total(values: Sequence[Any]) -> Any:
     if isinstance(values[0], int):
         return sum(values)
-    units = sum(map(_scaled, values))
-    return Decimal(f"{units}E-16").quantize(values[0], context=_EXACT)
+    finest = min(values, key=lambda value: value.as_tuple().exponent)
+    return Decimal(f"{sum(map(_scaled, values))}E-16").quantize(finest, context=_EXACT)
 
 
 _EXACT = Context(prec=80)

@@ -1,12 +1,15 @@
 """Load a run's inputs: coverage, gaps, offsets, exchange clock, symbols.
 
-They are read before the Bronze snapshot, so that the snapshot contains at least the data that they describe.
+The evidence is read before the Bronze snapshot, so that the snapshot contains at least the data that it describes; the
+exchange's clock is read after it, so that no trade of the snapshot seems to be of the future on a slow machine.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, time
 from time import time_ns
+from typing import TypeVar
 
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
@@ -18,6 +21,8 @@ from cryptolake_assets.quality.rules import FUTURE_TOLERANCE_MS, RuleContext, kn
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings, Source
 from cryptolake_assets.transform.quarantine import quarantined_out_of_range
+
+T = TypeVar("T")
 
 # How much newer than the end of coverage a trade may be while the exchange's clock does not respond: coverage may lag.
 # In seconds of our clock, up to the maximum; a live exchange's time is about ours.
@@ -31,6 +36,16 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
 
     If the exchange does not respond, its clock is the end of the coverage.
     """
+    return load_inputs_around(settings, start, end, lambda: None)[0]
+
+
+def load_inputs_around(
+    settings: Settings, start: datetime | None, end: datetime | None, read: Callable[[], T]
+) -> tuple[RunInputs, T]:
+    """Return the inputs as `load_run_inputs` does, and the result of `read`.
+
+    `read` reads the trades that the inputs describe and judge: after the evidence, and before the exchange's clock.
+    """
     from cryptolake_assets.captures.tracked_symbols import default_start_date, resolve_subscriptions
 
     family = settings.venue.family
@@ -38,6 +53,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
     coverage, extent = read_coverage_of(settings, exchanges, start, end)
     # Read after the coverage: a gap is written before the coverage that contains its time.
     gaps = read_missing(settings, offsets, start, end)
+    found = read()
     clock_ms = _clock_ms(settings)
     tracked = [
         (market.venue.exchange, symbol)
@@ -59,7 +75,7 @@ def load_run_inputs(settings: Settings, start: datetime | None = None, end: date
         quarantined=quarantined_out_of_range(settings, start, end),
     )
     completeness = CompletenessIndex(coverage, offsets, settings.watermark_grace_ms, gaps)
-    return RunInputs(_exchange_time_ms(extent, clock_ms), rules, completeness, offsets)
+    return RunInputs(_exchange_time_ms(extent, clock_ms), rules, completeness, offsets), found
 
 
 def load_exchange_time_ms(settings: Settings) -> int | None:

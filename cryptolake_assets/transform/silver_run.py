@@ -31,7 +31,7 @@ from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform import run_metrics as metrics
 from cryptolake_assets.transform.engines.engine import AggregationEngine
-from cryptolake_assets.transform.load_inputs import load_run_inputs
+from cryptolake_assets.transform.load_inputs import load_inputs_around
 from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_between
 from cryptolake_assets.transform.rejected_count import count_rejected
 from cryptolake_assets.transform.silver_candidate import (
@@ -56,7 +56,7 @@ MAX_SPANS = 100  # newest spans of missing trades whose complete bars a search r
 
 @dataclass(frozen=True)
 class SilverInputs:
-    """Inputs known when the run began, the Bronze snapshot right after that, and its files of the run's hours.
+    """Inputs known when the run began, the Bronze snapshot that they describe, and its files of the run's hours.
 
     `published` are the last publications of the hours, from before all other inputs.
     """
@@ -118,8 +118,9 @@ def run_silver(
 def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
     """Return the inputs of the run of these hours."""
     published = published_hours(load_table(settings, settings.tables.bars))
-    known = load_run_inputs(settings, hours[0], hours[-1] + HOUR)
-    bronze = load_table(settings, settings.tables.trades)
+    known, bronze = load_inputs_around(
+        settings, hours[0], hours[-1] + HOUR, lambda: load_table(settings, settings.tables.trades)
+    )
     snapshot = bronze.metadata.current_snapshot_id
     files: defaultdict[datetime, list[BronzeFile]] = defaultdict(list)
     if snapshot is not None:

@@ -82,7 +82,7 @@ def evaluations(instance: dg.DagsterInstance, partition: str) -> dict[str, dg.As
     storage, found = instance.event_log_storage, {}
     for key in silver.check_keys(Family.FUTURES):
         records = storage.get_asset_check_execution_history(
-            key, limit=1, partition_filter=PartitionKeyFilter(partition)
+            key, limit=1, partition_filter=PartitionKeyFilter(key=partition)
         )
         if records and records[0].event is not None and records[0].event.dagster_event is not None:
             found[key.name] = records[0].event.dagster_event.asset_check_evaluation_data

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -16,9 +17,9 @@ from cryptolake_assets.model.markets import Family, Market
 from cryptolake_assets.model.symbol_selection import split_items
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings, Source
-from cryptolake_assets.transform import load_inputs, quarantine
+from cryptolake_assets.transform import load_inputs, quarantine, silver_run
 from cryptolake_assets.transform.load_inputs import NEVER, load_run_inputs
-from cryptolake_assets.transform.quarantine import advance_quarantine
+from cryptolake_assets.transform.quarantine import advance_quarantine, quarantined_out_of_range
 from cryptolake_tests.support.bronze import append, trade
 
 START = datetime(2024, 7, 19, tzinfo=UTC)
@@ -135,6 +136,23 @@ def test_exchange_clock_bounds_the_time_of_trades(covered: Settings, monkeypatch
     monkeypatch.setattr(load_inputs, "_clock_ms", lambda _: round(now.timestamp() * 1000))
     append(covered, [trade(now + timedelta(seconds=59), 1), trade(now + timedelta(seconds=61), 2)])
     assert advance(covered) == 1
+
+
+def test_slow_run_judges_no_trade_by_a_clock_from_before_it_arrived(
+    covered: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [START + timedelta(hours=12)]
+    monkeypatch.setattr(load_inputs, "_clock_ms", lambda _: round(clock[0].timestamp() * 1000))
+
+    def slowly(*arguments: Any) -> tuple[tuple[str, str, str, int], ...]:
+        clock[0] += timedelta(minutes=5)
+        append(covered, [trade(clock[0], 1)])
+        return quarantined_out_of_range(*arguments)
+
+    monkeypatch.setattr(load_inputs, "quarantined_out_of_range", slowly)
+    inputs = silver_run.load_inputs(covered, [START + 12 * HOUR])
+    assert advance_quarantine(covered, inputs.bronze, inputs.known.rules, "test") == 0
+    assert load_table(covered, FUTURES.trades).scan().count() == 1
 
 
 def test_clock_behind_the_coverage_quarantines_no_trade_after_it(

@@ -152,7 +152,8 @@ def rate_of_machine(seed: int, report: Callable[[str], None] = print) -> int:
     )
     best = RAMP[0]
     with tempfile.TemporaryDirectory(prefix="ramp-", ignore_cleanup_errors=True) as directory:
-        feed = Feed(seed, bursts[-1].end_s, bursts=bursts)
+        # The exchange's clock stops with the feed, which therefore goes on after the last burst.
+        feed = Feed(seed, bursts[-1].end_s + WARM_UP_S, bursts=bursts)
         platform = DrilledPlatform(Path(directory) / "home", write_feed(feed, Path(directory) / "capture"))
         try:
             platform.start()

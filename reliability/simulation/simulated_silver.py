@@ -245,15 +245,15 @@ class SimulatedSilver:
         """Recompute the hours' minutes that files of the request's sequence and later touch, like `run_silver`."""
         yield self._seconds(self._options.queued_s)
         start_ms, end_ms = epoch_ms(request.hours[0]), epoch_ms(request.hours[-1] + HOUR)
-        # The inputs in the order of `load_run_inputs`, then the snapshot of Bronze.
+        # In the order of `load_inputs_around`: the evidence, the snapshot of Bronze, the exchange's clock.
         offsets = dict(self._bronze.committed)
         yield self._seconds(self._options.read_s)
         coverage, extent = self._lake.coverage.between(self._exchanges, start_ms, end_ms)
         yield self._seconds(self._options.read_s)
         gaps = self._gaps.missing(offsets, start_ms, end_ms)
-        rules = self._rules(extent, start_ms, end_ms)
         completeness = CompletenessIndex(coverage, offsets, self._lake.grace_ms, gaps)
-        yield self._seconds(self._options.read_s)
+        yield self._options.slow_s if fate is RunFate.SLOW else self._seconds(self._options.read_s)
+        rules = self._rules(extent, start_ms, end_ms)
         self._quarantine(rules)
         candidate = self._candidate(request, rules, completeness)
         yield self._options.slow_s if fate is RunFate.SLOW else self._seconds(self._options.run_s)
