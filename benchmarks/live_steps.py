@@ -26,6 +26,7 @@ from websockets.asyncio.client import connect
 from benchmarks.runner import progress
 from benchmarks.steps import main
 from cryptolake_assets.captures.reader import read_frames
+from cryptolake_assets.live.settled_counts import SETTLED_BARS
 from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import API, EXCHANGE, local_parts
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -237,7 +238,7 @@ def _settled(metrics: str) -> dict[str, int]:
         sample.labels["outcome"]: int(sample.value)
         for metric in text_string_to_metric_families(metrics)
         for sample in metric.samples
-        if sample.name == "cryptolake_api_settled_bars_total"
+        if sample.name == f"{SETTLED_BARS}_total"
     }
 
 

@@ -192,7 +192,7 @@ class Hub:
         published = await self._reader.run(published_bars, table, [one.key for one in settled])
         for one in settled:
             found = outcome(one, published.get(one.key))
-            self._metrics.settled_bars.labels(found.value).inc()
+            self._metrics.settled_bars.labels(family.value, found.value).inc()
             if found is Outcome.UNEXPLAINED:
                 log.error("live_bar_differs", minute=one.key, tail=one.bar, silver=published.get(one.key))
         return [{**bar, STATE.name: stored_state(bar)} for key, bar in published.items() if key[1] in topics]

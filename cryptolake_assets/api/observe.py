@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cryptolake_assets.api import problems
+from cryptolake_assets.live.settled_counts import SETTLED_BARS
 
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -39,9 +40,9 @@ class ApiMetrics:
             "cryptolake_api_live_clients", "Open WebSockets and event streams.", registry=self.registry
         )
         self.settled_bars = Counter(
-            "cryptolake_api_settled_bars",
-            "Minutes that left the tail, by how Silver's bar compares with the last provisional one.",
-            ("outcome",),
+            SETTLED_BARS,
+            "Closed minutes by how Silver's bar compares with the last provisional one.",
+            ("family", "outcome"),
             registry=self.registry,
         )
         self.cut_clients = Counter(
