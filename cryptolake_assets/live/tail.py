@@ -2,7 +2,7 @@
 
 A minute is whole if all of its trades of Bronze and Kafka are in it. The tail begins at the offsets that Bronze has
 reached. A minute that may have trades below them, or that was evicted, is read from Bronze first. Once Silver contains
-a closed minute, it is settled: Silver answers for it until another trade changes it.
+a minute, it is settled: Silver answers for it until another trade changes it.
 """
 
 from __future__ import annotations
@@ -139,13 +139,11 @@ class Tail:
         self._bound()
 
     def settle(self, contained: Callable[[int], Offsets]) -> Iterator[Settled]:
-        """Settle the closed minutes that Silver contains, and evict settled ones that are old; yield the newly settled.
+        """Settle the minutes that Silver contains, and evict settled ones that are old; yield the newly settled.
 
         `contained` returns the offsets that Silver contains of the hour with this open time (µs since 1970, UTC).
         """
         for start_us in sorted(self._minutes):
-            if start_us + MINUTE_US > self.newest_us:
-                return
             is_old = start_us + MINUTE_US + KEPT_US <= self.newest_us
             offsets = contained(start_us // (60 * MINUTE_US) * (60 * MINUTE_US))
             for topic, minute in list(self._minutes[start_us].items()):
