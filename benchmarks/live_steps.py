@@ -22,6 +22,7 @@ import psutil
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosedError
 
 from benchmarks.runner import progress
 from benchmarks.steps import main
@@ -158,9 +159,13 @@ async def _clients(settings: Settings, symbols: list[str], seen: SeenBars) -> As
 
     async def follow(names: Iterable[str]) -> None:
         url = f"{settings.api_url.replace('http', 'ws', 1)}/ws/ohlcv?symbols={','.join(names)}"
-        async for socket in connect(url, max_size=None, compression=None):
-            async for message in socket:
-                seen.see(message)
+        while True:
+            async with connect(url, max_size=None, compression=None) as socket:
+                # The API rejects symbols without a trade: try again.
+                with suppress(ConnectionClosedError):
+                    async for message in socket:
+                        seen.see(message)
+            await asyncio.sleep(1)
 
     groups = (symbols[begin : begin + SYMBOLS_A_CLIENT] for begin in range(0, len(symbols), SYMBOLS_A_CLIENT))
     tasks = [asyncio.create_task(follow(group)) for group in groups]

@@ -61,7 +61,7 @@ def events(
         if context.has_partition_key:
             yield from _single_partition(audited_table, audited)
         else:
-            yield from unplanned(context.instance, audited_table, audited)
+            yield from _partition_of_range(audited_table, audited)
         if audited.version is None:
             rejected.append(audited)
     if rejected or not context.has_partition_key:
@@ -92,19 +92,13 @@ def _single_partition(audited_table: AuditedTable, audited: Audited) -> Iterator
         yield dg.MaterializeResult(metadata=audited.metadata, data_version=version, check_results=results)
 
 
-def unplanned(
-    instance: dg.DagsterInstance, audited_table: AuditedTable, audited: Audited
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
-    """Yield the events of a partition that name it: for a run of a range, and for a publication outside runs.
-
-    Report each event before the next one is taken: the checks refer to the materialization.
-    """
-    key, partition = audited_table.key, audited.partition
+def _partition_of_range(audited_table: AuditedTable, audited: Audited) -> Iterator[Event]:
+    yield from checks.evaluations(audited_table.key, audited_table.blocking, audited.outcomes, audited.partition)
+    yield from checks.evaluations(
+        audited_table.key, audited_table.warning, audited.observations, audited.partition, dg.AssetCheckSeverity.WARN
+    )
     if audited.version is not None:
         tags = {VERSION_TAG: audited.version}
-        yield dg.AssetMaterialization(key, partition=partition, metadata=audited.metadata, tags=tags)
-    target = checks.newest_materialization(instance, key, partition)
-    yield from checks.evaluations(key, audited_table.blocking, audited.outcomes, partition, target=target)
-    yield from checks.evaluations(
-        key, audited_table.warning, audited.observations, partition, dg.AssetCheckSeverity.WARN, target=target
-    )
+        yield dg.AssetMaterialization(
+            audited_table.key, partition=audited.partition, metadata=audited.metadata, tags=tags
+        )

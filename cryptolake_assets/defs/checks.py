@@ -9,9 +9,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from dagster._core.definitions.asset_checks.asset_check_evaluation import (
-    AssetCheckEvaluationTargetMaterializationData,  # Dagster does not export it
-)
 
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.quality.bar_checks import MEANINGS
@@ -58,32 +55,15 @@ def evaluations(
     severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.ERROR,
     *,
     blocking: bool = True,
-    target: AssetCheckEvaluationTargetMaterializationData | None = None,
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Yield an evaluation for every name, with its partition.
 
     Needed where Dagster cannot infer the partition: in a run of many partitions, and outside runs. `partition` is None
-    for a check without partitions. Only an evaluation of severity ERROR blocks, and of a materialized partition only
-    one whose `target` is its newest materialization.
+    for a check without partitions. Only an evaluation of severity ERROR blocks.
     """
     blocking = blocking and severity is dg.AssetCheckSeverity.ERROR
     for arguments in _arguments(asset, names, outcomes, severity):
-        yield dg.AssetCheckEvaluation(
-            **arguments, blocking=blocking, partition=partition, target_materialization_data=target
-        )
-
-
-def newest_materialization(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, partition: str
-) -> AssetCheckEvaluationTargetMaterializationData | None:
-    """Return the partition's newest materialization, as the target of evaluations; None without one."""
-    wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[partition])
-    found = instance.fetch_materializations(wanted, limit=1).records
-    if not found:
-        return None
-    return AssetCheckEvaluationTargetMaterializationData(
-        storage_id=found[0].storage_id, run_id=found[0].run_id, timestamp=found[0].timestamp
-    )
+        yield dg.AssetCheckEvaluation(**arguments, blocking=blocking, partition=partition)
 
 
 def planned(

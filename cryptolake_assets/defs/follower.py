@@ -1,10 +1,10 @@
-"""The sensor of a Silver table that follows a stream's Bronze table: it reports added rows, and refreshes exactly the
-touched hours, itself or by runs.
+"""The sensor of a Silver table that follows a stream's Bronze table: it reports added rows and requests runs of
+exactly the touched hours.
 
 `transform.follow_bronze` finds the touched hours, `lake.bronze_follower` keeps the state; this module connects them to
-Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The newest trades
-of Silver are refreshed in the tick, because a run takes seconds to start; backlogs, full hours and hours whose last
-refresh failed are refreshed by runs. Both publish and report alike (docs/decisions/0049). The cursor is
+Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The run of the
+newest trades is executed in the tick, because the process of another one takes seconds to start; backlogs, full hours
+and hours whose last run failed are requested (docs/decisions/0049). The cursor is
 Dagster's; a copy next to the tables replaces it if it is lost. A tick without new data opens neither resources
 nor Dagster's instance.
 
@@ -15,18 +15,17 @@ partitions stays pending until they include it.
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import dagster as dg
 
 from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import TRADES
-from cryptolake_assets.defs import asset_keys, audited
-from cryptolake_assets.defs.audited import Audited, AuditedTable
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import (
     PARTITION_TAG,
@@ -55,23 +54,15 @@ IN_FLIGHT = [
 ]
 
 
-# Trades that a tick refreshes itself: a few seconds of work, far below the time after which Dagster gives up a tick.
+# Trades of a run that a tick executes: a few seconds of work, far below the time after which Dagster gives up a tick.
 MAX_ROWS_IN_A_TICK: Final = 2_000_000
 
-# One refresh of a table at a time: Dagster may have given up a tick whose refresh still runs in this process.
-_REFRESHING: defaultdict[dg.AssetKey, threading.Lock] = defaultdict(threading.Lock)
+# One run of a table at a time: Dagster may have given up a tick whose run goes on in this process.
+_RUNNING: defaultdict[dg.AssetKey, threading.Lock] = defaultdict(threading.Lock)
 
 
 def _no_config(_request: SilverRequest) -> dict[str, Any]:
     return {}
-
-
-@dataclass(frozen=True)
-class Refresh:
-    """How a tick refreshes the hours of a request itself, and the table that it reports."""
-
-    audited_table: AuditedTable
-    hours: Callable[[Settings, SilverRequest], Iterable[Audited]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +79,7 @@ class Followed:
     hours_a_run: int
     config: Callable[[SilverRequest], dict[str, Any]] = _no_config  # run config of the table's op for a request
     has_priority: bool = False
-    refresh: Refresh | None = None  # None: by runs alone
+    in_tick: bool = False  # whether ticks execute small runs themselves
 
 
 def tick(
@@ -118,7 +109,8 @@ def tick(
         followed.hours_a_run,
         proven_until_ms(lake),
     )
-    requests = _refresh_here(context, followed, settings, state, requests, now)
+    requests, outcomes = _run_here(context, followed, state, requests)
+    state.settle(lambda name: outcomes.get(name, RunState.IN_FLIGHT), now)
     rows = state.reports(now, followed.max_events_a_tick, interval_s)
     events = _reports(followed, rows, state.sequence, table, StreamResource(settings=settings))
     if outside:
@@ -137,48 +129,49 @@ def tick(
     )
 
 
-def _refresh_here(
-    context: dg.SensorEvaluationContext,
-    followed: Followed,
-    settings: Settings,
-    state: FollowerState,
-    requests: Sequence[SilverRequest],
-    now: float,
-) -> list[SilverRequest]:
-    """Refresh the small requests, and report their events; return the other requests.
-
-    A refresh that fails is repeated by a run, whose error Dagster shows.
-    """
-    refresh, outcomes, others = followed.refresh, {}, []
+def _run_here(
+    context: dg.SensorEvaluationContext, followed: Followed, state: FollowerState, requests: Sequence[SilverRequest]
+) -> tuple[list[SilverRequest], dict[str, RunState]]:
+    """Run the small requests in this process; return the other requests, and the states of those that ran."""
+    others, outcomes = [], {}
     newest = max(state.pending, default="")
     for request in requests:
-        if refresh is None or not _is_small(request, newest):
+        if not followed.in_tick or not _is_small(request, newest):
             others.append(request)
             continue
         outcomes[request.request] = RunState.FAILED
-        lock = _REFRESHING[followed.silver]
+        lock = _RUNNING[followed.silver]
         if not lock.acquire(blocking=False):
-            context.log.warning(f"{followed.silver.to_user_string()}: the refresh of an earlier tick still runs")
+            context.log.warning(f"{followed.silver.to_user_string()}: the run of an earlier tick has not ended")
             continue
         try:
-            hours = list(refresh.hours(settings, request))
-            for hour in hours:
-                for event in audited.unplanned(context.instance, refresh.audited_table, hour):
-                    context.instance.report_runless_asset_event(event)
-            if all(hour.version is not None for hour in hours):
+            if _run(context, followed, _run_request(followed, request)):
                 outcomes[request.request] = RunState.SUCCEEDED
-        except Exception as error:
-            context.log.warning(f"{followed.silver.to_user_string()}: the refresh failed: {error!r}; a run repeats it")
         finally:
             lock.release()
-    state.settle(lambda name: outcomes.get(name, RunState.IN_FLIGHT), now)
-    return others
+    return others, outcomes
+
+
+def _run(context: dg.SensorEvaluationContext, followed: Followed, request: dg.RunRequest) -> bool:
+    """Run a request in this process; return whether it succeeded. Dagster records the run and its error as usual."""
+    repository = cast(dg.RepositoryDefinition, context.repository_def)  # Dagster always gives it to a sensor
+    job = repository.get_implicit_global_asset_job_def().get_subset(
+        asset_selection={followed.silver}, asset_check_selection=set(followed.checks or ())
+    )
+    return job.execute_in_process(
+        instance=context.instance,
+        partition_key=request.partition_key,
+        run_config=request.run_config,
+        tags=dict(request.tags),
+        raise_on_error=False,
+    ).success
 
 
 def _is_small(request: SilverRequest, newest: str) -> bool:
-    """Return whether a tick refreshes the request itself: the newest pending hour, or the one before."""
+    """Return whether a tick executes the request itself: of the newest pending hour, or of the one before."""
     return (
-        request.from_sequence != FULL_HOUR
+        len(request.hours) == 1
+        and request.from_sequence != FULL_HOUR
         and request.attempts == 0
         and request.rows <= MAX_ROWS_IN_A_TICK
         and request.hours[0] >= datetime.fromisoformat(newest) - HOUR

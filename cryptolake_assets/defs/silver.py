@@ -12,7 +12,7 @@ from cryptolake_assets.defs import audited, checks, previews
 from cryptolake_assets.defs.asset_keys import FAMILY_KEYS
 from cryptolake_assets.defs.audited import Audited, AuditedTable
 from cryptolake_assets.defs.described import TITLES, column_lineage, table_asset, table_metadata
-from cryptolake_assets.defs.follower import Followed, Refresh, follower
+from cryptolake_assets.defs.follower import Followed, follower
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key, hour_of
 from cryptolake_assets.defs.resources import EngineResource, LakeResource
@@ -26,7 +26,6 @@ from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
-    from cryptolake_assets.lake.bronze_follower import SilverRequest
     from cryptolake_assets.lake.commit import Publication
     from cryptolake_assets.transform.silver_candidate import RunScope, SilverCandidate
     from cryptolake_assets.transform.silver_run import DayOutcome
@@ -45,18 +44,9 @@ FRESH = dg.FreshnessPolicy.time_window(warn_window=timedelta(minutes=75), fail_w
 HOURS_A_RUN = 24  # hours of a backfill per run: a month takes about 30 runs instead of 720
 
 
-def _audited_table(family: Family) -> AuditedTable:
-    return AuditedTable(FAMILY_TABLES[family].bars, SILVER_CHECKS, SILVER_OBSERVATIONS)
-
-
-def _described(family: Family) -> Metadata:
-    tables = FAMILY_TABLES[family]
-    lineage = column_lineage(BAR_MEASURES, tables.trades, FAMILY_KEYS[family].trades)
-    return {**table_metadata(tables.bars), **lineage}
-
-
 def check_keys(family: Family) -> list[dg.AssetCheckKey]:
-    """Return the checks that every refresh evaluates; the others count full hours and run in the jobs."""
+    """Return the checks that the asset's run evaluates at every refresh; the others count full hours and run in the
+    jobs."""
     return [dg.AssetCheckKey(FAMILY_KEYS[family].bars, name) for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS)]
 
 
@@ -73,21 +63,8 @@ def followed(family: Family) -> Followed:
         hours_a_run=HOURS_A_RUN,
         config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
         has_priority=True,
-        refresh=Refresh(_audited_table(family), lambda settings, request: _refreshed(settings, family, request)),
+        in_tick=True,
     )
-
-
-def _refreshed(settings: Settings, family: Family, request: "SilverRequest") -> Iterator[Audited]:
-    """Refresh the request's hours in this process, as a run does.
-
-    DuckDB needs less time for the few minutes since the last refresh than a run needs to start, on a cluster too.
-    """
-    from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
-    from cryptolake_assets.transform.silver_run import run_silver
-
-    described, run_id = _described(family), f"follower-{request.request}"
-    for day in run_silver(settings, DuckDBEngine(settings), request.hours, run_id, from_sequence=request.from_sequence):
-        yield from _audited(day, described)
 
 
 class SilverConfig(dg.Config):
@@ -133,7 +110,8 @@ def _moment(text: str) -> datetime | None:
 
 def _asset(graph: Graph, family: Family) -> dg.AssetsDefinition:
     tables, keys = FAMILY_TABLES[family], FAMILY_KEYS[family]
-    audited_table, described = _audited_table(family), _described(family)
+    audited_table = AuditedTable(tables.bars, SILVER_CHECKS, SILVER_OBSERVATIONS)
+    described = {**table_metadata(tables.bars), **column_lineage(BAR_MEASURES, tables.trades, keys.trades)}
 
     def ohlcv_1m(
         context: dg.AssetExecutionContext, config: SilverConfig, lake: LakeResource, engine: EngineResource

@@ -25,7 +25,6 @@ from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.windows import HOUR, moment_of
 from cryptolake_assets.quality.rules import RuleContext
-from cryptolake_assets.quality.trade_rules import judge_of
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.load_inputs import load_run_inputs
 
@@ -128,7 +127,7 @@ class KafkaFollower:
         committed = committed_offsets(self._settings, self._stream)
         bronze, silver = self._tables()
         rules = self._rules()
-        tail = Tail(judge_of(rules), latest_trade_us(bronze, rules.latest))
+        tail = Tail(rules, latest_trade_us(bronze, rules.latest))
         tail.next_offsets = {partition: max(first, committed.get(partition, 0)) for partition, first in begin.items()}
         lacking = minutes_lacking(bronze, contained_offsets(silver), rules.latest, MAX_MINUTES)
         for key, trades in trades_of(bronze, lacking).items():
@@ -170,7 +169,7 @@ class KafkaFollower:
         judged_at = monotonic()
         while True:
             if monotonic() - judged_at > RULES_S:
-                tail.judge = judge_of(await asyncio.to_thread(self._rules))
+                tail.set_rules(await asyncio.to_thread(self._rules))
                 judged_at = monotonic()
             if keys := tail.to_load()[:LOADED_MINUTES]:
                 bronze, _ = self._tables()

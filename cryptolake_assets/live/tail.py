@@ -19,7 +19,8 @@ from cryptolake_assets.live.settlement import Settled
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.windows import MINUTE_US
 from cryptolake_assets.quality.minute_bars import bar_rows
-from cryptolake_assets.quality.trade_rules import Judge
+from cryptolake_assets.quality.rules import RuleContext
+from cryptolake_assets.quality.trade_rules import judge_of
 
 log = structlog.get_logger(__name__)
 
@@ -63,9 +64,9 @@ class TailMinute:
 class Tail:
     """The minutes of the tail. Not thread-safe."""
 
-    def __init__(self, judge: Judge, bronze_until_us: int, max_minutes: int = MAX_MINUTES) -> None:
+    def __init__(self, rules: RuleContext, bronze_until_us: int, max_minutes: int = MAX_MINUTES) -> None:
         """`bronze_until_us`: no trade below the first offsets is later (µs since 1970, UTC)."""
-        self.judge = judge
+        self.set_rules(rules)
         self._bronze_until_us = bronze_until_us
         self._max_minutes = max_minutes
         self._minutes: dict[int, dict[Topic, TailMinute]] = {}
@@ -80,6 +81,14 @@ class Tail:
     def __len__(self) -> int:
         return sum(map(len, self._minutes.values()))
 
+    def set_rules(self, rules: RuleContext) -> None:
+        """Judge trades by these rules from now on.
+
+        Trades of unknown symbols are counted too, for the case that a symbol becomes known later, but not answered.
+        """
+        self._judge = judge_of(rules, any_symbol=True)
+        self._known = frozenset(rules.symbols)
+
     def add(self, partition: int, offset: int, trade: TradeEvent) -> None:
         """Add a record's trade, in the order of the partition."""
         self.next_offsets[partition] = offset + 1
@@ -90,8 +99,8 @@ class Tail:
             minutes = self._minutes[start_us] = {}
         minute = minutes.get(topic)
         if minute is None:
-            known_until_us = max(self._bronze_until_us, self._evicted_until_us.get(topic, 0))
-            minute = minutes[topic] = TailMinute(is_whole=start_us > known_until_us)
+            from_bronze_us = max(self._bronze_until_us, self._evicted_until_us.get(topic, 0))
+            minute = minutes[topic] = TailMinute(is_whole=start_us > from_bronze_us)
             self._bound()
         if minute.is_whole:
             if self._count(minute, start_us, topic, trade):
@@ -109,7 +118,7 @@ class Tail:
         stream = minute.streams.get(trade.stream)
         if stream is None:
             stream = minute.streams[trade.stream] = StreamMinute()
-        is_changed = stream.add(trade, self.judge)
+        is_changed = stream.add(trade, self._judge)
         if is_changed:
             minute.is_settled = False
             self._changed.add((start_us, topic))
@@ -148,7 +157,7 @@ class Tail:
             offsets = contained(start_us // (60 * MINUTE_US) * (60 * MINUTE_US))
             for topic, minute in list(self._minutes[start_us].items()):
                 if not minute.is_settled and minute.is_contained(offsets):
-                    if minute.is_whole:
+                    if minute.is_whole and topic in self._known:
                         yield Settled(
                             (start_us, topic),
                             minute.bar(start_us, topic),
@@ -162,7 +171,9 @@ class Tail:
                     self._remove(start_us, topic)
 
     def bars(self, topic: Topic, start_us: int = 0, end_us: int | None = None) -> list[dict[str, Any]]:
-        """Return the symbol's bars that open in [start, end), in order of time."""
+        """Return the symbol's bars that open in [start, end), in order of time; none of an unknown symbol."""
+        if topic not in self._known:
+            return []
         found = []
         for opened_us in sorted(self._minutes):
             if opened_us >= start_us and (end_us is None or opened_us < end_us):
@@ -175,7 +186,7 @@ class Tail:
     def has(self, topic: Topic, start_us: int) -> bool:
         """Return whether the tail answers for a minute of the symbol."""
         minute = self._minutes.get(start_us, {}).get(topic)
-        return minute is not None and minute.is_of_tail
+        return minute is not None and minute.is_of_tail and topic in self._known
 
     def offsets_of(self, topic: Topic) -> dict[int, int]:
         """Return the offset after the symbol's last record in the tail, by partition."""
@@ -188,7 +199,8 @@ class Tail:
 
     def take_changed(self) -> Sequence[tuple[Topic, dict[str, Any]]]:
         """Return the bars that have changed since the last call, by time and symbol."""
-        changed, self._changed = self._changed, set()
+        changed = {key for key in self._changed if key[1] in self._known}
+        self._changed -= changed
         found = []
         for start_us, topic in sorted(changed):
             minute = self._minutes.get(start_us, {}).get(topic)
@@ -214,6 +226,7 @@ class Tail:
 
     def _remove(self, start_us: int, topic: Topic) -> TailMinute:
         minute = self._minutes[start_us].pop(topic)
+        self._changed.discard((start_us, topic))
         if not self._minutes[start_us]:
             del self._minutes[start_us]
         self._waiting -= len(minute.waiting)

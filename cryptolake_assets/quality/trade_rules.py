@@ -18,8 +18,11 @@ UNITS: Final = 10**8  # of prices and quantities, as integers
 Judge = Callable[[TradeEvent, int, int], str | None]
 
 
-def judge_of(context: RuleContext) -> Judge:
-    """Return a function of a trade, its price and its quantity (in units of 10^-8): the first broken rule, or None."""
+def judge_of(context: RuleContext, *, any_symbol: bool = False) -> Judge:
+    """Return a function of a trade, its price and its quantity (in units of 10^-8): the first broken rule, or None.
+
+    `any_symbol`: without the rule `unknown_symbol`.
+    """
     exchanges, known, quarantined = frozenset(context.exchanges), frozenset(context.symbols), set(context.quarantined)
     earliest_us, latest_us = epoch_us(context.earliest), epoch_us(context.latest)
     large_qty, largest_quote = LARGE_QTY * UNITS, float(LARGEST_QUOTE)
@@ -27,7 +30,7 @@ def judge_of(context: RuleContext) -> Judge:
     def broken_rule(trade: TradeEvent, price: int, qty: int) -> str | None:
         if trade.exchange not in exchanges:
             return "other_exchange"
-        if (trade.exchange, trade.symbol) not in known:
+        if not any_symbol and (trade.exchange, trade.symbol) not in known:
             return "unknown_symbol"
         if (price <= 0 or qty <= 0) and not (price == qty == 0 and trade.trade_type == UNKNOWN_TRADE_TYPE):
             if price <= 0:

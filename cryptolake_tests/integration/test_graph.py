@@ -10,12 +10,10 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster._core.event_api import PartitionKeyFilter
 
 from cryptolake_assets.bronze.offsets import committed_offsets, lag
 from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys, silver
-from cryptolake_assets.defs.automation import VERSION_TAG
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
@@ -60,33 +58,12 @@ def evaluate(
     cursor: str | None,
     *,
     in_tick: bool = False,
+    now: float | None = None,
 ) -> dg.SensorResult | dg.SkipReason:
-    """Run a tick and report its events, as the daemon does; `in_tick`: small refreshes need no run."""
+    """Run a tick of the follower; `in_tick`: it executes small runs itself."""
     followed = silver.followed(Family.FUTURES) if in_tick else followed_by_runs(Family.FUTURES)
-    result = tick(dg.build_sensor_context(instance=instance, cursor=cursor), Graph.of(settings), followed)
-    for event in result.asset_events if isinstance(result, dg.SensorResult) else ():
-        instance.report_runless_asset_event(event)
-    return result
-
-
-def newest_materialization(instance: dg.DagsterInstance, partition: str) -> dg.AssetMaterialization:
-    """Return the newest materialization of a Silver hour."""
-    wanted = dg.AssetRecordsFilter(asset_key=asset_keys.FUTURES.bars, asset_partitions=[partition])
-    found = instance.fetch_materializations(wanted, limit=1).records[0].asset_materialization
-    assert found is not None
-    return found
-
-
-def evaluations(instance: dg.DagsterInstance, partition: str) -> dict[str, dg.AssetCheckEvaluation]:
-    """Return the newest evaluation of each check of a Silver hour."""
-    storage, found = instance.event_log_storage, {}
-    for key in silver.check_keys(Family.FUTURES):
-        records = storage.get_asset_check_execution_history(
-            key, limit=1, partition_filter=PartitionKeyFilter(key=partition)
-        )
-        if records and records[0].event is not None and records[0].event.dagster_event is not None:
-            found[key.name] = records[0].event.dagster_event.asset_check_evaluation_data
-    return found
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=build_definitions())
+    return tick(context, Graph.of(settings), followed, now)
 
 
 def cursor_at_head(settings: Settings) -> str:
@@ -169,36 +146,32 @@ def test_hour_that_fails_its_gate_stays_pending_until_it_passes(
     assert {key: got[key]["trades"] for key in got} == {key: bar["trades"] for key, bar in expected.items()}
 
 
-def test_tick_refreshes_the_newest_hours_itself(settings: Settings, instance: dg.DagsterInstance) -> None:
+def test_tick_runs_the_newest_hours_itself(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=20)
     trades = [trade(hour + timedelta(minutes=59), 1), trade(hour + timedelta(minutes=60), 2)]
-    before = {run.run_id for run in instance.get_runs()}
     cursor = cursor_at_head(settings)
     append(settings, [*trades, trade(hour - timedelta(hours=5), 3)])
     result = evaluate(instance, settings, cursor, in_tick=True)
     assert isinstance(result, dg.SensorResult)
     (older,) = result.run_requests or []
-    assert older.partition_key == hour_key(hour - timedelta(hours=5)), "an older hour gets a run"
+    assert older.partition_key == hour_key(hour - timedelta(hours=5)), "an older hour gets a process of its own"
     assert bars(settings, hour, hours=2).keys() == reference_bars(trades).keys()
-    published = newest_materialization(instance, hour_key(hour))
+    runs = {run.tags["dagster/partition"]: run for run in instance.get_runs()}
+    assert runs.keys() == {hour_key(hour), hour_key(hour + timedelta(hours=1))}
+    assert all(run.is_success for run in runs.values())
     evaluated = {
-        (name, one.passed, one.blocking)
-        for name, one in evaluations(instance, hour_key(hour)).items()
-        if one.target_materialization_data is not None
+        (evaluation.check_name, evaluation.passed)
+        for record in instance.get_records_for_run(
+            runs[hour_key(hour)].run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ).records
+        if (event := record.event_log_entry.dagster_event) is not None
+        for evaluation in (event.asset_check_evaluation_data,)
     }
-    by_run = run_asset(instance, asset_keys.FUTURES.bars, hour_key(hour))
-    assert {run.run_id for run in instance.get_runs()} - before == {by_run.run_id}
-    assert evaluated == {
-        (event.check_name, event.passed, event.blocking)
-        for event in by_run.get_asset_check_evaluations()
-        if event.check_name in {key.name for key in silver.check_keys(Family.FUTURES)}
-    }
-    (repeated,) = by_run.asset_materializations_for_node(asset_keys.FUTURES.bars.to_python_identifier())
-    assert published.tags == {VERSION_TAG: (repeated.tags or {})[VERSION_TAG]}, "the run changes nothing"
-    assert published.metadata.keys() == repeated.metadata.keys()
+    assert evaluated == {(key.name, True) for key in silver.check_keys(Family.FUTURES)}
+    assert isinstance(evaluate(instance, settings, result.cursor, in_tick=True), dg.SkipReason)
 
 
-def test_candidate_rejected_in_a_tick_keeps_the_bars_and_gets_a_run(
+def test_run_that_fails_in_a_tick_keeps_the_bars_and_is_requested_again(
     settings: Settings, instance: dg.DagsterInstance
 ) -> None:
     hour = HOUR + timedelta(days=22)
@@ -207,12 +180,10 @@ def test_candidate_rejected_in_a_tick_keeps_the_bars_and_gets_a_run(
     first = evaluate(instance, settings, cursor, in_tick=True)
     assert isinstance(first, dg.SensorResult)
     assert not first.run_requests
-    failed = evaluations(instance, hour_key(hour))["drop_ratio"]
-    assert (failed.passed, failed.blocking) == (False, True)
+    (failed,) = instance.get_runs()
+    assert failed.is_failure
     assert bars(settings, hour) == {}
-    now = time.time() + RETRY_FIRST_S + 1
-    context = dg.build_sensor_context(instance=instance, cursor=first.cursor)
-    second = tick(context, Graph.of(settings), silver.followed(Family.FUTURES), now)
+    second = evaluate(instance, settings, first.cursor, in_tick=True, now=time.time() + RETRY_FIRST_S + 1)
     assert isinstance(second, dg.SensorResult)
     (request,) = second.run_requests or []
     assert request.partition_key == hour_key(hour)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from cryptolake_assets.live.tail import KEPT_US, Tail
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.windows import MINUTE_US, epoch_us
 from cryptolake_assets.quality.rules import RuleContext
-from cryptolake_assets.quality.trade_rules import judge_of
 
 START = datetime(2024, 12, 24, 10, tzinfo=UTC)
 BTC, ETH = ("binance_futures", "BTCUSDT"), ("binance_futures", "ETHUSDT")
@@ -26,7 +26,7 @@ def trade(trade_id: int, second: float, price: str = "2.5", topic: tuple[str, st
 
 def tail_of(*trades: TradeEvent, max_minutes: int = 1_000) -> Tail:
     """Return a tail of these records of one partition; Bronze had nothing before."""
-    found = Tail(judge_of(CONTEXT), START_US - 1, max_minutes)
+    found = Tail(CONTEXT, START_US - 1, max_minutes)
     for offset, one in enumerate(trades):
         found.add(0, offset, one)
     return found
@@ -57,7 +57,7 @@ def test_changed_bars_are_taken_once_and_versions_count_changes() -> None:
 
 
 def test_minute_that_bronze_may_have_begun_waits_for_its_trades() -> None:
-    tail = Tail(judge_of(CONTEXT), START_US + 30_000_000)
+    tail = Tail(CONTEXT, START_US + 30_000_000)
     tail.add(0, 7, trade(5, 40, "5"))
     tail.add(0, 8, trade(6, 61, "6"))
     assert closes(tail) == {1: "6.00000000"}
@@ -112,6 +112,20 @@ def test_minute_that_silver_contains_before_it_was_read_needs_no_read_until_anot
     assert not tail.to_load()
     tail.add(0, 3, trade(4, -20))
     assert len(tail.to_load()) == 1
+
+
+def test_trades_from_before_their_symbol_was_known_count_once_it_is() -> None:
+    tail = Tail(replace(CONTEXT, symbols=(ETH,)), START_US - 1)
+    tail.add(0, 0, trade(1, 0, "3"))
+    tail.add(0, 1, trade(2, 61))
+    assert settled(tail, {0: 1}) == [], "Silver has no bar of it either"
+    assert (tail.bars(BTC), list(tail.take_changed()), tail.has(BTC, START_US)) == ([], [], False)
+    tail.set_rules(CONTEXT)
+    assert closes(tail) == {1: "2.50000000"}
+    assert [topic for topic, _ in tail.take_changed()] == [BTC]
+    tail.add(0, 2, trade(3, 30, "4"))
+    assert closes(tail) == {0: "4.00000000", 1: "2.50000000"}
+    assert [bar["trades"] for bar in tail.bars(BTC)] == [2, 1]
 
 
 def test_minutes_are_bounded_the_oldest_go_first() -> None:

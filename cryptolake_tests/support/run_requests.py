@@ -15,8 +15,8 @@ from cryptolake_assets.model.windows import HOUR
 
 
 def followed_by_runs(family: Family) -> Followed:
-    """Return the follower of a family's bars that requests runs also for the hours that a tick would refresh itself."""
-    return replace(silver.followed(family), refresh=None)
+    """Return the follower of a family's bars that requests also the runs that a tick would execute itself."""
+    return replace(silver.followed(family), in_tick=False)
 
 
 def requested_hours(request: dg.RunRequest) -> list[str]:
