@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
@@ -27,6 +28,20 @@ _FIELDS: Final = ", ".join(
     f"epoch_us({name})" if name in _TIMES else f"CAST({name} AS varchar)" if name in _DECIMALS else name
     for name in TradeEvent.__struct_fields__
 )
+
+
+@dataclass
+class StoredMinute:
+    """All trades of a minute in Bronze, also duplicates, as the topic has them; decimals have all their places."""
+
+    trades: list[TradeEvent] = field(default_factory=list)
+    next_offsets: dict[int, int] = field(default_factory=dict)  # after its last record, by Kafka partition
+
+    def add(self, trade: TradeEvent, partition: int | None, offset: int | None) -> None:
+        """Add a trade; one of the archive has no partition."""
+        self.trades.append(trade)
+        if partition is not None and offset is not None:
+            self.next_offsets[partition] = max(offset + 1, self.next_offsets.get(partition, 0))
 
 
 def latest_trade_us(table: Table, latest: datetime) -> int:
@@ -68,9 +83,9 @@ def _is_lacking(offsets: Mapping[int, int]) -> str:
     return f"CASE kafka_partition {cases} ELSE kafka_partition IS NOT NULL END" if cases else "kafka_offset IS NOT NULL"
 
 
-def trades_of(table: Table, keys: Collection[MinuteKey]) -> dict[MinuteKey, list[TradeEvent]]:
-    """Return all trades of these minutes, also duplicates, as the topic has them; decimals have all their places."""
-    found: defaultdict[MinuteKey, list[TradeEvent]] = defaultdict(list)
+def stored_minutes(table: Table, keys: Collection[MinuteKey]) -> dict[MinuteKey, StoredMinute]:
+    """Return what Bronze has of these minutes; minutes without a trade are missing."""
+    found: defaultdict[MinuteKey, StoredMinute] = defaultdict(StoredMinute)
     by_hour: defaultdict[int, list[MinuteKey]] = defaultdict(list)
     for key in keys:
         by_hour[key[0] // (60 * MINUTE_US)].append(key)
@@ -82,14 +97,15 @@ def trades_of(table: Table, keys: Collection[MinuteKey]) -> dict[MinuteKey, list
         with open_duckdb() as duck:
             duck.register("minutes", _minutes(of_hour))
             cursor = duck.execute(
-                f"SELECT {_FIELDS} FROM {scan_trades(duck, files)} AS trades SEMI JOIN minutes "
-                f"ON minutes.exchange = trades.exchange AND minutes.symbol = trades.symbol "
+                f"SELECT kafka_partition, kafka_offset, {_FIELDS} FROM {scan_trades(duck, files)} AS trades "
+                f"SEMI JOIN minutes ON minutes.exchange = trades.exchange AND minutes.symbol = trades.symbol "
                 f"AND minutes.start_us = epoch_us({DUCKDB.minute})"
             )
             while rows := cursor.fetchmany(10_000):
-                for row in rows:
-                    trade = TradeEvent(*row)
-                    found[trade.event_time // MINUTE_US * MINUTE_US, (trade.exchange, trade.symbol)].append(trade)
+                for partition, offset, *fields in rows:
+                    trade = TradeEvent(*fields)
+                    key = trade.event_time // MINUTE_US * MINUTE_US, (trade.exchange, trade.symbol)
+                    found[key].add(trade, partition, offset)
     return dict(found)
 
 

@@ -18,7 +18,7 @@ from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
 from cryptolake_assets.kafka.topics import broker_request, open_consumer, partitions_of
 from cryptolake_assets.lake.published_hours import OffsetsByHour, contained_offsets
-from cryptolake_assets.live.bronze_minutes import latest_trade_us, minutes_lacking, trades_of
+from cryptolake_assets.live.bronze_minutes import StoredMinute, latest_trade_us, minutes_lacking, stored_minutes
 from cryptolake_assets.live.settlement import Settled
 from cryptolake_assets.live.tail import MAX_MINUTES, Tail
 from cryptolake_assets.model.columns import PRICE, QUANTITY, decimal_pattern
@@ -130,8 +130,8 @@ class KafkaFollower:
         tail = Tail(rules, latest_trade_us(bronze, rules.latest))
         tail.next_offsets = {partition: max(first, committed.get(partition, 0)) for partition, first in begin.items()}
         lacking = minutes_lacking(bronze, contained_offsets(silver), rules.latest, MAX_MINUTES)
-        for key, trades in trades_of(bronze, lacking).items():
-            tail.load(key, trades)
+        for key, stored in stored_minutes(bronze, lacking).items():
+            tail.load(key, stored.trades, stored.next_offsets)
         return tail
 
     def _rules(self) -> RuleContext:
@@ -173,9 +173,10 @@ class KafkaFollower:
                 judged_at = monotonic()
             if keys := tail.to_load()[:LOADED_MINUTES]:
                 bronze, _ = self._tables()
-                found = await asyncio.to_thread(trades_of, bronze, keys)
+                found = await asyncio.to_thread(stored_minutes, bronze, keys)
                 for key in keys:
-                    tail.load(key, found.get(key, ()))
+                    stored = found.get(key, StoredMinute())
+                    tail.load(key, stored.trades, stored.next_offsets)
             offsets = contained_offsets(self._tables()[1])
             if settled := list(tail.settle(_of_hours(offsets))):
                 self._on_settled(settled)

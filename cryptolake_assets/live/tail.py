@@ -135,8 +135,8 @@ class Tail:
             if not minute.is_whole and not minute.is_settled
         ]
 
-    def load(self, key: MinuteKey, trades: Iterable[TradeEvent]) -> None:
-        """Make a minute whole with Bronze's trades of it; a Bronze that was read after `to_load` named the minute."""
+    def load(self, key: MinuteKey, trades: Iterable[TradeEvent], next_offsets: Offsets) -> None:
+        """Make a minute whole with Bronze's trades of it, and the offsets after them; read after `to_load` named it."""
         start_us, topic = key
         minute = self._minutes.get(start_us, {}).get(topic)
         if minute is None:
@@ -145,6 +145,8 @@ class Tail:
         self._waiting -= len(waiting)
         for trade in (*trades, *waiting):
             self._count(minute, start_us, topic, trade)
+        for partition, following in next_offsets.items():
+            minute.next_offsets[partition] = max(following, minute.next_offsets.get(partition, 0))
         self._bound()
 
     def settle(self, contained: Callable[[int], Offsets]) -> Iterator[Settled]:

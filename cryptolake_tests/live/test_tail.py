@@ -62,7 +62,7 @@ def test_minute_that_bronze_may_have_begun_waits_for_its_trades() -> None:
     tail.add(0, 8, trade(6, 61, "6"))
     assert closes(tail) == {1: "6.00000000"}
     assert tail.to_load() == [(START_US, BTC)]
-    tail.load((START_US, BTC), [trade(4, 20, "4"), trade(5, 40, "5")])
+    tail.load((START_US, BTC), [trade(4, 20, "4"), trade(5, 40, "5")], {0: 8})
     assert closes(tail) == {0: "5.00000000", 1: "6.00000000"}
     assert [bar["trades"] for bar in tail.bars(BTC)] == [2, 1]
     assert not tail.to_load()
@@ -76,6 +76,14 @@ def test_minute_is_settled_once_silver_contains_its_last_record() -> None:
     assert closes(tail) == {1: "2.50000000"}
     assert not tail.has(BTC, START_US)
     assert len(tail.bars(ETH)) == 1
+
+
+def test_minute_of_bronze_stays_until_silver_contains_its_records() -> None:
+    tail = tail_of()
+    tail.load((START_US, BTC), [trade(1, 0)], {0: 5})
+    assert settled(tail, {0: 4}) == []
+    assert closes(tail) == {0: "2.50000000"}
+    assert settled(tail, {0: 5}) == [0]
 
 
 def test_duplicate_leaves_a_minute_settled_and_another_trade_does_not() -> None:
@@ -100,7 +108,7 @@ def test_old_settled_minute_is_evicted_and_a_late_trade_reads_it_again() -> None
     tail.add(0, 3, trade(4, 1, "7"))
     assert 0 not in closes(tail)
     assert tail.to_load() == [(START_US, BTC)]
-    tail.load((START_US, BTC), [trade(1, 0)])
+    tail.load((START_US, BTC), [trade(1, 0)], {0: 1})
     assert closes(tail)[0] == "7.00000000"
 
 
