@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from time import monotonic
@@ -16,6 +17,7 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
 from cryptolake_assets.bronze.offsets import committed_offsets
+from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.kafka.topics import broker_request, open_consumer, partitions_of
 from cryptolake_assets.lake.published_hours import OffsetsByHour, contained_offsets
 from cryptolake_assets.live.bronze_minutes import StoredMinute, latest_trade_us, minutes_lacking, stored_minutes
@@ -94,14 +96,16 @@ class KafkaFollower:
         error = state.outcome.exception() if state.outcome is not None else None
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
-        problem = f"{type(error).__name__}: {error}"
+        problem = str(error) if isinstance(error, CryptolakeError) else repr(error)
         if problem != self.problem:
             log.warning("live_tail_lost", stream=self._stream.name, cause=problem)
         self.problem = problem
 
     async def _follow(self) -> None:
-        async with open_consumer(self._settings) as consumer:
-            partitions = await partitions_of(self._settings, self._stream.topic(self._settings))
+        async with AsyncExitStack() as stack:
+            async with broker_request(self._settings, "follow the trades"):
+                consumer = await stack.enter_async_context(open_consumer(self._settings))
+                partitions = await partitions_of(self._settings, self._stream.topic(self._settings))
             consumer.assign(list(partitions))
             tail = await self._started(consumer, partitions)
             for tp in partitions:
