@@ -16,7 +16,6 @@ import gzip
 import hashlib
 import heapq
 import io
-import json
 import os
 import re
 import statistics
@@ -100,6 +99,14 @@ class CaptureSummary:
     clock_offset_ns: int
 
 
+@dataclass(frozen=True)
+class _StoredSummary:
+    captures: str  # fingerprint of the files
+    summary: CaptureSummary
+
+
+_decode_summary = msgspec.json.Decoder(_StoredSummary, dec_hook=lambda kind, value: kind(value)).decode
+
 _EpochMs = Annotated[int, msgspec.Meta(ge=0, lt=1 << 53)]
 
 
@@ -164,9 +171,12 @@ def read_market_frames(directories: Mapping[Market, Path]) -> Iterator[tuple[Mar
     return heapq.merge(*starmap(of_market, directories.items()), key=lambda item: item[1].receive_time_ns)
 
 
-def summarise(directory: Path) -> CaptureSummary:
-    """Summarize the directory in one pass; cached in this process until a file changes."""
-    return _summarise(directory, _fingerprint(directory))
+def summarise(directory: Path, stored_in: Path | None = None) -> CaptureSummary:
+    """Summarize the directory in one pass; cached until a file changes.
+
+    The pass reads every frame, so other processes find its result in the directory `stored_in`, if that exists.
+    """
+    return _summarise(directory, _fingerprint(directory), stored_in)
 
 
 def first_day(directory: Path) -> date:
@@ -177,25 +187,10 @@ def first_day(directory: Path) -> date:
     return _first_day(directory, _fingerprint(directory))
 
 
-def last_day(directories: Sequence[Path], cache_file: Path) -> date:
-    """Return the UTC date of the last event of the directories.
-
-    This reads every frame, so the result is cached in `cache_file` (if its directory exists) until a capture changes.
-    """
-    fingerprint = hashlib.sha256(repr(list(map(_fingerprint, directories))).encode()).hexdigest()
-    try:
-        cached = json.loads(cache_file.read_bytes())
-        if cached["captures"] == fingerprint:
-            return date.fromisoformat(cached["last_day"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    last_ms = max(summarise(directory).last_event_time_ms for directory in directories)
-    day = datetime.fromtimestamp(last_ms // 1_000, UTC).date()
-    if cache_file.parent.is_dir():
-        temporary = cache_file.with_name(f"{cache_file.name}.{os.getpid()}")
-        temporary.write_text(json.dumps({"captures": fingerprint, "last_day": day.isoformat()}), encoding="utf-8")
-        temporary.replace(cache_file)
-    return day
+def last_day(directories: Sequence[Path], stored_in: Path) -> date:
+    """Return the UTC date of the last event of the directories; `stored_in` as for `summarise`."""
+    last_ms = max(summarise(directory, stored_in).last_event_time_ms for directory in directories)
+    return datetime.fromtimestamp(last_ms // 1_000, UTC).date()
 
 
 def _fingerprint(directory: Path) -> tuple[tuple[str, int, int], ...]:
@@ -365,7 +360,27 @@ class _SummaryBuilder:
 
 
 @lru_cache(maxsize=8)
-def _summarise(directory: Path, _fingerprint: tuple[tuple[str, int, int], ...]) -> CaptureSummary:
+def _summarise(
+    directory: Path, fingerprint: tuple[tuple[str, int, int], ...], stored_in: Path | None
+) -> CaptureSummary:
+    if stored_in is None or not stored_in.is_dir():
+        return _summary_of(directory)
+    path = stored_in / f"capture-{hashlib.sha256(str(directory).encode()).hexdigest()[:8]}.json"
+    key = hashlib.sha256(repr(fingerprint).encode()).hexdigest()
+    try:
+        stored = _decode_summary(path.read_bytes())
+        if stored.captures == key:
+            return stored.summary
+    except (OSError, msgspec.MsgspecError):
+        pass
+    summary = _summary_of(directory)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.encode(_StoredSummary(key, summary), enc_hook=str))
+    temporary.replace(path)
+    return summary
+
+
+def _summary_of(directory: Path) -> CaptureSummary:
     builder = _SummaryBuilder()
     for frame in read_frames(directory):
         builder.add(frame)

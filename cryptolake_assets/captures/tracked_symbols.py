@@ -65,7 +65,8 @@ def resolve_subscriptions(
             f"symbols: {settings.venue.title} reports no quote volume to rank symbols by. Use names or patterns."
         )
     if settings.source is Source.REPLAY:
-        return _from_capture(settings, selection, summary or summarise(capture_directory(settings)), listing, tracked)
+        summary = summary or summarise(capture_directory(settings), settings.run_dir)
+        return _from_capture(settings, selection, summary, listing, tracked)
     symbols: tuple[str, ...] = settings.venue.live_symbols
     if selection != SymbolSelection():
         symbols = selection.resolve(listing.symbols, listing.volumes, tracked) if listing else selection.names
@@ -93,7 +94,7 @@ def default_end_date(settings: Settings) -> date | None:
     """
     if settings.source is not Source.REPLAY:
         return settings.end_date
-    end = settings.end_date or last_day(_captures(settings), settings.run_dir / "capture.json")
+    end = settings.end_date or last_day(_captures(settings), settings.run_dir)
     return max(end, last_archived_day(settings) or end)
 
 
@@ -226,5 +227,5 @@ def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
     if settings.source is not Source.REPLAY:
         return ()
     directory = captured_markets(settings.replay_dir).get(Market.USD_M)
-    names = summarise(directory).stream_names if directory else ()
+    names = summarise(directory, settings.run_dir).stream_names if directory else ()
     return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if any(map(stream_type.is_recorded_as, names)))

@@ -155,7 +155,7 @@ def replay(
     overrides = {"source": Source.REPLAY, "replay_dir": directory, **({} if speed is None else {"replay_speed": speed})}
     settings = load_settings(**overrides)
     for view in settings.each_market:
-        summary = summarise(capture_directory(view))
+        summary = summarise(capture_directory(view), view.run_dir)
         symbols = ", ".join(summary.symbols)
         console.print(f"{summary.directory}: {summary.frame_count} frames of {symbols}", soft_wrap=True)
     if EXCHANGE not in lifecycle.up(settings, console=console):

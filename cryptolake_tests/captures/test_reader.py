@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from cryptolake_assets.captures import reader
 from cryptolake_assets.captures.reader import MAX_LINE_BYTES, first_day, last_day, read_frames, summarise
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
@@ -225,23 +226,33 @@ def test_first_day_reads_only_the_head(tmp_path: Path) -> None:
     assert first_day(tmp_path) == date(2023, 11, 15)
 
 
-def test_last_day_is_cached_until_a_capture_changes(tmp_path: Path) -> None:
+def test_summary_is_stored_for_other_processes_until_a_capture_changes(tmp_path: Path) -> None:
     midnight_ms = 1_700_092_800_000  # 2023-11-16T00:00:00Z
     after = (midnight_ms + 1_000) * 10**6  # the receive clock is 1 s fast
     captures = tmp_path / "captures"
     captures.mkdir()
     write_capture(captures / "a.ndjson", [(after, trade_frame("币安人生USDT", 1, midnight_ms - 1))])
-    cache_file = tmp_path / "run" / "capture.json"
-    assert last_day([captures], cache_file) == date(2023, 11, 15)
-    assert not cache_file.exists(), "the directory of the cache file does not exist yet"
-    cache_file.parent.mkdir()
-    assert last_day([captures], cache_file) == date(2023, 11, 15)
-    cache_file.write_text(cache_file.read_text().replace("2023-11-15", "2023-11-20"))
-    assert last_day([captures], cache_file) == date(2023, 11, 20), "the cached day is used"
+    run = tmp_path / "run"
+    read = summarise(captures, run)
+    assert not run.exists()
+    run.mkdir()
+    assert read_in_another_process(captures, run) == read
+    (stored,) = run.iterdir()
+    stored.write_text(stored.read_text().replace("币安人生USDT", "STOREDUSDT"))
+    assert read_in_another_process(captures, run).symbols == ("STOREDUSDT",), "the stored summary is used"
+    assert last_day([captures], run) == date(2023, 11, 15)
     write_capture(captures / "b.ndjson", [(after + 10**9, trade_frame("币安人生USDT", 2, midnight_ms))])
-    assert last_day([captures], cache_file) == date(2023, 11, 16)
-    cache_file.write_text("{")
-    assert last_day([captures], cache_file) == date(2023, 11, 16)
+    assert read_in_another_process(captures, run).symbols == ("币安人生USDT",)
+    assert last_day([captures], run) == date(2023, 11, 16)
+    stored.write_text("{")
+    assert read_in_another_process(captures, run) == summarise(captures)
+    assert list(run.iterdir()) == [stored]
+
+
+def read_in_another_process(captures: Path, run: Path) -> reader.CaptureSummary:
+    """Return the summary without this process's cache."""
+    reader._summarise.cache_clear()
+    return summarise(captures, run)
 
 
 def test_first_day_without_trades_is_the_receive_day(tmp_path: Path) -> None:
