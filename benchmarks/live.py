@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +9,6 @@ from benchmarks.results import Figure
 from benchmarks.runner import Runner
 
 STEPS = "benchmarks.live_steps"
-GENERATOR = 1  # increment when the feed generates other trades from the same parameters
 SEED = 13
 
 
@@ -29,7 +27,7 @@ SMALL = Scale(symbols=20, busy_per_s=200, quiet_per_s=50, warm_up_s=60, seconds=
 
 
 def run(runner: Runner, scale: Scale) -> list[Figure]:
-    """Generate missing trades, measure both platforms, and return the figures."""
+    """Measure both platforms, and return the figures."""
     busy, quiet = (_measured(runner, scale, per_s) for per_s in (scale.busy_per_s, scale.quiet_per_s))
     rule = (
         f"{scale.symbols} symbols, {scale.busy_per_s:,} trades/s for {scale.seconds} s at real time; without the "
@@ -51,22 +49,15 @@ def run(runner: Runner, scale: Scale) -> list[Figure]:
 
 
 def _measured(runner: Runner, scale: Scale, per_s: int) -> dict[str, Any]:
-    directory = runner.state / f"live-{scale.symbols}-{per_s}"
-    # The feed outlasts the measurement, as the exchange's clock stops with it.
-    seconds = scale.warm_up_s + scale.seconds + 60
-    key = {"symbols": scale.symbols, "per_s": per_s, "seconds": seconds, "seed": SEED, "generator": GENERATOR}
-    if not runner.is_generated(directory, key):
-        shutil.rmtree(directory, ignore_errors=True)
-        feed = {"symbols": scale.symbols, "per_s": per_s, "seconds": seconds, "seed": SEED}
-        title = f"generating {seconds * per_s:,} trades"
-        runner.remember(directory, key, runner.step_of(STEPS, title, "generate", directory=directory, **feed))
     return dict(
         runner.step_of(
             STEPS,
             f"a platform with {per_s:,} trades/s",
             "measure",
-            capture=directory / "capture",
-            home=directory / "home",
+            directory=runner.state / f"live-{per_s}",
+            symbols=scale.symbols,
+            per_s=per_s,
+            seed=SEED,
             warm_up_s=scale.warm_up_s,
             seconds=scale.seconds,
         )

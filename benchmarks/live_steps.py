@@ -1,9 +1,8 @@
-"""Steps of part `live`, each in a separate process: generate a feed, and measure a platform that replays it."""
+"""The step of part `live`, in a separate process: measure a platform that follows generated trades."""
 
 from __future__ import annotations
 
 import asyncio
-import io
 import shutil
 import sys
 import time
@@ -12,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,7 +20,6 @@ import numpy as np
 import orjson
 import psutil
 from prometheus_client.parser import text_string_to_metric_families
-from rich.console import Console
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosedError
 
@@ -28,36 +27,42 @@ from benchmarks.runner import progress
 from benchmarks.steps import main
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.live.settled_counts import SETTLED_BARS
-from cryptolake_assets.platform import lifecycle
 from cryptolake_assets.platform.parts import API, EXCHANGE, local_parts
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
-from cryptolake_tests.support.platforms import settings_for
-from reliability.drills.feed import Feed, write_feed
+from reliability.drills.drilled_platform import DrilledPlatform
+from reliability.drills.feed import Feed, minute_begin, write_feed
 
 SYMBOLS_A_CLIENT: Final = 150
+START_MIN: Final = 2  # the feed begins so many minutes after the current one, when it is written and the platform runs
+START_S: Final = 180  # of the feed before the warm-up ends
+# Drills use shorter intervals.
+DEFAULTS: Final = {
+    name: Settings.model_fields[name].default
+    for name in ("coverage_interval_s", "bronze_trigger_s", "silver_interval_s", "gold_interval_min")
+}
 SAMPLE_S: Final = 5.0
 MINUTE_S: Final = 60
 
 
-def generate(directory: str, symbols: int, per_s: int, seconds: int, seed: int) -> dict[str, Any]:
-    """Write a capture with `per_s` trades in each second, of all symbols alike."""
+def measure(directory: str, symbols: int, per_s: int, seed: int, warm_up_s: int, seconds: int) -> dict[str, Any]:
+    """Start a live platform, follow its bars as clients do, and return what they and the processes showed.
+
+    The exchange sends `per_s` trades in each second, of all symbols alike, with present times.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
     names = tuple(f"C{number:03}USDT" for number in range(symbols))
-    emitted = write_feed(Feed(seed, seconds, names, (per_s, per_s)), Path(directory) / "capture")
-    return {"trades": len(emitted.order), "begins": emitted.begins.isoformat()}
-
-
-def measure(capture: str, home: str, warm_up_s: int, seconds: int) -> dict[str, Any]:
-    """Start a platform, follow its bars as clients do, and return what they and the processes showed."""
-    shutil.rmtree(home, ignore_errors=True)
-    settings = settings_for(Path(home), replay_dir=Path(capture), replay_speed=1.0)
-    sent = SentTrades.of_capture(Path(capture))
-    console = Console(file=io.StringIO())
-    lifecycle.up(settings, console=console)
+    # The feed outlasts the measurement, as the exchange's clock stops with it.
+    feed = Feed(seed, START_S + warm_up_s + seconds, names, (per_s, per_s), begins=minute_begin(START_MIN))
+    emitted = write_feed(feed, Path(directory) / "capture")
+    platform = DrilledPlatform(
+        Path(directory) / "home", emitted, {**DEFAULTS, "symbols": ",".join(names)}, is_live=True
+    )
     try:
-        return asyncio.run(_follow(settings, sent, warm_up_s, seconds))
+        platform.start()
+        return asyncio.run(_follow(platform.settings, SentTrades.of_capture(emitted.directory), warm_up_s, seconds))
     finally:
-        lifecycle.down(settings, console)
+        platform.stop()
 
 
 @dataclass(frozen=True)
@@ -88,8 +93,8 @@ class SeenBars:
     """What clients have received. Times are of the exchange's clock: ours plus `offset_ms`."""
 
     sent: SentTrades
-    offset_ms: float
-    from_ms: float  # earlier trades and minutes are of the warm-up
+    offset_ms: float = 0.0
+    from_ms: float = inf  # earlier trades and minutes are of the warm-up
     newest: dict[str, int] = field(default_factory=dict)  # last single id seen, by symbol
     ages_ms: list[Any] = field(default_factory=list)
     final_s: dict[tuple[str, str], float] = field(default_factory=dict)  # by symbol and minute, since the minute's end
@@ -113,12 +118,11 @@ async def _follow(settings: Settings, sent: SentTrades, warm_up_s: int, seconds:
     usage = Usage(settings)
     before_mb = usage.memory_mb()[API]
     async with httpx.AsyncClient(trust_env=False, timeout=10.0) as http:
-        offset_ms = await _clock_offset_ms(http, settings)
-        began_ms = time.time() * 1000 + offset_ms
-        seen = SeenBars(sent, offset_ms, began_ms + warm_up_s * 1000)
-        symbols = sorted(sent.last_ids)
-        async with _clients(settings, symbols, seen):
+        seen = SeenBars(sent)
+        async with _clients(settings, sorted(sent.last_ids), seen):
             await asyncio.sleep(warm_up_s)
+            seen.offset_ms = await _clock_offset_ms(http, settings)
+            seen.from_ms = time.time() * 1000 + seen.offset_ms
             usage.begin()
             for second in range(0, seconds, round(SAMPLE_S)):
                 await asyncio.sleep(SAMPLE_S)
@@ -256,7 +260,7 @@ def _value(metrics: str, name: str) -> float:
     )
 
 
-STEPS: dict[str, Callable[..., Any]] = {step.__name__: step for step in (generate, measure)}
+STEPS: dict[str, Callable[..., Any]] = {measure.__name__: measure}
 
 if __name__ == "__main__":
     main(STEPS, *sys.argv[1:])
