@@ -155,11 +155,12 @@ def _log_return(earlier: Decimal, later: Decimal) -> float:
     return math.log1p(float(later - earlier) / float(earlier)) if 0.5 < quotient < 2 else math.log(quotient)
 
 
+_EXACT = Context(prec=80)  # the default context would round to 28 digits
+
+
 def _scaled(value: Decimal) -> int:
-    """Return value * 10^16 as an integer. `Decimal.scaleb` would round to the context's 28 digits."""
-    _, digits, exponent = value.as_tuple()
-    power: int = 10 ** (16 + int(exponent))
-    return int("".join(map(str, digits))) * power
+    """Return value * 10^16 as an integer."""
+    return int(value.scaleb(16, _EXACT))
 
 
 def _vwap(row: Row) -> Decimal:
@@ -377,7 +378,6 @@ def _total(values: Sequence[Any]) -> Any:
     return Decimal(f"{sum(map(_scaled, values))}E-16").quantize(finest, context=_EXACT)
 
 
-_EXACT = Context(prec=80)
 _OVER_BARS: Mapping[Function, Callable[[Sequence[Any]], Any]] = {
     Function.FIRST: lambda values: values[0],
     Function.LAST: lambda values: values[-1],
