@@ -34,7 +34,7 @@ from cryptolake_assets.api.table_routes import AnyExchange
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
-from cryptolake_assets.live.settlement import Outcome, Settled, outcome, published_bars
+from cryptolake_assets.live.settlement import Settled, SettledOutcome, outcome, published_bars
 from cryptolake_assets.model.bar_state import SERVED, STATE
 from cryptolake_assets.model.markets import EXCHANGES, Family
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
@@ -193,7 +193,7 @@ class Hub:
         for one in settled:
             found = outcome(one, published.get(one.key))
             self._metrics.settled_bars.labels(family.value, found.value).inc()
-            if found is Outcome.UNEXPLAINED:
+            if found is SettledOutcome.UNEXPLAINED:
                 log.error("live_bar_differs", minute=one.key, tail=one.bar, silver=published.get(one.key))
         return [{**bar, STATE.name: stored_state(bar)} for key, bar in published.items() if key[1] in topics]
 

@@ -225,13 +225,13 @@ def _up_to_date(freshness: "Freshness") -> tuple[CheckOutcome, dg.AssetCheckSeve
 
 def _live_bars(settings: Settings) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
     from cryptolake_assets.live.settled_counts import settled_counts
-    from cryptolake_assets.live.settlement import Outcome
+    from cryptolake_assets.live.settlement import SettledOutcome
 
     counts = settled_counts(settings, settings.venue.family)
     if counts is None:
         outcome = CheckOutcome(LIVE_BARS, True, "nothing to compare: the API does not respond, or rejects the key")
     else:
-        unexplained = counts.get(Outcome.UNEXPLAINED, 0)
+        unexplained = counts.get(SettledOutcome.UNEXPLAINED, 0)
         text = f"{unexplained} of {sum(counts.values())} bars differ without a known cause since the API started"
         outcome = CheckOutcome(LIVE_BARS, unexplained == 0, text, counts={each: counts[each] for each in counts})
     return outcome, dg.AssetCheckSeverity.WARN

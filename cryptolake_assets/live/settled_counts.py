@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from cryptolake_assets.live.settlement import Outcome
+from cryptolake_assets.live.settlement import SettledOutcome
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings
 
@@ -13,7 +13,7 @@ SETTLED_BARS = "cryptolake_api_settled_bars"  # counter with the labels `family`
 TIMEOUT_S = 5.0
 
 
-def settled_counts(settings: Settings, family: Family) -> dict[Outcome, int] | None:
+def settled_counts(settings: Settings, family: Family) -> dict[SettledOutcome, int] | None:
     """Return the number of compared bars by outcome; None if the API does not respond, or rejects the key.
 
     The key is that of the dashboard.
@@ -27,7 +27,7 @@ def settled_counts(settings: Settings, family: Family) -> dict[Outcome, int] | N
     except httpx.HTTPError:
         return None
     return {
-        Outcome(sample.labels["outcome"]): int(sample.value)
+        SettledOutcome(sample.labels["outcome"]): int(sample.value)
         for metric in text_string_to_metric_families(response.text)
         for sample in metric.samples
         if sample.name == f"{SETTLED_BARS}_total" and sample.labels["family"] == family

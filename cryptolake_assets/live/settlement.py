@@ -20,7 +20,7 @@ COMPARED: Final = tuple(
 )
 
 
-class Outcome(StrEnum):
+class SettledOutcome(StrEnum):
     """Result of a comparison; every outcome but the first is a difference."""
 
     EQUAL = "equal"
@@ -41,7 +41,7 @@ class Settled:
     is_behind: bool  # Silver contains records that the tail had not read
 
 
-def outcome(settled: Settled, published: Mapping[str, Any] | None) -> Outcome:
+def outcome(settled: Settled, published: Mapping[str, Any] | None) -> SettledOutcome:
     """Return the outcome for Silver's bar of the minute; None: it has none."""
     bar = settled.bar
     if bar is None or published is None:
@@ -49,12 +49,12 @@ def outcome(settled: Settled, published: Mapping[str, Any] | None) -> Outcome:
     else:
         is_equal = all(bar[name] == published[name] for name in COMPARED)
     if is_equal:
-        return Outcome.EQUAL
+        return SettledOutcome.EQUAL
     if settled.is_behind:
-        return Outcome.LATE
+        return SettledOutcome.LATE
     if settled.has_copies:
-        return Outcome.COPIES
-    return Outcome.QUARANTINED if settled.has_out_of_range else Outcome.UNEXPLAINED
+        return SettledOutcome.COPIES
+    return SettledOutcome.QUARANTINED if settled.has_out_of_range else SettledOutcome.UNEXPLAINED
 
 
 def published_bars(silver: Table, keys: Iterable[MinuteKey]) -> dict[MinuteKey, dict[str, Any]]:

@@ -13,7 +13,7 @@ from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.live.kafka_follower import KafkaFollower
 from cryptolake_assets.live.live_bars import LiveBars
-from cryptolake_assets.live.settlement import Outcome, Settled, outcome, published_bars
+from cryptolake_assets.live.settlement import Settled, SettledOutcome, outcome, published_bars
 from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Family
@@ -60,7 +60,7 @@ def closes(live: LiveBars) -> dict[int, tuple[str, int]]:
     return {bar["window_start"].minute: (f"{bar['close']:.0f}", bar["trades"]) for bar in found}
 
 
-def outcomes(settings: Settings, settled: Sequence[Settled]) -> list[Outcome]:
+def outcomes(settings: Settings, settled: Sequence[Settled]) -> list[SettledOutcome]:
     published = published_bars(load_table(settings, FUTURES.bars), [one.key for one in settled])
     return [outcome(one, published.get(one.key)) for one in settled]
 
@@ -74,7 +74,7 @@ async def test_trades_are_in_their_bars_before_bronze_and_after_silver(settings:
         await asyncio.to_thread(refresh, settings, DuckDBEngine(settings), HOUR)
         await until(lambda: closes(live) == {}, WAIT_S)
         mine = [one for one in settled if one.key[0] == epoch_us(HOUR)]
-        assert outcomes(settings, mine) == [Outcome.EQUAL]
+        assert outcomes(settings, mine) == [SettledOutcome.EQUAL]
         await send(settings, record(settings, 2, 30, "101"))  # a copy changes nothing
         await send(settings, record(settings, 3, 45, "102"), record(settings, 4, 61, "103"))
         await until(lambda: closes(live) == {0: ("102", 3), 1: ("103", 1)}, WAIT_S)
@@ -90,7 +90,7 @@ async def test_trades_are_in_their_bars_before_bronze_and_after_silver(settings:
         await asyncio.to_thread(refresh, settings, DuckDBEngine(settings), HOUR)
         await until(lambda: closes(live) == {}, WAIT_S)
         mine = [one for one in settled if one.key[0] >= epoch_us(HOUR)]
-        assert outcomes(settings, mine) == [Outcome.EQUAL] * 2
+        assert outcomes(settings, mine) == [SettledOutcome.EQUAL] * 2
 
 
 async def test_without_kafka_silver_alone_answers_and_the_cause_is_known(settings: Settings) -> None:
