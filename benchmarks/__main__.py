@@ -14,12 +14,19 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import api, ingest, page, scale, silver, soak
+from benchmarks import api, ingest, live, page, scale, silver, soak
 from benchmarks.results import RESULTS, Figure, Report
 from benchmarks.runner import BenchmarkError, Runner
 
 # Approximate disk space of each part's generated data.
-NEEDED_BYTES = {"silver": 12 * 10**9, "api": 10**9, "ingest": 3 * 10**9, "scale": 10**9, "soak": 10**9}
+NEEDED_BYTES = {
+    "silver": 12 * 10**9,
+    "api": 10**9,
+    "ingest": 3 * 10**9,
+    "scale": 10**9,
+    "soak": 10**9,
+    "live": 3 * 10**9,
+}
 
 
 def _silver(runner: Runner, *, small: bool) -> list[Figure]:
@@ -38,6 +45,10 @@ def _scale(runner: Runner, *, small: bool) -> list[Figure]:
     return scale.run(runner, scale.SMALL if small else scale.Scale())
 
 
+def _live(runner: Runner, *, small: bool) -> list[Figure]:
+    return live.run(runner, live.SMALL if small else live.Scale())
+
+
 def _soak(runner: Runner, *, small: bool) -> list[Figure]:
     return soak.run(runner, soak.SMALL if small else soak.Scale())
 
@@ -48,6 +59,7 @@ PARTS: dict[str, Callable[..., list[Figure]]] = {
     "ingest": _ingest,
     "scale": _scale,
     "soak": _soak,
+    "live": _live,
 }
 
 console = Console(stderr=True, highlight=False)

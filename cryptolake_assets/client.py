@@ -40,8 +40,8 @@ def ohlcv(symbol: str, timeframe: str = "1m", *, frame: str = "pandas", **option
 
     `timeframe` is `1m`, `5m`, `15m`, `1h`, `4h` or `1d`. `frame` is `pandas`, `polars` (if installed) or `arrow`;
     prices and volumes are decimals in all of them. Options: `exchange`, `start`, `end`, `as_of` (snapshot id or time),
-    `url` (the API's), `key`, `timeout_s`. The range may have any length; it is fetched in pages if it is too large for
-    one response. Raises `ApiError` with the API's reason.
+    `state` (such as `final`: only bars that are proven complete), `url` (the API's), `key`, `timeout_s`. The range may
+    have any length; it is fetched in pages if it is too large for one response. Raises `ApiError` with its reason.
 
     `exchange` is `binance_futures`, `binance_futures_coin` or `binance_spot`. Without it, the bars are of the API's
     default market if that has the symbol, otherwise of another one that has it; their column `exchange` tells which.
@@ -131,6 +131,7 @@ def _fetch(
     start: Moment | None = None,
     end: Moment | None = None,
     as_of: Moment | None = None,
+    state: str | None = None,
     url: str = DEFAULT_URL,
     key: str = "",
     timeout_s: float = 60.0,
@@ -140,6 +141,7 @@ def _fetch(
     times = {"start": start, "end": end, "as_of": as_of}
     query |= {name: _text(value) for name, value in times.items() if value is not None} | {"format": "arrow"}
     query |= {} if exchange is None else {"exchange": exchange}
+    query |= {} if state is None else {"state": state}
     with ApiClient(url, key, timeout_s) as api:
         return pa.concat_tables([_table(page) for page in api.pages(path, query)])
 

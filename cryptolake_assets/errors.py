@@ -106,6 +106,10 @@ class CheckpointInUseError(CryptolakeError):
     """Another process holds the Bronze stream's checkpoint."""
 
 
+class PublishedMeanwhileError(CryptolakeError):
+    """Another run has published an hour of Silver after this run had read its inputs."""
+
+
 class MaintenanceInUseError(CryptolakeError):
     """Another process runs table maintenance."""
 

@@ -30,6 +30,7 @@ ORDER = (
     "bronze",
     "ingest",
     "transform",
+    "live",
     "platform",
     "client",
     "dashboard",

@@ -92,6 +92,12 @@ def _bronze(settings: Settings, _reader: Reader) -> str | None:
     return None if age_s < settings.stream_stall_s else f"has not reported its progress for {age_s:.0f} s"
 
 
+def _live(_settings: Settings, reader: Reader) -> str | None:
+    """Without a tail Silver alone answers: complete, but later."""
+    problems = [] if reader.live is None else [f"{family}: {why}" for family, why in reader.live.problems().items()]
+    return None if not problems else f"bars are of Silver alone: {'; '.join(problems)}"
+
+
 def _dagster(settings: Settings, _reader: Reader) -> str | None:
     return None if probes.webserver_serves(settings.dagster_address) else "the webserver does not respond"
 
@@ -103,6 +109,7 @@ DEPENDENCIES = (
     Dependency("producer", _producer),
     Dependency("bronze", _bronze),
     Dependency("dagster", _dagster),
+    Dependency("live", _live),
 )
 
 DependencyProblems = list[tuple[Dependency, str | None]]  # each dependency with its problem
@@ -161,7 +168,7 @@ class LakeCollector:
 
     def collect(self) -> Iterable[Any]:
         """Yield the available metrics: while a part is down, only its own metrics are missing."""
-        for collector in (self._tables, self._event_time_lag, self._stream_lag, self._cache):
+        for collector in (self._tables, self._event_time_lag, self._stream_lag, self._tail, self._cache):
             try:
                 yield from collector()
             except (CryptolakeError, OSError) as error:
@@ -213,6 +220,19 @@ class LakeCollector:
         for lag in lags:
             partitions.add_metric([lag.topic, str(lag.partition)], lag.records)
         return (records, partitions)
+
+    def _tail(self) -> Iterable[Any]:
+        minutes = GaugeMetricFamily(
+            "cryptolake_api_tail_minutes", "Minutes of all symbols in memory that Silver lacks.", labels=("family",)
+        )
+        rejected = GaugeMetricFamily(
+            "cryptolake_api_tail_rejected_records", "Kafka records that are no trades.", labels=("family",)
+        )
+        for family, follower in () if self._reader.live is None else self._reader.live.followers.items():
+            rejected.add_metric([family], follower.records_rejected)
+            if follower.tail is not None:
+                minutes.add_metric([family], len(follower.tail))
+        return (minutes, rejected)
 
     def _cache(self) -> Iterable[Any]:
         cache = self._reader.cache

@@ -13,8 +13,9 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cryptolake_assets.api import formats, problems, schemas
-from cryptolake_assets.api.page_reader import BARS, PinnedTable, Reader, UnpagedResource, epoch_ms, of_all_families
+from cryptolake_assets.api.page_reader import BARS, Reader, UnpagedResource, of_all_families
 from cryptolake_assets.api.params import Format, JsonOnly, StateParams, Time
+from cryptolake_assets.api.pinned import PinnedTable, epoch_ms
 from cryptolake_assets.api.table_routes import AnyExchange, AnySymbol, OneExchange, ReaderOf, unpaged_table
 from cryptolake_assets.errors import TableNotFoundError
 from cryptolake_assets.lake.coverage import gaps_of

@@ -8,8 +8,10 @@ the others wait for it only briefly, between the parts of a large change.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import orjson
@@ -20,19 +22,23 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from cryptolake_assets.api import schemas
-from cryptolake_assets.api.formats import records
+from cryptolake_assets.api.formats import record, records
+from cryptolake_assets.api.live_page import page_with_states, stored_state, with_state
 from cryptolake_assets.api.observe import ApiMetrics
-from cryptolake_assets.api.page_reader import BARS, PinnedTable, Reader, newest
+from cryptolake_assets.api.page_reader import BARS, Reader
 from cryptolake_assets.api.params import parse_exchange, parse_symbol
+from cryptolake_assets.api.pinned import PinnedTable, newest
 from cryptolake_assets.api.problems import Problem
 from cryptolake_assets.api.symbol_index import Topic
 from cryptolake_assets.api.table_routes import AnyExchange
 from cryptolake_assets.errors import CryptolakeError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, read_page
+from cryptolake_assets.live.settlement import Settled, SettledOutcome, outcome, published_bars
+from cryptolake_assets.model.bar_state import SERVED, STATE
 from cryptolake_assets.model.markets import EXCHANGES, Family
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES
-from cryptolake_assets.model.windows import MINUTE
+from cryptolake_assets.model.windows import MINUTE, epoch_us
 
 if TYPE_CHECKING:
     from cryptolake_assets.lake.table_cache import Identifier
@@ -50,6 +56,7 @@ READ_ROWS = 10_000  # maximum rows per read of a change; the rest is read next
 MESSAGE_BARS = 1_000  # maximum per message: about 400 kB; the default limit of WebSocket clients is 1 MiB
 DRAIN_TIMEOUT_S = 5.0  # maximum wait for clients to drain their queues before the next part of a change is read
 POLL_S = 0.02
+TICK_S = 0.1  # between two messages of provisional bars
 
 MAX_SYMBOLS = 200
 
@@ -119,6 +126,7 @@ class Hub:
         self._reader, self._metrics = reader, metrics
         self._clients: set[Subscriber] = set()
         self._feeds = tuple(map(BarChanges, Family))
+        self._settled: list[Settled] = []
         # Held while a client joins: it would miss a change sent after its first message was read.
         self._lock = asyncio.Lock()
 
@@ -137,7 +145,9 @@ class Hub:
                 if feed.has_clients([client]) and not feed.has_clients(self._clients):
                     # Read it before the bars: a change in between is then sent twice instead of lost.
                     await self._reader.run(self._start, feed)
-            snapshot_id, bars = await self._reader.run(self._newest, client.topics)
+            live = self._reader.live
+            fresh = {topic: live.bars(topic) for topic in client.topics} if live is not None else {}
+            snapshot_id, bars = await self._reader.run(self._newest, client.topics, fresh)
             client.queue.put_nowait(_message("snapshot", snapshot_id, bars))
             self._clients.add(client)
         self._metrics.live_clients.set(self.clients)
@@ -157,13 +167,44 @@ class Hub:
             while await self._send_part(feed):
                 await self._wait_for_queues()
 
+    def settle(self, settled: Sequence[Settled]) -> None:
+        """Take minutes that have left the tail; the next `tail_changed` compares and sends Silver's bars of them."""
+        self._settled += settled
+
+    async def tail_changed(self) -> None:
+        """Send the tail's bars that have changed since the last call, and Silver's bars of minutes that left it."""
+        live = self._reader.live
+        if live is None:
+            return
+        topics = frozenset[Topic]().union(*(client.topics for client in self._clients))
+        bars = [bar for topic, bar in live.take_changed() if topic in topics]
+        settled, self._settled = self._settled, []
+        for family, minutes in groupby(settled, lambda one: EXCHANGES[one.key[1][0]].family):
+            bars += await self._published(family, list(minutes), topics)
+        for family, of_family in groupby(bars, lambda bar: EXCHANGES[bar["exchange"]].family):
+            self._send(self._reader.table_cache.snapshot_id(BARS[family].identifier), list(map(record, of_family)))
+
+    async def _published(
+        self, family: Family, settled: Sequence[Settled], topics: Collection[Topic]
+    ) -> list[dict[str, Any]]:
+        """Count how Silver's bars of these minutes compare with those of the tail; return those of the topics."""
+        table = self._reader.table_cache.table(BARS[family].identifier)
+        published = await self._reader.run(published_bars, table, [one.key for one in settled])
+        for one in settled:
+            found = outcome(one, published.get(one.key))
+            self._metrics.settled_bars.labels(family.value, found.value).inc()
+            if found is SettledOutcome.UNEXPLAINED:
+                log.error("live_bar_differs", minute=one.key, tail=one.bar, silver=published.get(one.key))
+        return [{**bar, STATE.name: stored_state(bar)} for key, bar in published.items() if key[1] in topics]
+
     async def _send_part(self, feed: BarChanges) -> bool:
         """Send the next part of the changes. Return False if there is none."""
         async with self._lock:
             current = self._reader.table_cache.snapshot_id(feed.identifier)
             if not feed.has_clients(self._clients) or current == feed.snapshot_id:
                 return False
-            self._send(*await self._reader.run(self._changes, feed))
+            snapshot_id, bars = await self._reader.run(self._changes, feed)
+            self._send(snapshot_id, [bar for bar in bars if not self._is_in_tail(bar)])
         return True
 
     async def _wait_for_queues(self) -> None:
@@ -215,8 +256,16 @@ class Hub:
             topics.add((name, symbol))
         return frozenset(topics)
 
-    def _newest(self, topics: Iterable[Topic]) -> tuple[int | None, list[dict[str, Any]]]:
-        """Return the newest bars of each topic, and the newest snapshot that they were read from."""
+    def _is_in_tail(self, bar: Mapping[str, Any]) -> bool:
+        """Return whether the tail has newer trades of a bar of Silver, as JSON; a final bar is sent at once."""
+        start_us = epoch_us(datetime.fromisoformat(bar["window_start"]))
+        live = self._reader.live
+        return live is not None and not bar["is_complete"] and live.has((bar["exchange"], bar["symbol"]), start_us)
+
+    def _newest(
+        self, topics: Iterable[Topic], fresh: Mapping[Topic, Sequence[Mapping[str, Any]]]
+    ) -> tuple[int | None, list[dict[str, Any]]]:
+        """Return the newest bars of each topic, of Silver and `fresh` (the tail), and the newest snapshot read."""
         spans, states = self._reader.spans(), {}
         bars: list[dict[str, Any]] = []
         for exchange, symbol in sorted(topics):
@@ -229,7 +278,8 @@ class Hub:
                 filters.at_least("window_start", spans[exchange, symbol].last - MINUTE),
             )
             query = PageQuery(("window_start",), where, BARS[family].column_names, limit=FIRST_BARS, descending=True)
-            bars += reversed(records(self._page(states[family], query).rows))
+            page = page_with_states(self._page(states[family], query), fresh.get((exchange, symbol), ()), SERVED, query)
+            bars += reversed(records(page.rows))
         return newest(list(states.values())), bars
 
     def _start(self, feed: BarChanges) -> None:
@@ -254,7 +304,7 @@ class Hub:
             feed.seen = tuple(last[name] for name in CHANGE_KEY)
         if not page.more:
             feed.snapshot_id, feed.seen = state.snapshot_id, feed.seen[:1]
-        rows = page.rows.sort_by([(name, "ascending") for name in CHANGE_KEY[1:]])
+        rows = with_state(page.rows).sort_by([(name, "ascending") for name in CHANGE_KEY[1:]])
         return state.snapshot_id, records(rows)
 
     def _state(self, identifier: Identifier) -> PinnedTable:

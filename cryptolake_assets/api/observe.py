@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cryptolake_assets.api import problems
+from cryptolake_assets.live.settled_counts import SETTLED_BARS
 
 SECURITY_HEADERS = [
     (b"x-content-type-options", b"nosniff"),
@@ -37,6 +38,12 @@ class ApiMetrics:
         )
         self.live_clients = Gauge(
             "cryptolake_api_live_clients", "Open WebSockets and event streams.", registry=self.registry
+        )
+        self.settled_bars = Counter(
+            SETTLED_BARS,
+            "Closed minutes by how Silver's bar compares with the last provisional one.",
+            ("family", "outcome"),
+            registry=self.registry,
         )
         self.cut_clients = Counter(
             "cryptolake_api_cut_clients",

@@ -16,8 +16,9 @@ from starlette.responses import Response
 
 from cryptolake_assets.api import check_results, schemas
 from cryptolake_assets.api.check_results import CheckHistory, CheckKey, CheckState, Result
-from cryptolake_assets.api.page_reader import PinnedTable, UnpagedResource, of_each_family
+from cryptolake_assets.api.page_reader import UnpagedResource, of_each_family
 from cryptolake_assets.api.params import RangeParams
+from cryptolake_assets.api.pinned import PinnedTable
 from cryptolake_assets.api.present import CachedValue, json_of_the_present
 from cryptolake_assets.api.table_routes import AnyExchange, OneExchange, ReaderOf, unpaged_table
 from cryptolake_assets.lake import reject_counts

@@ -16,34 +16,46 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 import structlog
 
 from cryptolake_assets.api import formats, problems
-from cryptolake_assets.api.params import LIMIT, Format, Order, PageParams, StateParams, decode_cursor, encode_cursor
-from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache
+from cryptolake_assets.api.live_page import TailBars, page_with_states, stored_where, tail_bars
+from cryptolake_assets.api.params import (
+    LIMIT,
+    Format,
+    Order,
+    PageParams,
+    StateParams,
+    Timeframe,
+    decode_cursor,
+    encode_cursor,
+)
+from cryptolake_assets.api.pinned import PinnedTable, as_of_states, epoch_ms, newest, snapshot_of
+from cryptolake_assets.api.response_cache import CachedResponse, ResponseCache, TailVersion
 from cryptolake_assets.api.symbol_index import Spans, SymbolIndex, Topic
+from cryptolake_assets.api.timeframes import LENGTHS, fresh_bars
 from cryptolake_assets.errors import TableUnreadableError
 from cryptolake_assets.lake import filters
 from cryptolake_assets.lake.pages import Page, PageQuery, merge, read_page
-from cryptolake_assets.lake.table_cache import Identifier, TableCache
+from cryptolake_assets.lake.table_cache import TableCache
+from cryptolake_assets.live.live_bars import LiveBars
+from cryptolake_assets.model.bar_state import SERVED, BarState
 from cryptolake_assets.model.family_tables import FAMILY_TABLES, FamilyTables
 from cryptolake_assets.model.markets import EXCHANGES, VENUES, Family, Market, venue_of
 from cryptolake_assets.model.table_spec import TableSpec
+from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.expressions import BooleanExpression
-    from pyiceberg.table import Table
-    from pyiceberg.table.snapshots import Snapshot
 
 log = structlog.get_logger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
-EXCHANGE = "exchange"
+EXCHANGE, TAIL_OFFSETS = "exchange", "tail_offsets"
 BARS_KEY = ("window_start", EXCHANGE, "symbol")  # order of bars in responses: by time, like their files
 PAGED = (Format.JSON, Format.NDJSON)  # formats that are paged even without a `limit`
 
-MAX_SNAPSHOT_MS = 10**14  # a larger integer is a snapshot id, not a time
 
 FamilySpecs = Mapping[Family, TableSpec]  # the table with the rows of each market family
 
@@ -71,6 +83,7 @@ class Resource:
     rows_name: str
     order: Order = Order.ASC
     distinct: bool = False  # deduplicate rows, for tables that may have duplicates
+    has_states: bool = False  # bars: with the tail, and a column with the state of each
 
     @property
     def table(self) -> TableSpec:
@@ -92,6 +105,8 @@ class PageRequest:
     exchange: str | None = None
     equal: Mapping[str, str] = field(default_factory=dict)
     envelope: Mapping[str, Any] = field(default_factory=dict)
+    states: Collection[BarState] = SERVED  # of bars
+    tail: TailBars | None = None
 
     @property
     def page_set(self) -> str:
@@ -107,15 +122,6 @@ class Cursor:
 
     snapshot_id: int
     position: tuple[Any, ...]
-
-
-@dataclass(frozen=True)
-class PinnedTable:
-    """A table at a snapshot; None while it is empty."""
-
-    identifier: Identifier
-    table: Table
-    snapshot_id: int | None
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,7 @@ class Reader:
         self.families = tuple(dict.fromkeys(VENUES[market].family for market in markets))
         self._symbols = {family: SymbolIndex() for family in Family}
         self._slots = asyncio.Semaphore(settings.api_readers)
+        self.live: LiveBars | None = None  # None: tables alone
 
     async def run(self, function: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
         """Run a function that reads tables in a thread, once a slot is free."""
@@ -165,6 +172,10 @@ class Reader:
 
     async def page(self, request: PageRequest) -> CachedResponse:
         """Return the response with a page. Raises a problem, `TableNotFoundError`, `ResponseTooLargeError`."""
+        if self.live is not None and request.resource.has_states and request.params.as_of is None:
+            symbol, params = request.equal["symbol"], request.params
+            bounds = (params.start, params.end) if request.envelope["timeframe"] == Timeframe.M1 else (None, None)
+            request = replace(request, tail=tail_bars(self.live, symbol, *bounds))
         return await self.run(self._page, request)
 
     def _page(self, request: PageRequest) -> CachedResponse:
@@ -183,10 +194,24 @@ class Reader:
         )
         max_bytes = self.settings.api_answer_bytes
         page = merge([read_page(state.table, state.snapshot_id, query, max_bytes) for state in states], query)
+        if resource.has_states:
+            bars = self._fresh(request, states[0], answering.exchange)
+            page = page_with_states(page, bars, request.states, query)
         symbol = request.equal.get("symbol")
         if page.rows.num_rows == 0 and symbol is not None:
             self.require_symbol(symbol, answering.exchange)
         return _encoded(request, states, answering, page)
+
+    def _fresh(self, request: PageRequest, state: PinnedTable, exchange: str | None) -> Sequence[Mapping[str, Any]]:
+        """Return the bars that the table lacks yet, with their states; none of an earlier state or on later pages."""
+        if request.tail is None or exchange is None or request.tail.versions[exchange] is None:
+            return ()
+        bars, length = request.tail.bars_of(exchange), LENGTHS[request.envelope["timeframe"]]
+        if length == MINUTE:
+            return bars
+        (silver,) = self._tables(BARS, exchange)
+        span, max_bytes = (request.params.start, request.params.end), self.settings.api_answer_bytes
+        return fresh_bars(state, silver, (exchange, request.equal["symbol"]), length, span, bars, max_bytes)
 
     def _answering(self, request: PageRequest, cursor: Cursor | None) -> Answering:
         symbol, key = request.equal.get("symbol"), request.resource.key
@@ -251,7 +276,7 @@ class Reader:
 
         Raises a problem for a missing snapshot, `TableNotFoundError`.
         """
-        return _as_of(self._tables(specs, exchange), as_of)
+        return as_of_states(self._tables(specs, exchange), as_of)
 
     def _tables(self, specs: FamilySpecs, exchange: str | None) -> list[PinnedTable]:
         """Return the current states of the tables with rows of the exchange (None: of all)."""
@@ -276,17 +301,17 @@ def _first_states(current: list[PinnedTable], as_of: int | datetime | None, curs
     Once its snapshot has expired, later ones are used: because pages are ordered by the key, unchanged rows are neither
     skipped nor duplicated.
     """
-    found = _as_of(current, as_of)
+    found = as_of_states(current, as_of)
     if cursor is None:
         return found
-    snapshot = _snapshot(current, cursor.snapshot_id)
+    snapshot = snapshot_of(current, cursor.snapshot_id)
     if as_of is not None:
         ids = [state.snapshot_id for state in found]
         is_named = as_of in ids
         is_later = snapshot is not None and snapshot.timestamp_ms > epoch_ms(as_of)
         if (is_named and cursor.snapshot_id not in ids) or (not is_named and is_later):
             raise problems.cursor_of_another_request()
-    return found if snapshot is None else _as_of(current, cursor.snapshot_id)
+    return found if snapshot is None else as_of_states(current, cursor.snapshot_id)
 
 
 def _encoded(request: PageRequest, states: Sequence[PinnedTable], answering: Answering, page: Page) -> CachedResponse:
@@ -298,11 +323,14 @@ def _encoded(request: PageRequest, states: Sequence[PinnedTable], answering: Ans
     envelope = {**request.envelope, "snapshot_id": None if snapshot_id is None else str(snapshot_id)}
     if EXCHANGE in envelope:
         envelope[EXCHANGE] = answering.exchange
+    if resource.has_states:
+        envelope[TAIL_OFFSETS] = None if request.tail is None else request.tail.offsets_text(answering.exchange)
     rows = page.rows
     if request.fmt is Format.JSON:
         rows = rows.select([name for name in rows.column_names if name == EXCHANGE or name not in request.envelope])
     body = formats.encode(rows, request.fmt, resource.rows_name, envelope, {"next_cursor": next_cursor})
-    return make_response(body, request.fmt, resource.route, states, answering, request.identity, next_cursor)
+    version = None if request.tail is None else request.tail.version(answering.exchange)
+    return make_response(body, request.fmt, resource.route, states, answering, request.identity, next_cursor, version)
 
 
 @dataclass(frozen=True)
@@ -342,9 +370,14 @@ def make_response(
     answering: Answering,
     identity: str,
     next_cursor: str | None = None,
+    tail_version: TailVersion | None = None,
 ) -> CachedResponse:
-    """Return the response with its headers. Its ETag has snapshots, exchange, request and format, not the body."""
-    digest = hashlib.blake2b(f"{fmt} {answering.exchange} {identity}".encode(), digest_size=8).hexdigest()
+    """Return the response with its headers. Its ETag has snapshots, exchange, request and format.
+
+    It has the body only if that may have bars of the tail.
+    """
+    digested = f"{fmt} {answering.exchange} {identity}".encode() + (body if tail_version is not None else b"")
+    digest = hashlib.blake2b(digested, digest_size=8).hexdigest()
     etag = f'"{"-".join(f"{state.snapshot_id or 0:x}" for state in states)}-{digest}"'
     headers = {
         "content-type": formats.MEDIA_TYPES[fmt],
@@ -361,48 +394,7 @@ def make_response(
         **{state.identifier: state.snapshot_id for state in answering.missing_in},
         **{state.identifier: state.table.metadata.current_snapshot_id for state in states},
     }
-    return CachedResponse(body, etag, route, current, encoded)
-
-
-def newest(states: Sequence[PinnedTable]) -> int | None:
-    """Return the newest snapshot, which identifies all of the states; None while the tables are empty."""
-    ids = [state.snapshot_id for state in states if state.snapshot_id is not None]
-    if len(ids) < 2:
-        return next(iter(ids), None)
-    times = {snapshot_id: snapshot.timestamp_ms for snapshot_id in ids if (snapshot := _snapshot(states, snapshot_id))}
-    return max(times, key=times.__getitem__)
-
-
-def _as_of(current: Sequence[PinnedTable], as_of: int | datetime | None) -> list[PinnedTable]:
-    """Return the states selected by `as_of`; without it, the current ones.
-
-    The id of a snapshot selects those of the other tables at its time. An integer that is no snapshot id is epoch ms.
-    Raises a problem if no table has such a snapshot.
-    """
-    if as_of is None:
-        return list(current)
-    named = _snapshot(current, as_of) if isinstance(as_of, int) else None
-    time_ms = epoch_ms(as_of) if named is None else named.timestamp_ms
-    found = []
-    for state in current:
-        is_named = named is not None and state.table.snapshot_by_id(named.snapshot_id) is not None
-        snapshot = named if is_named else state.table.snapshot_as_of_timestamp(time_ms)
-        found.append(replace(state, snapshot_id=None if snapshot is None else snapshot.snapshot_id))
-    if all(state.snapshot_id is None for state in found) or (
-        named is None and isinstance(as_of, int) and as_of > MAX_SNAPSHOT_MS
-    ):
-        raise problems.unknown_snapshot()
-    return found
-
-
-def _snapshot(states: Sequence[PinnedTable], snapshot_id: int) -> Snapshot | None:
-    """Return a snapshot of one of the tables; None if none has it."""
-    return next((found for state in states if (found := state.table.snapshot_by_id(snapshot_id))), None)
-
-
-def epoch_ms(as_of: int | datetime) -> int:
-    """Return a time in epoch ms, as the catalog stores it; integers are epoch ms already."""
-    return as_of if isinstance(as_of, int) else round(as_of.timestamp() * 1000)
+    return CachedResponse(body, etag, route, current, encoded, tail_version)
 
 
 def _where(request: PageRequest, exchange: str | None) -> BooleanExpression:
@@ -414,6 +406,7 @@ def _where(request: PageRequest, exchange: str | None) -> BooleanExpression:
 
     conditions = [] if exchange is None else [filters.equal(EXCHANGE, exchange)]
     conditions += [filters.equal(name, value) for name, value in request.equal.items()]
+    conditions += [stored_where(request.states)] if request.resource.has_states else []
     if params.start is not None:
         conditions.append(filters.at_least(time, bound(params.start)))
     if params.end is not None:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
 from cryptolake_assets.api.problems import cursor_of_another_request, unknown_cursor
+from cryptolake_assets.model.bar_state import SERVED, BarState
 from cryptolake_assets.model.markets import EXCHANGES
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, SYMBOL_MEANING, in_capitals, is_symbol
 
@@ -192,6 +193,22 @@ class PageParams(RangeParams):
         description="`next_cursor` of the previous page; keep the other parameters.",
     )
     order: Order | None = Field(None, description="Oldest (`asc`) or newest (`desc`) rows first.", examples=["desc"])
+
+
+def parse_states(values: object) -> object:
+    """Split states separated by commas; no state means the default."""
+    texts = values if isinstance(values, list | tuple) else [values]
+    return tuple(part for text in texts for part in str(text).split(",")) or SERVED
+
+
+class BarParams(PageParams):
+    """`PageParams` with the states of bars."""
+
+    state: Annotated[tuple[BarState, ...], BeforeValidator(parse_states)] = Field(
+        SERVED,
+        description=f"States of the bars, separated by commas, of {', '.join(BarState)}.",
+        examples=["final"],
+    )
 
 
 def encode_cursor(page_set: str, snapshot_id: int, position: tuple[Any, ...]) -> str:

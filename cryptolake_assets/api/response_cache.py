@@ -7,14 +7,16 @@ used response is evicted first.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cryptolake_assets.lake.table_cache import Identifier, TableCache
+from cryptolake_assets.live.minute import Topic
 
+TailVersion = tuple[Topic, int | None]  # a symbol's version of `live.live_bars.LiveBars`
 RequestBytes = tuple[str, bytes, str]
 SLOT = "cryptolake.response"  # key in the ASGI scope under which a handler stores its response for the cache
 OVERHEAD_BYTES = 2_048  # approximate overhead per entry, in addition to body and key
@@ -29,8 +31,11 @@ class CachedResponse:
     route: str
     current: Mapping[Identifier, int | None]
     headers: list[tuple[bytes, bytes]] = field(repr=False)
+    tail_version: TailVersion | None = None  # of a response with bars of the tail
 
-    def is_current(self, table_cache: TableCache) -> bool:
+    def is_current(self, table_cache: TableCache, version_of: Callable[[Topic], int | None]) -> bool:
+        if self.tail_version is not None and version_of(self.tail_version[0]) != self.tail_version[1]:
+            return False
         return all(table_cache.is_current(*item) for item in self.current.items())
 
     async def send(self, send: Send, if_none_match: str | None) -> None:
@@ -96,8 +101,14 @@ def _size(key: RequestBytes, response: CachedResponse) -> int:
 class ResponseCacheMiddleware:
     """Respond from the cache if possible, and store the responses that the app leaves in the scope."""
 
-    def __init__(self, app: ASGIApp, cache: ResponseCache, table_cache: TableCache) -> None:
-        self._app, self._cache, self._table_cache = app, cache, table_cache
+    def __init__(
+        self,
+        app: ASGIApp,
+        cache: ResponseCache,
+        table_cache: TableCache,
+        version_of: Callable[[Topic], int | None],
+    ) -> None:
+        self._app, self._cache, self._table_cache, self._version_of = app, cache, table_cache, version_of
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "GET":
@@ -107,7 +118,7 @@ class ResponseCacheMiddleware:
         key = (scope["path"], scope["query_string"], headers.get("accept", ""))
         response = self._cache.get(key)
         if response is not None:
-            if response.is_current(self._table_cache):
+            if response.is_current(self._table_cache, self._version_of):
                 scope["cryptolake.route"] = response.route
                 await response.send(send, if_none_match_of(headers))
                 return

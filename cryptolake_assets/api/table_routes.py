@@ -20,6 +20,7 @@ from cryptolake_assets.api import formats, schemas
 from cryptolake_assets.api.page_reader import (
     BARS,
     BARS_KEY,
+    TAIL_OFFSETS,
     FamilySpecs,
     PageRequest,
     Reader,
@@ -29,8 +30,9 @@ from cryptolake_assets.api.page_reader import (
     of_each_family,
     unpaged_response,
 )
-from cryptolake_assets.api.params import Exchange, Order, PageParams, StateParams, Symbol, Timeframe
+from cryptolake_assets.api.params import BarParams, Exchange, Order, PageParams, StateParams, Symbol, Timeframe
 from cryptolake_assets.api.response_cache import SLOT, CachedResponse, if_none_match_of
+from cryptolake_assets.model.bar_state import SERVED, STATE, BarState
 from cryptolake_assets.model.derivatives_tables import (
     SILVER_FUNDING,
     SILVER_LIQUIDATIONS,
@@ -67,9 +69,11 @@ class TableQuery:
     equal: Mapping[str, str] = field(default_factory=dict)
     envelope: Mapping[str, str | None] = field(default_factory=dict)
     tables: FamilySpecs | None = None
+    states: tuple[BarState, ...] = SERVED
 
 
 Params = Annotated[PageParams, Query()]
+BarsParams = Annotated[BarParams, Query()]
 OneSymbol = Annotated[Symbol, Query()]
 AnySymbol = Annotated[Symbol | None, Query()]
 AnyExchange = Annotated[Exchange | None, Query()]
@@ -89,10 +93,10 @@ async def unfiltered(params: Params) -> TableQuery:
 
 
 async def by_timeframe_and_symbol(
-    timeframe: Timeframe, symbol: OneSymbol, params: Params, exchange: AnyExchange = None
+    timeframe: Timeframe, symbol: OneSymbol, params: BarsParams, exchange: AnyExchange = None
 ) -> TableQuery:
     envelope = {"exchange": exchange, "symbol": symbol, "timeframe": timeframe.value}
-    return TableQuery(params, exchange, {"symbol": symbol}, envelope, BAR_TABLES[timeframe])
+    return TableQuery(params, exchange, {"symbol": symbol}, envelope, BAR_TABLES[timeframe], params.state)
 
 
 async def by_symbol(symbol: OneSymbol, params: Params, exchange: AnyExchange = None) -> TableQuery:
@@ -116,6 +120,15 @@ def _filters(**equal: str | None) -> dict[str, str]:
 
 
 OneExchange = Annotated[str | None, Field(description="Exchange of all rows; null if they are of all exchanges.")]
+
+
+TailOffsets = Annotated[
+    dict[str, int] | None,
+    Field(
+        description="Offset after the symbol's last record of Kafka in the rows, by partition; null while Kafka is not "
+        "within reach, and for an earlier state: the rows are of the table alone."
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +163,7 @@ TABLE_ROUTES = (
         optional=("stream",),
         query=by_timeframe_and_symbol,
         envelope={"exchange": OneExchange, "symbol": str, "timeframe": Timeframe},
+        has_states=True,
     ),
     TableRoute(
         "/trades",
@@ -379,7 +393,9 @@ def _add(route: TableRoute) -> None:
         resource = replace(route, tables=query.tables or route.tables)
         fmt = formats.choose(query.params.format, request.headers.get("accept"))
         identity = f"{request.url.path}?{request.url.query}"
-        page_request = PageRequest(resource, query.params, fmt, identity, query.exchange, query.equal, query.envelope)
+        page_request = PageRequest(
+            resource, query.params, fmt, identity, query.exchange, query.equal, query.envelope, query.states
+        )
         return CacheableResponse(request, await reader.page(page_request))
 
     has_symbol = "symbol" in inspect.signature(route.query).parameters
@@ -398,8 +414,10 @@ def _add(route: TableRoute) -> None:
 def _page_model(route: TableRoute) -> type[BaseModel]:
     row: Any = dict[str, Any]
     if route.row is not None:
-        row = schemas.row_model(route.row, route.table.columns, route.envelope.keys() - {"exchange"}, route.optional)
-    return schemas.page_model(route.page, route.rows_name, row, **route.envelope)
+        columns = (*route.table.columns, *([STATE] if route.has_states else []))
+        row = schemas.row_model(route.row, columns, route.envelope.keys() - {"exchange"}, route.optional)
+    envelope = {**route.envelope, **({TAIL_OFFSETS: TailOffsets} if route.has_states else {})}
+    return schemas.page_model(route.page, route.rows_name, row, **envelope)
 
 
 for _route in TABLE_ROUTES:

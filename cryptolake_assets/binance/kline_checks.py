@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from cryptolake_assets.model.columns import PRICE, decimal_pattern
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
-from cryptolake_assets.model.intervals import MINUTE_MS
+from cryptolake_assets.model.windows import MINUTE_MS
 
 Place = TypeVar("Place")
 

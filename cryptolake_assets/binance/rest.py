@@ -24,8 +24,9 @@ from cryptolake_assets.errors import ExchangeError, UnknownSymbolError
 from cryptolake_assets.http.http_client import RATE_LIMITED, AsyncHttpClient, HttpClient, HttpResponse, RetryPolicy
 from cryptolake_assets.http.http_request import HttpRequest
 from cryptolake_assets.model.exchange_records import AggTrade, HistoricalTrade, Kline, MalformedRow
-from cryptolake_assets.model.intervals import INTERVALS_MS, MINUTE_MS
+from cryptolake_assets.model.intervals import INTERVALS_MS
 from cryptolake_assets.model.markets import USD_M, Venue
+from cryptolake_assets.model.windows import MINUTE_MS
 
 AGG_TRADES_PAGE = 1_000
 HISTORICAL_TRADES_PAGE = 500

@@ -9,8 +9,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-# Open time in s, open, high, low, close, volume, VWAP, trades, completeness; see `chart/chart.js`.
-Row = tuple[int, str, str, str, str, str, str, int, bool]
+# Open time in s, open, high, low, close, volume, VWAP, trades, state; see `chart/chart.js`.
+Row = tuple[int, str, str, str, str, str, str, int, str]
 
 PRICES = ("open", "high", "low", "close")
 LARGEST_FLOAT = 2.0**53  # browsers reject larger integers
@@ -81,7 +81,7 @@ def rows(bars: Iterable[dict[str, Any]]) -> list[Row]:
             plain(bar["volume"]),
             plain(bar["vwap"]),
             bar["trades"],
-            bar["is_complete"],
+            bar["state"],
         )
         for bar in bars
     ]

@@ -2,7 +2,9 @@
 exactly the touched hours.
 
 `transform.follow_bronze` finds the touched hours, `lake.bronze_follower` keeps the state; this module connects them to
-Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The cursor is
+Dagster's runs and events. Each tick is bounded in requested runs, reported events and history read. The run of the
+newest trades is executed in the tick, because the process of another one takes seconds to start; backlogs, full hours
+and hours whose last run failed are requested (docs/decisions/0049). The cursor is
 Dagster's; a copy next to the tables replaces it if it is lost. A tick without new data opens neither resources
 nor Dagster's instance.
 
@@ -10,12 +12,14 @@ The partitions of a replay end with its capture, and the definitions are loaded 
 partitions stays pending until they include it.
 """
 
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import dagster as dg
 
@@ -32,7 +36,7 @@ from cryptolake_assets.defs.partitions import (
     hour_of,
 )
 from cryptolake_assets.defs.resources import StreamResource
-from cryptolake_assets.lake.bronze_follower import FollowerState, RunState, SilverRequest
+from cryptolake_assets.lake.bronze_follower import FULL_HOUR, FollowerState, RunState, SilverRequest
 from cryptolake_assets.model.windows import HOUR
 from cryptolake_assets.settings import Settings
 
@@ -48,6 +52,13 @@ IN_FLIGHT = [
     dg.DagsterRunStatus.STARTED,
     dg.DagsterRunStatus.CANCELING,
 ]
+
+
+# Trades of a run that a tick executes: a few seconds of work, far below the time after which Dagster gives up a tick.
+MAX_ROWS_IN_A_TICK: Final = 2_000_000
+
+# One run of a table at a time: Dagster may have given up a tick whose run goes on in this process.
+_RUNNING: defaultdict[dg.AssetKey, threading.Lock] = defaultdict(threading.Lock)
 
 
 def _no_config(_request: SilverRequest) -> dict[str, Any]:
@@ -68,6 +79,7 @@ class Followed:
     hours_a_run: int
     config: Callable[[SilverRequest], dict[str, Any]] = _no_config  # run config of the table's op for a request
     has_priority: bool = False
+    in_tick: bool = False  # whether ticks execute small runs themselves
 
 
 def tick(
@@ -76,13 +88,14 @@ def tick(
     """Return the runs to request and the events to report; `now` (epoch seconds) defaults to the clock's time."""
     from cryptolake_assets.lake.catalog import load_table
     from cryptolake_assets.lake.files import read_text, write_text
-    from cryptolake_assets.transform.follow_bronze import StoredLake, mark_touched_hours
+    from cryptolake_assets.transform.follow_bronze import StoredLake, mark_touched_hours, proven_until_ms
 
     settings, is_loaded = graph.settings.of_family(followed.stream.family), graph.partitions.is_loaded
     table = load_table(settings, followed.stream.bronze)
     copy = followed.stream.follower_location(settings)
     state = FollowerState.restored(context.cursor, lambda: read_text(settings, copy), str(table.metadata.table_uuid))
-    outside = mark_touched_hours(StoredLake(settings, table), state, followed.stream.capabilities)
+    lake = StoredLake(settings, table)
+    outside = mark_touched_hours(lake, state, followed.stream.capabilities)
 
     now = time.time() if now is None else now
     runs = FollowedRuns(context, followed.silver)
@@ -94,7 +107,10 @@ def tick(
         followed.max_runs_in_flight,
         interval_s,
         followed.hours_a_run,
+        proven_until_ms(lake),
     )
+    requests, outcomes = _run_here(context, followed, state, requests)
+    state.settle(lambda name: outcomes.get(name, RunState.IN_FLIGHT), now)
     rows = state.reports(now, followed.max_events_a_tick, interval_s)
     events = _reports(followed, rows, state.sequence, table, StreamResource(settings=settings))
     if outside:
@@ -110,6 +126,55 @@ def tick(
         return dg.SkipReason(_summary(state, outside, graph.partitions, now))
     return dg.SensorResult(
         run_requests=[_run_request(followed, request) for request in requests], asset_events=events, cursor=cursor
+    )
+
+
+def _run_here(
+    context: dg.SensorEvaluationContext, followed: Followed, state: FollowerState, requests: Sequence[SilverRequest]
+) -> tuple[list[SilverRequest], dict[str, RunState]]:
+    """Run the small requests in this process; return the other requests, and the states of those that ran."""
+    others, outcomes = [], {}
+    newest = max(state.pending, default="")
+    for request in requests:
+        if not followed.in_tick or not _is_small(request, newest):
+            others.append(request)
+            continue
+        outcomes[request.request] = RunState.FAILED
+        lock = _RUNNING[followed.silver]
+        if not lock.acquire(blocking=False):
+            context.log.warning(f"{followed.silver.to_user_string()}: the run of an earlier tick has not ended")
+            continue
+        try:
+            if _run(context, followed, _run_request(followed, request)):
+                outcomes[request.request] = RunState.SUCCEEDED
+        finally:
+            lock.release()
+    return others, outcomes
+
+
+def _run(context: dg.SensorEvaluationContext, followed: Followed, request: dg.RunRequest) -> bool:
+    """Run a request in this process; return whether it succeeded. Dagster records the run and its error as usual."""
+    repository = cast(dg.RepositoryDefinition, context.repository_def)  # Dagster always gives it to a sensor
+    job = repository.get_implicit_global_asset_job_def().get_subset(
+        asset_selection={followed.silver}, asset_check_selection=set(followed.checks or ())
+    )
+    return job.execute_in_process(
+        instance=context.instance,
+        partition_key=request.partition_key,
+        run_config=request.run_config,
+        tags=dict(request.tags),
+        raise_on_error=False,
+    ).success
+
+
+def _is_small(request: SilverRequest, newest: str) -> bool:
+    """Return whether a tick executes the request itself: of the newest pending hour, or of the one before."""
+    return (
+        len(request.hours) == 1
+        and request.from_sequence != FULL_HOUR
+        and request.attempts == 0
+        and request.rows <= MAX_ROWS_IN_A_TICK
+        and request.hours[0] >= datetime.fromisoformat(newest) - HOUR
     )
 
 

@@ -1,4 +1,4 @@
-"""The sensor that evaluates each market family's checks `heartbeat`, `frames_accepted` and `up_to_date`.
+"""The sensor that evaluates each market family's checks `heartbeat`, `frames_accepted`, `up_to_date` and `live_bars`.
 
 It requests a restart of a dead or stalled Bronze stream, and sends an alert when the producer starts or stops rejecting
 all frames of a symbol.
@@ -24,7 +24,7 @@ from cryptolake_assets.defs.resources import LakeResource, StreamResource
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.windows import hour_of
 from cryptolake_assets.producer.status_file import rejecting_problem
-from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, MEANINGS, UP_TO_DATE
+from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, LIVE_BARS, MEANINGS, UP_TO_DATE
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 from cryptolake_assets.settings import Settings
 
@@ -84,6 +84,7 @@ def _checks_now(family: Family) -> dg.AssetChecksDefinition:
         dg.AssetCheckSpec(HEARTBEAT, asset=keys.trades, description=MEANINGS[HEARTBEAT]),
         dg.AssetCheckSpec(FRAMES_ACCEPTED, asset=keys.trades, description=MEANINGS[FRAMES_ACCEPTED]),
         dg.AssetCheckSpec(UP_TO_DATE, asset=keys.bars, description=MEANINGS[UP_TO_DATE]),
+        dg.AssetCheckSpec(LIVE_BARS, asset=keys.bars, description=MEANINGS[LIVE_BARS]),
     ]
 
     @dg.multi_asset_check(name=name_of(family, "stream_health_now"), specs=specs, can_subset=True)
@@ -97,6 +98,7 @@ def _checks_now(family: Family) -> dg.AssetChecksDefinition:
             HEARTBEAT: _heartbeat(verdict),
             FRAMES_ACCEPTED: _frames_accepted(settings),
             UP_TO_DATE: _up_to_date(check_up_to_date(settings)),
+            LIVE_BARS: _live_bars(settings),
         }
         planned = checks.planned(context)
         for key in context.selected_asset_check_keys:
@@ -174,7 +176,8 @@ def _evaluate(graph: Graph, family: Family, memory: Memory, signals: StreamSigna
     if rejecting != memory.rejecting:
         send_alert(settings, _alert(keys.trades, accepted[0], now))
 
-    results = (heartbeat, accepted, up_to_date)
+    live_bars = _live_bars(settings)
+    results = (heartbeat, accepted, up_to_date, live_bars)
     verdicts = tuple(f"{outcome.name}:{outcome.passed}:{severity.value}" for outcome, severity in results)
     memory = replace(memory, stream=history.to_json(), clock_ms=clock_ms, rejecting=rejecting)
     events: list[Event] = []
@@ -184,6 +187,7 @@ def _evaluate(graph: Graph, family: Family, memory: Memory, signals: StreamSigna
             *_evaluations(keys.trades, heartbeat),
             *_evaluations(keys.trades, accepted),
             *_evaluations(keys.bars, up_to_date),
+            *_evaluations(keys.bars, live_bars),
         ]
         if verdict.health is StreamHealth.GOOD:
             events += _heartbeat_event(keys.trades, graph.partitions, clock_ms, verdict)
@@ -217,6 +221,20 @@ def _alert(trades: dg.AssetKey, accepted: CheckOutcome, now: float) -> "Alert":
 def _up_to_date(freshness: "Freshness") -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
     severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
     return freshness.outcome, severity
+
+
+def _live_bars(settings: Settings) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
+    from cryptolake_assets.live.settled_counts import settled_counts
+    from cryptolake_assets.live.settlement import SettledOutcome
+
+    counts = settled_counts(settings, settings.venue.family)
+    if counts is None:
+        outcome = CheckOutcome(LIVE_BARS, True, "nothing to compare: the API does not respond, or rejects the key")
+    else:
+        unexplained = counts.get(SettledOutcome.UNEXPLAINED, 0)
+        text = f"{unexplained} of {sum(counts.values())} bars differ without a known cause since the API started"
+        outcome = CheckOutcome(LIVE_BARS, unexplained == 0, text, counts={each: counts[each] for each in counts})
+    return outcome, dg.AssetCheckSeverity.WARN
 
 
 def _evaluations(

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from cryptolake_assets.ingest.klines import FetchedHour
     from cryptolake_assets.quality.official_bars import Agreement
 
-INTERVAL_MIN = 5  # minimum minutes between two requests of the open hour
+# Minimum minutes between two requests of the open hour: a run costs CPU that the refreshes of Silver need.
+INTERVAL_MIN = 15
 
 HOURS_A_RUN = 24
 

@@ -63,6 +63,7 @@ def followed(family: Family) -> Followed:
         hours_a_run=HOURS_A_RUN,
         config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
         has_priority=True,
+        in_tick=True,
     )
 
 

@@ -19,9 +19,9 @@ from cryptolake_assets.lake.coverage import change_archive_rows, read_coverage
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.lake.filters import all_of, at_least, below, equal
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
-from cryptolake_assets.model.windows import DAY
+from cryptolake_assets.model.windows import DAY, MINUTE_MS
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MARKET, MINUTE_MS
+from cryptolake_assets.quality.minute_bars import MARKET
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:

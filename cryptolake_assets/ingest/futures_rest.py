@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.ingest.batch_source import BatchSource, Plan, RequestScope, StoredKeys
 from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.model.windows import EPOCH
 from cryptolake_assets.quality.batch_checks import symbols_behind
 
 if TYPE_CHECKING:
     from cryptolake_assets.quality.candidate_checks import CheckOutcome
     from cryptolake_assets.settings import Settings
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 MAX_REQUESTS = 1_000  # per run: about 17 minutes at 60 requests per minute; the next runs continue a long history
@@ -82,4 +81,4 @@ def symbol_of(endpoint: str) -> str:
 
 
 def epoch_ms(moment: datetime) -> int:
-    return (moment - _EPOCH) // timedelta(milliseconds=1)
+    return (moment - EPOCH) // timedelta(milliseconds=1)

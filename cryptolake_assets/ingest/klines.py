@@ -24,9 +24,9 @@ from cryptolake_assets.lake.coverage import streamed_symbols
 from cryptolake_assets.lake.filters import between
 from cryptolake_assets.model.exchange_records import Kline
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.windows import DAY, HOUR, day_of
+from cryptolake_assets.model.windows import DAY, HOUR, MINUTE_MS, day_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.official_bars import Agreement, compare_with_official
 from cryptolake_assets.settings import Settings
 

@@ -177,7 +177,7 @@ def error_of_spark(settings: Settings, message: str) -> BrokerError | None:
 async def end_offsets_async(settings: Settings, topic: str) -> dict[int, int]:
     """Return, per partition, the offset of the next record."""
     async with broker_request(settings, f"read the end offsets of {topic}"), open_consumer(settings) as consumer:
-        partitions = await _partitions(settings, topic)
+        partitions = await partitions_of(settings, topic)
         return {tp.partition: offset for tp, offset in (await consumer.end_offsets(partitions)).items()}
 
 
@@ -187,7 +187,7 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
     Reads only the records present at the call; joins no consumer group and commits no offsets.
     """
     async with broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), open_consumer(settings) as consumer:
-        partitions = await _partitions(settings, topic)
+        partitions = await partitions_of(settings, topic)
         begin = await consumer.beginning_offsets(partitions)
         end = await consumer.end_offsets(partitions)
         start = {tp: max(begin[tp], end[tp] - count) if from_end else begin[tp] for tp in partitions}
@@ -200,7 +200,7 @@ async def peek_async(settings: Settings, topic: str, count: int, from_end: bool 
 async def read_async(settings: Settings, topic: str, spans: Mapping[int, tuple[int, int]]) -> list[PeekedRecord]:
     """Return the records still present in [first, end) of each given partition, by partition and offset."""
     async with broker_request(settings, f"read topic {topic}", PEEK_TIMEOUT_S), open_consumer(settings) as consumer:
-        partitions = [tp for tp in await _partitions(settings, topic) if tp.partition in spans]
+        partitions = [tp for tp in await partitions_of(settings, topic) if tp.partition in spans]
         begin = await consumer.beginning_offsets(partitions)
         start = {tp: max(begin[tp], spans[tp.partition][0]) for tp in partitions}
         records = await _read(consumer, start, {tp: spans[tp.partition][1] for tp in partitions})
@@ -292,7 +292,7 @@ async def open_admin(settings: Settings) -> AsyncIterator[AIOKafkaAdminClient]:
         await admin.close()
 
 
-async def _partitions(settings: Settings, topic: str) -> Sequence[TopicPartition]:
+async def partitions_of(settings: Settings, topic: str) -> Sequence[TopicPartition]:
     from aiokafka import TopicPartition
 
     async with open_admin(settings) as admin:

@@ -10,21 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.errors import DeleteFilesError, SnapshotExpiredError
 from cryptolake_assets.lake.duck import scan
 from cryptolake_assets.model.columns import decimal_digits
 from cryptolake_assets.model.family_tables import FUTURES
-from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.model.windows import EPOCH, HOUR, moment_of
 
 if TYPE_CHECKING:
     import duckdb
     from pyiceberg.manifest import ManifestFile
     from pyiceberg.table import Table
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TRUNCATED_BOUND_BYTES = 16  # a text bound of this length may be truncated (Iceberg's metrics mode `truncate(16)`)
 
 
@@ -169,8 +168,8 @@ def _live_files(table: Table, manifest: ManifestFile) -> Iterator[BronzeFile]:
             hour=hour,
             rows=file.record_count,
             sequence=entry.sequence_number or 0,
-            earliest=EPOCH + timedelta(microseconds=_number(lower[time_id])) if time_id in lower else hour,
-            latest=EPOCH + timedelta(microseconds=_number(upper[time_id])) if time_id in upper else hour + HOUR,
+            earliest=moment_of(_number(lower[time_id])) if time_id in lower else hour,
+            latest=moment_of(_number(upper[time_id])) if time_id in upper else hour + HOUR,
             largest_qty=_largest(lower.get(qty_id), upper.get(qty_id)),
             constants={
                 name: lower[number].decode()

@@ -3,8 +3,8 @@
 The state is the sensor's cursor. A pending hour keeps the oldest Bronze sequence number that is not in Silver yet; it
 is removed only after its requested run succeeded. Consecutive hours of one UTC day share a run, up to a number of
 trades. A failed hour is requested again alone, with growing delays, and does not block other hours. An open hour is
-requested at most once per interval. The number of runs in flight is limited, so after a day of downtime many small
-ticks catch up.
+requested as soon as a further minute of it can be final, and otherwise at most once per interval. The number of runs in
+flight is limited, so after a day of downtime many small ticks catch up.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
-from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.model.windows import HOUR, MINUTE_MS
 
 RETRY_FIRST_S = 30.0
 RETRY_MAX_S = 3_600.0
@@ -55,12 +55,17 @@ class PendingHour:
 
 @dataclass(frozen=True)
 class SilverRequest:
-    """A Silver run to request. `key` is the same if the same tick is evaluated again, and otherwise unique."""
+    """A refresh of Silver. `key` is the same if the same tick is evaluated again, and otherwise unique.
+
+    `rows` are the trades that arrived since the last request, `attempts` the failed requests before.
+    """
 
     hours: tuple[datetime, ...]  # consecutive, of one UTC day
     from_sequence: int
     request: str
     key: str
+    rows: int
+    attempts: int
 
 
 @dataclass
@@ -71,7 +76,8 @@ class FollowerState:
     checked again once they are no longer pending. `archive` is the record time of the newest processed archive load.
     `table` is the Bronze table of the sequence numbers. `epoch` is unique per new state, so that a new state ignores
     the runs of its predecessor. `unreported` counts arrived rows by hour that no event has reported yet. `asked` and
-    `reported` are the times of an hour's last request and report (epoch seconds), kept for one interval.
+    `reported` are the times of an hour's last request and report (epoch seconds), kept for one interval; `proven` is
+    the proven minute (since 1970) at that request.
     """
 
     sequence: int = 0
@@ -85,6 +91,7 @@ class FollowerState:
     pending: dict[str, PendingHour] = field(default_factory=dict)
     unreported: dict[str, int] = field(default_factory=dict)
     asked: dict[str, float] = field(default_factory=dict)
+    proven: dict[str, int] = field(default_factory=dict)
     reported: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -175,17 +182,22 @@ class FollowerState:
         limit: int,
         interval_s: float = 0.0,
         hours_a_run: int = 1,
+        proven_ms: int = 0,
     ) -> list[SilverRequest]:
         """Return the runs to request now, with at most `limit` in flight: oldest data first, full hours last.
 
-        Hours wait while another run processes them, and for `interval_s` after their last request. Up to `hours_a_run`
-        hours share a run.
+        Hours wait while another run processes them, and for `interval_s` after their last request, unless a minute of
+        theirs has ended before `proven_ms` since: until then all trades are proven to be in Bronze. Up to
+        `hours_a_run` hours share a run.
         """
         self.asked = _recent(self.asked, now, interval_s)
+        self.proven = {key: minute for key, minute in self.proven.items() if key in self.asked}
         due = {
             key: entry
             for key, entry in self.pending.items()
-            if entry.requested is None and entry.retry_at <= now and key not in self.asked
+            if entry.requested is None
+            and entry.retry_at <= now
+            and (key not in self.asked or _proven_minute(key, proven_ms) > self.proven.get(key, 0))
         }
         in_flight = {self._request(entry): entry for entry in self.pending.values() if entry.requested is not None}
         free = limit - len(in_flight)
@@ -201,7 +213,7 @@ class FollowerState:
             hours = self._hours_sharing_run(hour, due, is_busy, hours_a_run)
             entries = [due.pop(each.isoformat()) for each in hours]
             full_hour_runs += is_full_hour
-            requests.append(self._mark_requested(hours, entries, now))
+            requests.append(self._mark_requested(hours, entries, now, proven_ms))
         return requests
 
     def _hours_sharing_run(
@@ -239,14 +251,20 @@ class FollowerState:
                 other += step
         return sorted(hours)
 
-    def _mark_requested(self, hours: list[datetime], entries: list[PendingHour], now: float) -> SilverRequest:
+    def _mark_requested(
+        self, hours: list[datetime], entries: list[PendingHour], now: float, proven_ms: int
+    ) -> SilverRequest:
         """Mark these hours as requested; return the request."""
         request = f"{self.epoch}.{max(entry.generation for entry in entries)}"
+        rows = sum(entry.rows for entry in entries)
         for hour, entry in zip(hours, entries, strict=True):
             entry.requested, entry.request, entry.rows = entry.generation, request, 0
             self.asked[hour.isoformat()] = now
-        key = f"{hours[0].isoformat()}/{request}/{entries[0].attempts}"
-        return SilverRequest(tuple(hours), min(entry.from_sequence for entry in entries), request, key)
+            self.proven[hour.isoformat()] = _proven_minute(hour.isoformat(), proven_ms)
+        attempts = entries[0].attempts
+        key = f"{hours[0].isoformat()}/{request}/{attempts}"
+        from_sequence = min(entry.from_sequence for entry in entries)
+        return SilverRequest(tuple(hours), from_sequence, request, key, rows, attempts)
 
     def waiting(self, is_loaded: Callable[[datetime], bool]) -> list[datetime]:
         """Return the pending hours that are not a partition of the loaded definitions yet."""
@@ -266,6 +284,12 @@ class FollowerState:
         due = sorted(key for key in self.unreported if key not in self.reported)[:limit]
         self.reported.update(dict.fromkeys(due, now))
         return {datetime.fromisoformat(key): self.unreported.pop(key) for key in due}
+
+
+def _proven_minute(hour: str, proven_ms: int) -> int:
+    """Return the minute (since 1970) up to which the hour is proven, at most its end."""
+    end_ms = round((datetime.fromisoformat(hour) + HOUR).timestamp() * 1000)
+    return min(proven_ms, end_ms) // MINUTE_MS
 
 
 def _recent(times: Mapping[str, float], now: float, interval_s: float) -> dict[str, float]:

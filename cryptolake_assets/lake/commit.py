@@ -1,4 +1,4 @@
-"""Publish recomputed rows: one atomic commit that replaces exactly these rows, or none if nothing differs.
+"""Publish recomputed rows: one atomic commit that replaces exactly these rows, without a snapshot if nothing differs.
 
 A window's files (a day of Silver, a month of Gold) are rewritten as one file in one `overwrite` snapshot. PyIceberg's
 own `Table.overwrite` would commit a delete snapshot and an append snapshot; time travel could then read the table
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
@@ -91,11 +91,13 @@ def publish(
     candidate: pa.Table,
     replaced_keys: pa.Table,
     properties: Mapping[str, str],
+    table_properties: Callable[[Table], Mapping[str, str]] | None = None,
 ) -> Publication:
     """Replace the rows of `replaced_keys` (columns `spec.key`) by `candidate`.
 
+    The snapshot gets `properties`; the table gets `table_properties` of its state before, in the same commit.
     `candidate` has all columns; `updated_at` is set here. `window` is the partition-aligned filter whose files are
-    rewritten. A row equal to the current one keeps its `updated_at`; without any difference nothing is committed. After
+    rewritten. A row equal to the current one keeps its `updated_at`; without any difference there is no snapshot. After
     a concurrent commit the rows are merged into the new table. Raises PyIceberg's `CommitFailedException` or
     `ValidationException` after the last attempt.
     """
@@ -108,7 +110,9 @@ def publish(
             current = read_window(table, window)
             rows, changed, removed = _merge(spec, current, candidate, replaced_keys, datetime.now(UTC))
             if changed.num_rows + removed > 0:
-                replace_files(table, window, rows, properties)
+                replace_files(table, window, rows, properties, table_properties(table) if table_properties else None)
+            elif table_properties is not None:
+                set_properties(table, table_properties(table))
     if changed.num_rows + removed > 0:
         expire_snapshots(table)
     snapshot = table.current_snapshot()
@@ -150,11 +154,15 @@ def _merge(
 
 
 def replace_files(
-    table: Table, window: str | BooleanExpression, rows: pa.Table, properties: Mapping[str, str] | None = None
+    table: Table,
+    window: str | BooleanExpression,
+    rows: pa.Table,
+    properties: Mapping[str, str] | None = None,
+    table_properties: Mapping[str, str] | None = None,
 ) -> None:
     """Replace the window's files by one file with `rows`, or by none without rows, in one overwrite snapshot."""
     old_files = [task.file for task in table.scan(row_filter=window).plan_files()]
-    swap_files(table, old_files, data_files(table, rows), properties)
+    swap_files(table, old_files, data_files(table, rows), properties, table_properties)
 
 
 def data_files(table: Table, rows: pa.Table) -> Iterable[DataFile]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,7 @@ from cryptolake_assets.lake.filters import above, all_of, any_of, at_least, at_m
 from cryptolake_assets.lake.retries import commit_attempts
 from cryptolake_assets.lake.touched_files import closed_apart, read_touched, replace_touched
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.model.windows import HOUR, epoch_us, moment_of
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ class IcebergGapSink:
         import pyarrow as pa
         import pyarrow.compute as pc
 
-        tasks, stored = read_touched(table, _near([_time(gap.after_us) for gap in gaps]))
+        tasks, stored = read_touched(table, _near([moment_of(gap.after_us) for gap in gaps]))
         ids = pa.array([gap.first_missing_id for gap in gaps], pa.int64())
         candidates = stored.append_column("number", pa.array(range(stored.num_rows), pa.int64()))
         candidates = candidates.filter(pc.is_in(stored["first_missing_id"], ids))
@@ -251,8 +251,8 @@ def _record(gap: TradeGap) -> dict[str, Any]:
         "first_missing_id": gap.first_missing_id,
         "last_missing_id": gap.last_missing_id,
         "ids_missing": gap.ids_missing,
-        "missing_after": _time(gap.after_us),
-        "missing_before": _time(gap.before_us),
+        "missing_after": moment_of(gap.after_us),
+        "missing_before": moment_of(gap.before_us),
         "detected_at": gap.detected_at,
         "closed_at": gap.closed_at,
         "closed_by": None if gap.closed_by is None else gap.closed_by.value,
@@ -277,8 +277,8 @@ def _gap(row: dict[str, Any]) -> TradeGap:
         first_missing_id=row["first_missing_id"],
         last_missing_id=row["last_missing_id"],
         ids_missing=row["ids_missing"],
-        after_us=_epoch_us(row["missing_after"]),
-        before_us=_epoch_us(row["missing_before"]),
+        after_us=epoch_us(row["missing_after"]),
+        before_us=epoch_us(row["missing_before"]),
         detected_at=row["detected_at"],
         closed_at=row["closed_at"],
         closed_by=None if row["closed_by"] is None else ClosedBy(row["closed_by"]),
@@ -297,15 +297,3 @@ def _rejection(row: dict[str, Any]) -> Rejection | None:
     if version is None:
         return None
     return Rejection(row["rejected_reason"], version, row["dead_letter_partition"], row["dead_letter_offset"])
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-
-
-def _time(epoch_us: int) -> datetime:
-    return _EPOCH + epoch_us * _MICROSECOND
-
-
-def _epoch_us(time: datetime) -> int:
-    return (time - _EPOCH) // _MICROSECOND

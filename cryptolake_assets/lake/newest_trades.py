@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
-from cryptolake_assets.lake.bronze_files import EPOCH, files_between, newest_hour
+from cryptolake_assets.lake.bronze_files import files_between, newest_hour
 from cryptolake_assets.lake.catalog import load_table
-from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.model.windows import HOUR, epoch_us, moment_of
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ LOOK_BACK: Final = timedelta(hours=24)  # before the newest trade of all symbols
 MAX_ROWS: Final = 5_000_000  # maximum rows of the files read, newest files first
 
 _COLUMNS: Final = ["symbol", "stream", "exchange", "trade_id", "event_time"]
-_MICROSECOND: Final = timedelta(microseconds=1)
 
 
 def newest_trades(
@@ -40,7 +39,7 @@ def newest_trades(
     if newest is None or snapshot is None:
         return {}
     if until_us:
-        newest = EPOCH + max(until_us.values()) * _MICROSECOND
+        newest = moment_of(max(until_us.values()))
     files = files_between(table, snapshot.snapshot_id, newest - LOOK_BACK, newest + HOUR)
     files.sort(key=lambda file: file.latest, reverse=True)
     found: dict[str, tuple[int, int]] = {}
@@ -96,4 +95,4 @@ def _newest(rows: pa.Table, exchange: str, stream: str, symbols: Collection[str]
     newest = rows.join(
         highest, keys=["symbol", "trade_id"], right_keys=["symbol", "trade_id_max"], join_type="inner"
     ).to_pylist()
-    return {row["symbol"]: (row["trade_id"], (row["event_time"] - EPOCH) // _MICROSECOND) for row in newest}
+    return {row["symbol"]: (row["trade_id"], epoch_us(row["event_time"])) for row in newest}

@@ -94,6 +94,33 @@ def merge(pages: Sequence[Page], query: PageQuery) -> Page:
     return Page(found.slice(0, query.limit), is_cut or any(page.more for page in pages))
 
 
+def overlaid(page: Page, rows: pa.Table, query: PageQuery) -> Page:
+    """Return the page with these rows of the query, which replace those with the same key.
+
+    If more rows follow the page, rows after its last one are left to later pages.
+    """
+    import pyarrow as pa
+
+    if not rows.num_rows:
+        return page
+    values, bound = {}, ""
+    if page.more:
+        last = page.rows.slice(page.rows.num_rows - 1).to_pylist()[0]
+        values = {f"last_{name}": last[name] for name in query.key}
+        side = ">=" if query.descending else "<="
+        bound = f"WHERE ({', '.join(query.key)}) {side} ({', '.join(f'$last_{name}' for name in query.key)})"
+    with open_duckdb() as duck:
+        duck.register("page", page.rows)
+        duck.register("fresh", rows)
+        kept = duck.sql(f"SELECT * FROM page ANTI JOIN fresh USING ({', '.join(query.key)})").to_arrow_table()
+        added = duck.sql(f"SELECT * FROM fresh {bound}", params=values or None).to_arrow_table()
+    found = pa.concat_tables([kept.cast(page.rows.schema), added.cast(page.rows.schema)])
+    limit = None if query.limit is None else query.limit + 1
+    found = _in_order(found, query, limit)
+    is_cut = query.limit is not None and found.num_rows > query.limit
+    return Page(found.slice(0, query.limit) if is_cut else found, page.more or is_cut)
+
+
 def _schema(table: Table, columns: Sequence[str]) -> pa.Schema:
     import pyarrow as pa
     from pyiceberg.io.pyarrow import schema_to_pyarrow

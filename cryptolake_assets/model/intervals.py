@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-MINUTE_MS = 60_000
-
 # Interval name to length in ms; a month counts as its shortest length, 28 days.
 INTERVALS_MS = {
     "1m": 60_000,

@@ -17,7 +17,7 @@ import math
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Context, Decimal
 from enum import StrEnum
 from itertools import pairwise
 from typing import Any
@@ -155,11 +155,12 @@ def _log_return(earlier: Decimal, later: Decimal) -> float:
     return math.log1p(float(later - earlier) / float(earlier)) if 0.5 < quotient < 2 else math.log(quotient)
 
 
+_EXACT = Context(prec=80)  # the default context would round to 28 digits
+
+
 def _scaled(value: Decimal) -> int:
-    """Return value * 10^16 as an integer. `Decimal.scaleb` would round to the context's 28 digits."""
-    _, digits, exponent = value.as_tuple()
-    power: int = 10 ** (16 + int(exponent))
-    return int("".join(map(str, digits))) * power
+    """Return value * 10^16 as an integer."""
+    return int(value.scaleb(16, _EXACT))
 
 
 def _vwap(row: Row) -> Decimal:
@@ -359,6 +360,31 @@ def _cast(expression: str, kind: str) -> str:
         return expression
     sql_type = {"long": "bigint"}.get(kind, kind)
     return f"CAST({expression} AS {sql_type})"
+
+
+def rolled_up(bars: Sequence[Row]) -> dict[str, Any]:
+    """Return the aggregates of the trades of several minutes, from their bars (at least one) in order of time."""
+    found: dict[str, Any] = {}
+    for measure in BAR_MEASURES:
+        if measure.aggregate is not None:
+            found[measure.name] = _OVER_BARS[measure.aggregate.function]([bar[measure.name] for bar in bars])
+    return with_derived(BAR_MEASURES, found)
+
+
+def _total(values: Sequence[Any]) -> Any:
+    if isinstance(values[0], int):
+        return sum(values)
+    finest = min(values, key=lambda value: value.as_tuple().exponent)
+    return Decimal(f"{sum(map(_scaled, values))}E-16").quantize(finest, context=_EXACT)
+
+
+_OVER_BARS: Mapping[Function, Callable[[Sequence[Any]], Any]] = {
+    Function.FIRST: lambda values: values[0],
+    Function.LAST: lambda values: values[-1],
+    Function.LOWEST: min,
+    Function.HIGHEST: max,
+    Function.TOTAL: _total,
+}
 
 
 def with_derived(measures: Sequence[Measure], row: Row) -> dict[str, Any]:

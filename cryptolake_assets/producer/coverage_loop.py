@@ -1,6 +1,7 @@
 """The coverage loop: sends barriers on all connections, writes the proven coverage, checks for stale symbols.
 
-Each market has its own barriers, claims and stale symbols; a round writes the claims of all markets in one commit.
+A round follows the end of each minute of the exchange, so that its bars soon become final. Each market has its own
+barriers, claims and stale symbols; a round writes the claims of all markets in one commit.
 """
 
 from __future__ import annotations
@@ -8,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Collection
+from typing import Final
 
 import structlog
 
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection_pool import ConnectionPool
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan, CoverageClaims, CoverageWriter
@@ -18,6 +21,8 @@ from cryptolake_assets.producer.gap_tracker import LastTrade
 from cryptolake_assets.producer.stale_symbols import StaleSymbolWatch
 
 log = structlog.get_logger(__name__)
+
+LATE_MS: Final = 100  # frames arrive about this much later than their exchange time
 
 
 class MarketCoverage:
@@ -45,6 +50,11 @@ class MarketCoverage:
     @property
     def stale_symbols(self) -> tuple[str, ...]:
         return self._stale_symbols.symbols
+
+    def newest_ms(self) -> int | None:
+        """Return the exchange time of the newest frame; None before the first one."""
+        spans = (connection.span for connection in self._pool.connections)
+        return max((span.last_ms for span in spans if span is not None and span.last_ms is not None), default=None)
 
     def claim_made(self) -> None:
         """Note that a connection's mark was acknowledged."""
@@ -88,7 +98,7 @@ class MarketCoverage:
 
 
 class CoverageLoop:
-    """Runs a round every `interval_s`, and one when a connection has ended.
+    """Runs a round every `interval_s`, one when a connection has ended, and one `grace_ms` after the end of a minute.
 
     `markets` returns the coverage of each market. A round waits up to `barrier_wait_s` for their barriers: a market
     whose exchange does not respond delays the others no longer than that.
@@ -100,11 +110,14 @@ class CoverageLoop:
         writer: CoverageWriter,
         *,
         interval_s: float,
+        grace_ms: int,
         barrier_wait_s: float,
     ) -> None:
         self._markets = markets
         self._writer = writer
         self._interval_s = interval_s
+        self._grace_ms = grace_ms
+        self._aimed_ms = 0  # the newest end of a minute that a round was scheduled for
         self._barrier_wait_s = barrier_wait_s
         self._barriers: dict[MarketCoverage, asyncio.Task[None]] = {}  # open ones, also of earlier rounds
         self._write_now = asyncio.Event()
@@ -124,7 +137,7 @@ class CoverageLoop:
         try:
             while True:
                 with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(self._interval_s):
+                    async with asyncio.timeout(self._wait_s()):
                         await self._write_now.wait()
                 self._write_now.clear()
                 if self._stopping:
@@ -135,6 +148,19 @@ class CoverageLoop:
                     market.check_stale_symbols()
         finally:
             await cancel_and_wait(list(self._barriers.values()))
+
+    def _wait_s(self) -> float:
+        """Return the time until the next round; each end of a minute is waited for once."""
+        newest = [newest_ms for market in self._markets() if (newest_ms := market.newest_ms()) is not None]
+        if not newest:
+            return self._interval_s
+        newest_ms = max(newest)
+        end_ms = (newest_ms - self._grace_ms) // MINUTE_MS * MINUTE_MS + MINUTE_MS
+        wait_s = (end_ms + self._grace_ms + LATE_MS - newest_ms) / 1000
+        if end_ms <= self._aimed_ms or wait_s > self._interval_s:
+            return self._interval_s
+        self._aimed_ms = end_ms
+        return wait_s
 
     async def _send_barriers(self) -> None:
         """Send the barriers of all markets and wait for their claims; skip markets with open barriers."""

@@ -97,6 +97,7 @@ class Producer:
             lambda: [feed.coverage for feed in self.feeds.values()],
             self._coverage,
             interval_s=settings.coverage_interval_s,
+            grace_ms=settings.watermark_grace_ms,
             barrier_wait_s=self._options.claim_wait_s,
         )
         self._connected = asyncio.Event()  # the delivery has started

@@ -26,6 +26,7 @@ from cryptolake_assets.captures.tracked_symbols import Subscriptions, extra_stre
 from cryptolake_assets.captures.writer import CaptureWriter
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
@@ -36,7 +37,6 @@ from cryptolake_assets.settings import Settings
 log = structlog.get_logger(__name__)
 
 INTERVAL: Final = "1m"
-MINUTE_MS: Final = 60_000
 _FRAMES_AT_ONCE: Final = 500
 
 

@@ -39,6 +39,7 @@ PUBLISHED_COUNT = "published_count"
 UP_TO_DATE = "up_to_date"
 HEARTBEAT = "heartbeat"
 FRAMES_ACCEPTED = "frames_accepted"
+LIVE_BARS = "live_bars"
 DEPENDENCIES = "dependencies"
 
 # Check name to its requirement, as shown to users.
@@ -61,6 +62,7 @@ MEANINGS: Mapping[str, str] = {
     UP_TO_DATE: "Each traded symbol's newest bar lags the exchange clock by at most the limit; monitored continuously.",
     HEARTBEAT: "The Bronze stream runs and makes progress.",
     FRAMES_ACCEPTED: "The producer accepts frames of every symbol that sends any; monitored continuously.",
+    LIVE_BARS: "The API's provisional bars equal Silver's bars of the same trades; monitored continuously.",
     "checksum": "The archive file matches its .CHECKSUM and contains only aggregate trades.",
     "every_line": "Every line of the file is a stored trade, an id without a trade, or rejected.",
     "within_the_day": "Every trade of the file is within its UTC day. Warns only.",

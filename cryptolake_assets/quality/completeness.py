@@ -10,7 +10,7 @@ from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
 
 MICROSECONDS = 1_000
-
+LATE_MS = 60_000
 
 Key = tuple[str, str, str]  # exchange, symbol, stream
 Spans = defaultdict[Key, list[tuple[int, int]]]  # [start, end) in ms
@@ -36,13 +36,17 @@ class CompletenessIndex:
         streamed: defaultdict[Evidence, Spans] = defaultdict(lambda: defaultdict(list))
         archived: defaultdict[Evidence, Spans] = defaultdict(lambda: defaultdict(list))
         missing: Spans = defaultdict(list)
+        self._streamed_to_ms: dict[Key, int] = {}
         for row in rows:
             end_ms = row.connected_to_ms - (0 if row.of_archive else grace_ms)
             if _is_in_bronze(row, bronze_offsets) and end_ms > row.connected_from_ms:
                 # Rows of earlier releases have no evidence: archive rows were proven by ids, stream rows by barriers.
                 evidence = row.evidence or (Evidence.IDS if row.of_archive else Evidence.BARRIER)
                 spans = (archived if row.of_archive else streamed)[evidence]
-                spans[row.exchange, row.symbol, row.stream].append((row.connected_from_ms, end_ms))
+                key = row.exchange, row.symbol, row.stream
+                spans[key].append((row.connected_from_ms, end_ms))
+                if not row.of_archive:
+                    self._streamed_to_ms[key] = max(end_ms, self._streamed_to_ms.get(key, 0))
         for gap in gaps:
             if gap.closed_at is None or not _is_reached(bronze_offsets, gap.kafka_partition, gap.kafka_offset):
                 span = gap.after_us // MICROSECONDS, gap.before_us // MICROSECONDS + 1
@@ -66,6 +70,14 @@ class CompletenessIndex:
         self._streams: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
         for exchange, symbol, stream in self._spans:
             self._streams[exchange, symbol].append(stream)
+
+    def proven_until_ms(self) -> int:
+        """Return the time until which the streams' coverage is in Bronze, for all symbols but late ones; 0 without any.
+
+        A symbol is late if its coverage ends a minute before the latest one, as that of a stale symbol does.
+        """
+        latest_ms = max(self._streamed_to_ms.values(), default=0)
+        return min((end_ms for end_ms in self._streamed_to_ms.values() if end_ms > latest_ms - LATE_MS), default=0)
 
     def is_complete(self, exchange: str, symbol: str, stream: str, start_ms: int, end_ms: int) -> bool:
         """Return whether every trade of [start_ms, end_ms) was received and is in Bronze."""

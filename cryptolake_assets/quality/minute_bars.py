@@ -26,8 +26,6 @@ STREAM_PREFERENCE = ("trade", "aggTrade")
 # Text columns with mostly one value; if the manifests prove it, engines do not read them.
 OFTEN_CONSTANT = ("exchange", "stream", "trade_type")
 
-MINUTE_MS = 60_000
-
 
 @dataclass
 class RowCounts:

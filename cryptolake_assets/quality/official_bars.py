@@ -10,11 +10,11 @@ from decimal import Decimal
 from typing import Any
 
 from cryptolake_assets.model.exchange_records import Kline
-from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.model.windows import HOUR, MINUTE_MS
 from cryptolake_assets.quality.bar_checks import BARS_AGREEING, BARS_COMPARED, OFFICIAL_KLINES
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.reconciliation import EXACT, Verdict, compare
 
 Bar = Mapping[str, Any]  # a row of a table of bars

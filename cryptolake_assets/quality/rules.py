@@ -49,9 +49,9 @@ RULES = (
     "event_time_out_of_range",
 )
 
-_LARGE_QTY = 10**5
+LARGE_QTY = 10**5
 # Minimum price x quantity that is rejected: ten million such trades would overflow the quote volume of a minute or day.
-_LARGEST_QUOTE = "1e15"
+LARGEST_QUOTE = "1e15"
 
 # An id without a trade, as futures' single-trade streams report it. It breaks no rule and, like every trade outside the
 # order book, makes no bar.
@@ -93,7 +93,7 @@ def predicates(context: RuleContext) -> dict[str, str]:
         "qty_zero": f"qty = 0 AND NOT {_NO_TRADE}",
         # Prices are below 10^10, so only a large quantity can reach it. No decimal type fits every product.
         "quote_out_of_range": (
-            f"qty >= {_LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{_LARGEST_QUOTE}' AS double)"
+            f"qty >= {LARGE_QTY} AND CAST(price AS double) * CAST(qty AS double) >= CAST('{LARGEST_QUOTE}' AS double)"
         ),
         "event_time_out_of_range": (
             f"event_time < {sql_time(context.earliest)} OR event_time > {sql_time(context.latest)}{quarantined}"

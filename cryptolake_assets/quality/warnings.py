@@ -12,10 +12,10 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from cryptolake_assets.model.windows import HOUR, MINUTE
+from cryptolake_assets.model.windows import HOUR, MINUTE, MINUTE_MS
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.quality.official_bars import Klines, compare_with_official
 from cryptolake_assets.quality.rules import Instrument
 from cryptolake_assets.quality.run_inputs import RunInputs

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,13 @@ from cryptolake_assets.captures.market_of_capture import recorded_files
 from cryptolake_assets.captures.recorded_names import COINGECKO_GLOBAL_FILE, COINGECKO_PAGE_FILES, FEAR_GREED_FILE
 from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.replay_faults import FaultBoard, SourceFault, SourceFaultKind
+from cryptolake_assets.model.windows import EPOCH
 
 log = structlog.get_logger(__name__)
 
 _COINGECKO = "/api/v3"
 _HTML = "<!DOCTYPE html><html><head><title>Just a moment...</title></head><body>Checking your browser</body></html>"
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 Clock = Callable[[], int]
 
 
@@ -147,7 +147,7 @@ def _second_of(day: Any) -> int:
 
 def _read_page(path: Path) -> _Recorded:
     moments = [_moment_of(coin) for coin in _decode(path, list[Any])]
-    return _Recorded(path.read_bytes(), int(max(moments, default=_EPOCH).timestamp() * 1000))
+    return _Recorded(path.read_bytes(), int(max(moments, default=EPOCH).timestamp() * 1000))
 
 
 def _moment_of(coin: Any) -> datetime:
@@ -155,8 +155,8 @@ def _moment_of(coin: Any) -> datetime:
     try:
         moment = datetime.fromisoformat(coin["last_updated"])
     except (KeyError, TypeError, ValueError):
-        return _EPOCH
-    return moment if moment.tzinfo is not None else _EPOCH
+        return EPOCH
+    return moment if moment.tzinfo is not None else EPOCH
 
 
 def _read_global(paths: Sequence[Path]) -> _Recorded | None:

@@ -147,7 +147,8 @@ class Settings(
     coverage_interval_s: float = named(
         "CRYPTOLAKE_COVERAGE_INTERVAL_S",
         5.0,
-        "Seconds between writes of the producer's coverage to ops.stream_coverage.",
+        "Seconds between writes of the producer's coverage to ops.stream_coverage; it is also written when a minute of "
+        "the exchange has ended.",
         gt=0,
         le=3_600,
     )
@@ -274,7 +275,7 @@ class Settings(
 
     @property
     def silver_interval_in_use_s(self) -> float:
-        """Minimum seconds between two refreshes of a Silver hour (scaled by the replay speed), on our clock."""
+        """Seconds until an hour is refreshed without a further proven minute, on our clock."""
         return self.silver_interval_s / self.clock_factor
 
     @property

@@ -58,6 +58,12 @@ class ApiSettings(BaseSettings):
         "CRYPTOLAKE_API_CLIENTS", 200, "Maximum concurrent WebSocket and event-stream clients of the HTTP API.", ge=1
     )
 
+    api_live: bool = named(
+        "CRYPTOLAKE_API_LIVE",
+        True,
+        "Follow Kafka in the HTTP API: bars of trades that Silver lacks yet. Off: bars of the tables alone.",
+    )
+
     dashboard_host: str = named(
         "CRYPTOLAKE_DASHBOARD_HOST",
         "127.0.0.1",

@@ -30,8 +30,9 @@ class GraphSettings(IngestSettings):
     )
     silver_interval_s: int = named(
         "CRYPTOLAKE_SILVER_INTERVAL_S",
-        60,
-        "Minimum seconds between refreshes of a Silver hour (scaled by the replay speed).",
+        90,
+        "Seconds after which a Silver hour with new trades is refreshed although no further minute of it is proven "
+        "complete (scaled by the replay speed).",
         ge=0,
         le=3_600,
     )

@@ -151,6 +151,12 @@ def mark_touched_hours(lake: FollowedLake, state: FollowerState, capabilities: C
     return outside
 
 
+def proven_until_ms(lake: FollowedLake) -> int:
+    """Return the time until which coverage was proven at the last check; 0 if this process has checked none."""
+    completeness = lake.memory.completeness
+    return 0 if completeness is None else completeness.proven_until_ms()
+
+
 def _files_before_the_old_start(lake: FollowedLake, state: FollowerState) -> list[BronzeFile]:
     """Return processed files of hours that became partitions because their start date was moved back."""
     start = lake.first_hour()

@@ -75,7 +75,7 @@ def load_inputs_around(
         quarantined=quarantined_out_of_range(settings, start, end),
     )
     completeness = CompletenessIndex(coverage, offsets, settings.watermark_grace_ms, gaps)
-    return RunInputs(_exchange_time_ms(extent, clock_ms), rules, completeness), found
+    return RunInputs(_exchange_time_ms(extent, clock_ms), rules, completeness, offsets), found
 
 
 def load_exchange_time_ms(settings: Settings) -> int | None:

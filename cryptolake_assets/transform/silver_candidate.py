@@ -17,11 +17,11 @@ from cryptolake_assets.lake.duck import open_duckdb, scalar
 from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.measures import DUCKDB
 from cryptolake_assets.model.table_spec import TableSpec
-from cryptolake_assets.model.windows import HOUR, MINUTE
+from cryptolake_assets.model.windows import HOUR, MINUTE, MINUTE_MS
 from cryptolake_assets.quality.bar_checks import ROW_CHECKS, check_counts
 from cryptolake_assets.quality.candidate_checks import CheckOutcome, check_candidate
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, MinuteAggregates, RowCounts, bars_from_aggregates, epoch_ms
+from cryptolake_assets.quality.minute_bars import MinuteAggregates, RowCounts, bars_from_aggregates, epoch_ms
 from cryptolake_assets.quality.official_bars import Klines
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.quality.warnings import Bar, bars_after, observe_hour

@@ -22,6 +22,7 @@ from cryptolake_assets.lake.bronze_files import BronzeFile, current_sequence, fi
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication, read_window
 from cryptolake_assets.lake.filters import above, all_of, any_of, below, equal, silver_day
+from cryptolake_assets.lake.published_hours import PublishedHour, property_with, published_hours
 from cryptolake_assets.model.family_tables import FamilyTables
 from cryptolake_assets.model.windows import DAY, HOUR, MINUTE, day_of, hour_of
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS
@@ -55,8 +56,12 @@ MAX_SPANS = 100  # newest spans of missing trades whose complete bars a search r
 
 @dataclass(frozen=True)
 class SilverInputs:
-    """Inputs known when the run began, the Bronze snapshot that they describe, and its files of the run's hours."""
+    """Inputs known when the run began, the Bronze snapshot that they describe, and its files of the run's hours.
 
+    `published` are the last publications of the hours, from before all other inputs.
+    """
+
+    published: Mapping[datetime, PublishedHour]
     known: RunInputs
     bronze: Table
     bronze_snapshot: int | None
@@ -112,6 +117,7 @@ def run_silver(
 
 def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
     """Return the inputs of the run of these hours."""
+    published = published_hours(load_table(settings, settings.tables.bars))
     known, bronze = load_inputs_around(
         settings, hours[0], hours[-1] + HOUR, lambda: load_table(settings, settings.tables.trades)
     )
@@ -120,7 +126,7 @@ def load_inputs(settings: Settings, hours: Sequence[datetime]) -> SilverInputs:
     if snapshot is not None:
         for file in files_between(bronze, snapshot, hours[0], hours[-1] + HOUR):
             files[file.hour].append(file)
-    return SilverInputs(known, bronze, snapshot, current_sequence(bronze), dict(files))
+    return SilverInputs(published, known, bronze, snapshot, current_sequence(bronze), dict(files))
 
 
 def load_day(settings: Settings, start: datetime) -> SilverDay:
@@ -185,7 +191,10 @@ def _with_samples(settings: Settings, candidate: SilverCandidate) -> SilverCandi
 def publish(
     settings: Settings, inputs: SilverInputs, candidates: Sequence[SilverCandidate], run_id: str
 ) -> Publication | None:
-    """Publish the passed candidates of a day in one commit; return None if none passed."""
+    """Publish the passed candidates of a day in one commit; return None if none passed.
+
+    Raises `PublishedMeanwhileError` if another run has published one of the hours since the inputs were read.
+    """
     import pyarrow as pa
 
     passed = [candidate for candidate in candidates if candidate.passed]
@@ -198,6 +207,12 @@ def publish(
         pa.concat_tables(candidate.bars for candidate in passed),
         pa.concat_tables(candidate.replaced_keys for candidate in passed).combine_chunks(),
         {"cryptolake.bronze-sequence": str(inputs.bronze_sequence), "cryptolake.run-id": run_id},
+        lambda table: property_with(
+            table,
+            [candidate.hour for candidate in passed],
+            PublishedHour(run_id, inputs.known.bronze_offsets),
+            inputs.published,
+        ),
     )
 
 

@@ -83,7 +83,7 @@ def test_every_curl_command_returns_data(full: Api) -> None:
 def test_first_documented_call_includes_the_minute_of_its_end(full: Api) -> None:
     url = f"{full.url}/ohlcv/1m?symbol=BTCUSDT&start=2025-01-30%2000:00:00&end=2025-01-30%2000:02:59"
     response = orjson.loads(subprocess.run(["curl", "-sS", "--fail", url], capture_output=True, timeout=60).stdout)
-    assert list(response) == ["exchange", "symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert list(response) == ["exchange", "symbol", "timeframe", "snapshot_id", "tail_offsets", "bars", "next_cursor"]
     assert [bar["window_start"][11:16] for bar in response["bars"]] == ["00:00", "00:01", "00:02"]
 
 

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pyarrow import ipc, parquet
 
@@ -51,7 +52,7 @@ def times(response: Any) -> list[datetime]:
 
 def test_documented_first_call_returns_all_bars(api: Api, bars: Settings) -> None:
     response = get(api, FIRST_CALL)
-    assert list(response) == ["exchange", "symbol", "timeframe", "snapshot_id", "bars", "next_cursor"]
+    assert list(response) == ["exchange", "symbol", "timeframe", "snapshot_id", "tail_offsets", "bars", "next_cursor"]
     assert (response["symbol"], response["timeframe"], response["next_cursor"]) == ("BTCUSDT", "1m", None)
     assert response["exchange"] == response["bars"][0]["exchange"] == FUTURES_EXCHANGE
     assert int(response["snapshot_id"]) == load_table(bars, FUTURES.bars).metadata.current_snapshot_id
@@ -210,7 +211,8 @@ def test_etag_depends_on_the_format(shared_api: Api) -> None:
 
 def test_arrow_has_the_full_range_with_exact_types(shared_api: Api) -> None:
     table = ipc.open_stream(shared_api.get("/ohlcv/1m?symbol=BTCUSDT&format=arrow").content).read_all()
-    assert table.schema.equals(FUTURES.bars.arrow_schema(), check_metadata=False)
+    schema = FUTURES.bars.arrow_schema().append(pa.field("state", pa.string()))
+    assert table.schema.equals(schema, check_metadata=False)
     assert table["window_start"].to_pylist() == starts()
 
 
@@ -422,7 +424,8 @@ def test_every_table_route_is_served_and_described(api: Api, bars: Settings) -> 
     for route in TABLE_ROUTES:
         assert set(route.key) <= set(route.table.column_names)
         response = get(api, route.route.format(timeframe="1m") + "?symbol=BTCUSDT&limit=1")
-        assert list(response) == [*route.envelope, "snapshot_id", route.rows_name, "next_cursor"]
+        tail = ["tail_offsets"] if route.has_states else []
+        assert list(response) == [*route.envelope, "snapshot_id", *tail, route.rows_name, "next_cursor"]
         operation = document["paths"][route.route]["get"]
         assert (operation["description"], operation["summary"]) == (route.doc, route.summary)
         schema = operation["responses"]["200"]["content"]["application/json"]["schema"]

@@ -23,14 +23,15 @@ from cryptolake_assets.dashboard.series import (
     rows,
     texts_by_float,
 )
+from cryptolake_assets.model.bar_state import BarState
 
 DECIMALS = st.decimals(allow_nan=False, allow_infinity=False, min_value=0, max_value=10**9, places=8).map(
     lambda number: f"{number:f}"
 )
 
 
-def row(minute: int, close: str = "1", *, complete: bool = True) -> Row:
-    return (60 * minute, "1", "1", "1", close, "2", "1", 3, complete)
+def row(minute: int, close: str = "1", *, state: str = "final") -> Row:
+    return (60 * minute, "1", "1", "1", close, "2", "1", 3, state)
 
 
 class Browser:
@@ -99,11 +100,11 @@ def test_bars_become_rows_of_the_chart() -> None:
     bar = {
         **dict.fromkeys(("open", "high", "low"), "63943.90000000"),
         **{"close": "63952.65000000", "window_start": "2024-07-18T23:57:00Z", "volume": "24.11500000"},
-        **{"vwap": "63947.83210865", "trades": 291, "is_complete": False},
+        **{"vwap": "63947.83210865", "trades": 291, "state": "provisional"},
     }
     assert price_places([bar]) == 2
     assert rows([bar]) == [
-        (1721347020, "63943.9", "63943.9", "63943.9", "63952.65", "24.115", "63947.83210865", 291, False)
+        (1721347020, "63943.9", "63943.9", "63943.9", "63952.65", "24.115", "63947.83210865", 291, "provisional")
     ]
 
 
@@ -170,7 +171,7 @@ def test_restarted_feed_uses_new_generation_names() -> None:
 
 Steps = st.lists(
     st.tuples(
-        st.dictionaries(st.integers(0, 30), st.tuples(st.sampled_from("123"), st.booleans()), max_size=12),
+        st.dictionaries(st.integers(0, 30), st.tuples(st.sampled_from("123"), st.sampled_from(BarState)), max_size=12),
         st.booleans(),
         st.booleans(),
     ),
@@ -180,12 +181,12 @@ Steps = st.lists(
 
 @given(Steps)
 def test_last_message_shows_the_table_regardless_of_lost_messages(
-    steps: list[tuple[dict[int, tuple[str, bool]], bool, bool]],
+    steps: list[tuple[dict[int, tuple[str, str]], bool, bool]],
 ) -> None:
     feed, browser = Feed(), Browser()
     table: dict[int, Row] = {}
     for changes, arrives, page_run in [*steps, ({}, True, False)]:
-        table |= {minute: row(minute, close, complete=complete) for minute, (close, complete) in changes.items()}
+        table |= {minute: row(minute, close, state=state) for minute, (close, state) in changes.items()}
         bars = [table[minute] for minute in sorted(table)]
         if page_run:
             feed.rewind()

@@ -22,6 +22,7 @@ from cryptolake_assets.model.markets import Family
 from cryptolake_assets.quality.bar_checks import HEARTBEAT
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, bars, trade
+from cryptolake_tests.support.run_requests import followed_by_runs
 
 HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
 LATER = HOUR + timedelta(hours=1)
@@ -53,7 +54,7 @@ def test_each_follower_requests_the_hours_of_its_family(settings: Settings, inst
     found = {}
     for family in Family:
         context = dg.build_sensor_context(instance, cursor=None)
-        result = tick(context, Graph.of(settings), silver.followed(family))
+        result = tick(context, Graph.of(settings), followed_by_runs(family))
         assert isinstance(result, dg.SensorResult)
         (request,), (event,) = result.run_requests or (), result.asset_events
         assert isinstance(event, dg.AssetMaterialization)

@@ -11,7 +11,7 @@ import pytest
 
 from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
 from cryptolake_assets.captures.tracked_symbols import default_end_date, last_archived_day, store_last_archived_day
-from cryptolake_assets.defs import jobs, silver, stream_minutes
+from cryptolake_assets.defs import jobs, stream_minutes
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
@@ -20,7 +20,7 @@ from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.settings import Settings, load_settings
 from cryptolake_tests.support.bronze import append, trade
-from cryptolake_tests.support.run_requests import requested_hours
+from cryptolake_tests.support.run_requests import followed_by_runs, requested_hours
 
 HOUR = datetime(2024, 11, 2, 22, tzinfo=UTC)
 
@@ -40,7 +40,7 @@ def loaded(lake: Settings) -> Loaded:
 def follow(graph: Graph, cursor: str | None) -> tuple[set[str], str, str]:
     """Run one tick of the follower; return the requested hours, the cursor and the skip message."""
     with dg.DagsterInstance.ephemeral() as instance, dg.build_sensor_context(instance, cursor=cursor) as context:
-        result = tick(context, graph, silver.followed(Family.FUTURES))
+        result = tick(context, graph, followed_by_runs(Family.FUTURES))
         if isinstance(result, dg.SkipReason):
             return set(), str(context.cursor), str(result.skip_message)
         hours = {hour for request in result.run_requests or () for hour in requested_hours(request)}

@@ -12,7 +12,6 @@ import pytest
 
 from cryptolake_assets.bronze.offsets import bronze_lag, committed_offsets
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import silver
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.kafka.topics import end_offsets
@@ -34,7 +33,7 @@ from cryptolake_tests.support.replaying import (
     verdicts,
     wait_until_all_is_in_bronze,
 )
-from cryptolake_tests.support.run_requests import run_silver_request
+from cryptolake_tests.support.run_requests import followed_by_runs, run_silver_request
 from cryptolake_tests.support.waiting import wait_for
 
 OFFSETS = """
@@ -56,7 +55,7 @@ def dagster_instance(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 def follow_once(settings: Settings, instance: dg.DagsterInstance) -> bool:
     """Evaluate the follower from its stored cursor and run its requests; return whether there were any."""
-    result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), silver.followed(Family.FUTURES))
+    result = tick(dg.build_sensor_context(instance=instance), Graph.of(settings), followed_by_runs(Family.FUTURES))
     requests = result.run_requests or [] if isinstance(result, dg.SensorResult) else []
     job = build_definitions().resolve_implicit_global_asset_job_def()
     for request in requests:

@@ -94,7 +94,7 @@ def assert_table_shows(shown: View, expected: list[dict[str, Any]]) -> None:
     for number, bar in enumerate(expected):
         opened = bar["window_start"].replace("T", " ")[:16]
         figures = [plain(str(bar[name])) for name in COLUMNS]
-        texts = [opened, *figures, "yes" if bar["is_complete"] else "no"]
+        texts = [opened, *figures, bar["state"]]
         shown.has_row("bars", number, texts, plain)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,15 +20,16 @@ from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.kafka.topics import end_offsets
 from cryptolake_assets.lake.bronze_files import current_sequence
-from cryptolake_assets.lake.bronze_follower import FollowerState
+from cryptolake_assets.lake.bronze_follower import RETRY_FIRST_S, FollowerState
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Family
+from cryptolake_assets.quality.bar_checks import SILVER_CHECKS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
-from cryptolake_tests.support.run_requests import run_silver_request
+from cryptolake_tests.support.run_requests import followed_by_runs, run_silver_request
 
 HOUR = datetime(2024, 10, 5, 10, tzinfo=UTC)
 
@@ -51,9 +53,18 @@ def run_request(instance: dg.DagsterInstance, request: dg.RunRequest) -> dg.Exec
     return run_silver_request(job, instance, request, raise_on_error=False)
 
 
-def evaluate(instance: dg.DagsterInstance, settings: Settings, cursor: str | None) -> dg.SensorResult | dg.SkipReason:
-    context = dg.build_sensor_context(instance=instance, cursor=cursor)
-    return tick(context, Graph.of(settings), silver.followed(Family.FUTURES))
+def evaluate(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    cursor: str | None,
+    *,
+    in_tick: bool = False,
+    now: float | None = None,
+) -> dg.SensorResult | dg.SkipReason:
+    """Run a tick of the follower; `in_tick`: it executes small runs itself."""
+    followed = silver.followed(Family.FUTURES) if in_tick else followed_by_runs(Family.FUTURES)
+    context = dg.build_sensor_context(instance=instance, cursor=cursor, definitions=build_definitions())
+    return tick(context, Graph.of(settings), followed, now)
 
 
 def cursor_at_head(settings: Settings) -> str:
@@ -136,6 +147,51 @@ def test_hour_that_fails_its_gate_stays_pending_until_it_passes(
     assert {key: got[key]["trades"] for key in got} == {key: bar["trades"] for key, bar in expected.items()}
 
 
+def test_tick_runs_the_newest_hours_itself(settings: Settings, instance: dg.DagsterInstance) -> None:
+    hour = HOUR + timedelta(days=20)
+    trades = [trade(hour + timedelta(minutes=59), 1), trade(hour + timedelta(minutes=60), 2)]
+    cursor = cursor_at_head(settings)
+    append(settings, [*trades, trade(hour - timedelta(hours=5), 3)])
+    result = evaluate(instance, settings, cursor, in_tick=True)
+    assert isinstance(result, dg.SensorResult)
+    (older,) = result.run_requests or []
+    assert older.partition_key == hour_key(hour - timedelta(hours=5)), "an older hour gets a process of its own"
+    assert bars(settings, hour, hours=2).keys() == reference_bars(trades).keys()
+    runs = {run.tags["dagster/partition"]: run for run in instance.get_runs()}
+    assert runs.keys() == {hour_key(hour), hour_key(hour + timedelta(hours=1))}
+    assert all(run.is_success for run in runs.values())
+    evaluated = {
+        (evaluation.check_name, evaluation.passed)
+        for record in instance.get_records_for_run(
+            runs[hour_key(hour)].run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        ).records
+        if (event := record.event_log_entry.dagster_event) is not None
+        for evaluation in (event.asset_check_evaluation_data,)
+    }
+    assert {name for name, _ in evaluated} == {key.name for key in silver.check_keys(Family.FUTURES)}
+    assert {(name, True) for name in SILVER_CHECKS} <= evaluated
+    assert isinstance(evaluate(instance, settings, result.cursor, in_tick=True), dg.SkipReason)
+
+
+def test_run_that_fails_in_a_tick_keeps_the_bars_and_is_requested_again(
+    settings: Settings, instance: dg.DagsterInstance
+) -> None:
+    hour = HOUR + timedelta(days=22)
+    cursor = cursor_at_head(settings)
+    append(settings, [trade(hour + timedelta(seconds=number), number, price="-1") for number in range(15)])
+    first = evaluate(instance, settings, cursor, in_tick=True)
+    assert isinstance(first, dg.SensorResult)
+    assert not first.run_requests
+    (failed,) = instance.get_runs()
+    assert failed.is_failure
+    assert bars(settings, hour) == {}
+    second = evaluate(instance, settings, first.cursor, in_tick=True, now=time.time() + RETRY_FIRST_S + 1)
+    assert isinstance(second, dg.SensorResult)
+    (request,) = second.run_requests or []
+    assert request.partition_key == hour_key(hour)
+    assert not run_request(instance, request).success
+
+
 def test_late_trade_updates_its_minute_and_its_day(settings: Settings, instance: dg.DagsterInstance) -> None:
     hour = HOUR + timedelta(days=10)
     two_days_later = hour + timedelta(days=2)
@@ -171,7 +227,7 @@ def follow(
     definitions = build_definitions()
     if automation is None:
         automation = dg.evaluate_automation_conditions(definitions, instance).cursor
-    ticked = evaluate(instance, settings, cursor)
+    ticked = evaluate(instance, settings, cursor, in_tick=True)
     assert isinstance(ticked, dg.SensorResult)
     for request in ticked.run_requests or []:
         assert run_request(instance, request).success

@@ -54,6 +54,30 @@ def test_files_that_arrive_during_a_run_are_requested_after_it() -> None:
     assert request.from_sequence == 9
 
 
+def test_open_hour_is_requested_when_a_further_minute_is_proven_or_after_the_interval() -> None:
+    state = FollowerState()
+    begin_ms = round(HOUR.timestamp() * 1000)
+    requested = []
+    for second, proven_s in ((0, 0), (5, 0), (10, 30), (15, 60), (20, 65), (25, 119), (30, 120), (125, 120)):
+        state.touch(HOUR, second + 1)
+        proven_ms = begin_ms + proven_s * 1000
+        if state.due_requests(never_busy, second, 10, interval_s=90, proven_ms=proven_ms):
+            requested.append(second)
+        state = restored(state.to_cursor())
+        state.settle(lambda *_: RunState.SUCCEEDED, second)
+    assert requested == [0, 15, 30, 125]
+
+
+def test_minutes_proven_after_an_hour_do_not_request_it_again() -> None:
+    state = FollowerState()
+    end_ms = round(NEXT.timestamp() * 1000)
+    for second, proven_ms, due in ((0, end_ms, True), (5, end_ms + 60_000, False)):
+        state.touch(HOUR, second + 1)
+        requests = state.due_requests(never_busy, second, 10, interval_s=90, proven_ms=proven_ms)
+        assert bool(requests) is due
+        state.settle(lambda *_: RunState.SUCCEEDED, second)
+
+
 def test_full_hour_touched_during_a_run_is_requested_after_success_and_failure() -> None:
     for outcome in (RunState.SUCCEEDED, RunState.FAILED):
         state = FollowerState()

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.coverage_rows import LOADING, CoverageRow, Evidence
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.quality.completeness import CompletenessIndex
 
 GRACE_MS = 2_000
-MINUTE_MS = 60_000
 
 
 def covered(
@@ -32,6 +32,17 @@ def test_covered_minute_is_complete_once_the_watermark_is_past_its_end() -> None
     assert not index(covered(0, MINUTE_MS + GRACE_MS - 1)).is_complete(
         "binance_futures", "BTCUSDT", "trade", 0, MINUTE_MS
     )
+
+
+def test_time_is_proven_once_all_symbols_but_late_ones_are() -> None:
+    archived = replace(covered(0, 10 * MINUTE_MS), kafka_partition=None, kafka_offset=None)
+    assert index().proven_until_ms() == index(archived).proven_until_ms() == 0
+    end_ms = 2 * MINUTE_MS + GRACE_MS
+    newest, behind = covered(0, end_ms), covered(0, end_ms - 1_000, symbol="ETHUSDT")
+    late = covered(0, end_ms - MINUTE_MS, symbol="XRPUSDT")
+    not_in_bronze = covered(0, end_ms + 1_000, offset=6)
+    rows = newest, behind, late, not_in_bronze, archived
+    assert index(*rows).proven_until_ms() == 2 * MINUTE_MS - 1_000
 
 
 def test_window_has_the_weakest_evidence_of_its_parts() -> None:

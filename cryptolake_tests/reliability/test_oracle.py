@@ -92,7 +92,7 @@ def test_missing_and_incomplete_bars_are_waited_for(platform: StoredPlatform) ->
 
 def test_missing_trades_are_waited_for(platform: StoredPlatform) -> None:
     publish(platform, *CLOSED)
-    platform.emitted.order += bytearray([0])
+    platform.emitted.order.append(0)
     with pytest.raises(BrokenPromiseError, match=r"1 of .* trades of BTCUSDT are not in Bronze"):
         settle(platform)
 

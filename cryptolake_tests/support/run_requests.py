@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
-from cryptolake_assets.defs import asset_keys
+from cryptolake_assets.defs import asset_keys, silver
+from cryptolake_assets.defs.follower import Followed
 from cryptolake_assets.defs.partitions import RANGE_END_TAG, RANGE_START_TAG, hour_key, hour_of
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.windows import HOUR
+
+
+def followed_by_runs(family: Family) -> Followed:
+    """Return the follower of a family's bars that requests also the runs that a tick would execute itself."""
+    return replace(silver.followed(family), in_tick=False)
 
 
 def requested_hours(request: dg.RunRequest) -> list[str]:

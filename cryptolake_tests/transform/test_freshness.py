@@ -42,7 +42,7 @@ def test_lag_is_that_of_the_symbols_exchange(lake: Settings) -> None:
     usdm, coinm = ("binance_futures", "BTCUSDT"), ("binance_futures_coin", "BTCUSDT")
     rules = RuleContext((usdm[0], coinm[0]), (coinm, usdm), CLOCK - timedelta(days=1), CLOCK)
     covered = [CoverageRow(*key, "trade", 0, epoch_ms(CLOCK), None, None, "x") for key in (usdm, coinm)]
-    inputs = RunInputs(None, rules, CompletenessIndex(covered, {}, 0))
+    inputs = RunInputs(None, rules, CompletenessIndex(covered, {}, 0), {})
     last = {usdm: CLOCK - timedelta(minutes=10), coinm: CLOCK - timedelta(minutes=30)}
     rows = [bar(0, exchange=key[0], window_start=at - timedelta(minutes=1)) for key, at in last.items()]
     table = load_table(lake, lake.tables.bars)

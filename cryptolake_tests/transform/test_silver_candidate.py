@@ -9,8 +9,9 @@ import pytest
 
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.coverage_rows import CoverageRow
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from cryptolake_assets.transform.silver_candidate import is_outdated, keep_proven_rows
 
 START = datetime(2024, 7, 19, 10, tzinfo=UTC)

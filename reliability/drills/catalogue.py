@@ -10,6 +10,7 @@ from reliability.drills import (
     checkpoint_faults,
     exchange_faults,
     history_faults,
+    last_trades,
     load_faults,
     process_faults,
     storage_faults,
@@ -41,6 +42,7 @@ RANDOM: Final = Scenario(
         *checkpoint_faults.ACTIONS,
         *history_faults.ACTIONS,
         *exchange_faults.ACTIONS,
+        *last_trades.ACTIONS,
         *load_faults.ACTIONS,
     ),
 )

@@ -18,14 +18,14 @@ import httpx
 import psutil
 from rich.console import Console
 
-from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.errors import PartError
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.hostile_frames import FAR_FUTURE_MS
+from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.platform import lifecycle
-from cryptolake_assets.platform.graphql import ask, location_errors
+from cryptolake_assets.platform.graphql import location_errors
 from cryptolake_assets.platform.parts import local_parts, part_named
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings, Source
@@ -44,10 +44,6 @@ SETTINGS: Final[Mapping[str, object]] = {
     "silver_interval_s": 15,
     "gold_interval_min": 30,
 }
-_SUCCEEDED_RUNS = """
-query ($since: Float!) { runsOrError(filter: {statuses: [SUCCESS], createdAfter: $since}, limit: 20) {
-    ... on Runs { results { assetSelection { path } } } } }
-"""
 
 
 def _live_source(port: int) -> dict[str, object]:
@@ -192,11 +188,15 @@ class DrilledPlatform:
         newest: datetime | None = found.to_pylist()[0]["at"]
         return newest
 
-    def refreshed_since(self, epoch_s: float) -> bool:
-        """Return whether a Silver run that was created since then has succeeded."""
-        runs = ask(self.settings, _SUCCEEDED_RUNS, {"since": epoch_s})["runsOrError"]["results"]
-        silver = list(asset_keys.FUTURES.bars.path)
-        return any({"path": silver} in (run["assetSelection"] or ()) for run in runs)
+    def refreshed_since(self, moment: datetime) -> bool:
+        """Return whether a refresh of Silver that began since then has passed its checks."""
+        asset = "/".join(self.settings.tables.bars.identifier)
+        found = run_sql(
+            self.settings,
+            f"SELECT count(*) AS n FROM {OPS_RUN_METRICS.full_name} WHERE asset = '{asset}' AND passed "
+            f"AND finished_at - to_milliseconds(duration_ms) >= TIMESTAMPTZ '{moment.isoformat()}'",
+        )
+        return bool(found.to_pylist()[0]["n"])
 
     def served_bar(self) -> datetime | None:
         """Return the start of the newest minute that the API serves; None if it serves none."""
@@ -207,6 +207,12 @@ class DrilledPlatform:
         bars = response.raise_for_status().json()["bars"]
         return datetime.fromisoformat(bars[0]["window_start"]).astimezone(UTC) if bars else None
 
+    def bar(self, symbol: str, start: str, state: str) -> dict[str, Any] | None:
+        """Return the bar that the API serves of the minute that begins at `start`, if it has this state."""
+        query = {"symbol": symbol, "start": start, "end": start, "state": state}
+        found = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query).raise_for_status().json()["bars"]
+        return found[0] if found else None
+
     # Probes of a part's work, made when a fault has ended.
 
     def stored_after_now(self, part: str = "") -> Probe:
@@ -215,8 +221,8 @@ class DrilledPlatform:
         return lambda: self.bronze_time_ms() > since_ms and (not part or self.is_running(part))
 
     def refreshed_after_now(self, part: str = "") -> Probe:
-        """Return a probe: a Silver run created from now on has succeeded, and the part is running."""
-        since = datetime.now(UTC).timestamp()
+        """Return a probe: a refresh of Silver that began from now on has passed, and the part is running."""
+        since = datetime.now(UTC)
         return lambda: self.refreshed_since(since) and (not part or self.is_running(part))
 
     def served(self) -> Probe:

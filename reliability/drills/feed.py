@@ -8,6 +8,8 @@ from __future__ import annotations
 import csv
 import random
 import time
+from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -16,8 +18,8 @@ from pathlib import Path
 
 from cryptolake_assets.captures.writer import CaptureWriter
 from cryptolake_assets.model.exchange_records import KLINE_HEADER
+from cryptolake_assets.model.windows import MINUTE_US
 
-MINUTE_US = 60_000_000
 RECEIVED_AFTER_US = 20_000  # delay between a trade and its frame
 FIRST_ID = 10_000
 PRICE_STEP, QTY_STEP = Decimal("0.01"), Decimal("0.001")
@@ -104,12 +106,13 @@ class Emitted:
     directory: Path
     begins: datetime
     bars: dict[BarKey, ExactBar] = field(default_factory=dict)
-    order: bytearray = field(default_factory=bytearray)  # position in `feed.symbols`, by frame
+    last_of_minute: dict[BarKey, int] = field(default_factory=dict)  # id of its last frame
+    order: array[int] = field(default_factory=lambda: array("H"))  # position in `feed.symbols`, by frame
 
     def last_ids(self, frames: int) -> dict[str, int]:
         """Return the id of each symbol's last trade within the first `frames` frames; the first id is `FIRST_ID`."""
-        counts = (self.order.count(number, 0, frames) for number in range(len(self.feed.symbols)))
-        return {symbol: FIRST_ID + count - 1 for symbol, count in zip(self.feed.symbols, counts, strict=True)}
+        counts = Counter(self.order[:frames])
+        return {symbol: FIRST_ID + counts[number] - 1 for number, symbol in enumerate(self.feed.symbols)}
 
 
 def write_feed(feed: Feed, directory: Path) -> Emitted:
@@ -154,6 +157,7 @@ def _frames(emitted: Emitted, draw: random.Random) -> Iterator[tuple[int, bytes]
             bar = emitted.bars.get(key) or emitted.bars.setdefault(key, ExactBar(price, first_id))
             bar.add(price, qty, first_id, last_id, is_buy=not is_maker)
             emitted.order.append(number)
+            emitted.last_of_minute[key] = ids[number]
             yield (
                 time_us + RECEIVED_AFTER_US,
                 (

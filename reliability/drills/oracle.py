@@ -16,9 +16,10 @@ import psutil
 
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.hostile_frames import FAR_ID
+from cryptolake_assets.model.windows import MINUTE_US
 from cryptolake_assets.platform.status import problems
 from reliability.drills.drilled_platform import DrilledPlatform
-from reliability.drills.feed import FIRST_ID, MINUTE_US, BarKey
+from reliability.drills.feed import FIRST_ID, BarKey
 from reliability.page import BUSY_LOAD_PER_CORE
 
 DEADLINE_S: Final = 300.0

@@ -9,7 +9,8 @@ from typing import Final, TextIO
 
 from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.model.markets import VENUES
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, epoch_ms
+from cryptolake_assets.model.windows import MINUTE_MS
+from cryptolake_assets.quality.minute_bars import epoch_ms
 from reliability.simulation import knobs
 from reliability.simulation.actions import Action, draw, perform
 from reliability.simulation.oracle import EmittedTrade

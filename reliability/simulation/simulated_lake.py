@@ -22,11 +22,11 @@ from cryptolake_assets.lake.coverage_union import fold
 from cryptolake_assets.lake.gap_ledger import TradeGap, is_change
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.events import TradeEvent
+from cryptolake_assets.model.windows import MINUTE_MS, MINUTE_US
 from cryptolake_assets.producer.gap_tracker import LastTrade
-from cryptolake_assets.quality.minute_bars import MARKET, MINUTE_MS
+from cryptolake_assets.quality.minute_bars import MARKET
 from reliability.simulation.oracle import Oracle
 
-MINUTE_US: Final = MINUTE_MS * 1_000
 _HOUR_US: Final = 60 * MINUTE_US
 _decode = msgspec.json.Decoder(TradeEvent).decode
 

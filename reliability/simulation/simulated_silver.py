@@ -23,9 +23,9 @@ from cryptolake_assets.lake.coverage import CoverageExtent
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.coverage_rows import CoverageRow, Evidence
 from cryptolake_assets.model.markets import Family, exchanges_of
-from cryptolake_assets.model.windows import HOUR, hour_of
+from cryptolake_assets.model.windows import HOUR, MINUTE_MS, hour_of
 from cryptolake_assets.quality.completeness import CompletenessIndex
-from cryptolake_assets.quality.minute_bars import MINUTE_MS, STREAM_PREFERENCE, bar_rows, epoch_ms
+from cryptolake_assets.quality.minute_bars import STREAM_PREFERENCE, bar_rows, epoch_ms
 from cryptolake_assets.quality.rules import Instrument, RuleContext, known_symbols
 from cryptolake_assets.quality.run_inputs import RunInputs
 from cryptolake_assets.transform.follow_bronze import SearchMemory, mark_touched_hours
@@ -223,7 +223,7 @@ class SimulatedSilver:
         gaps = self._gaps.missing(offsets, start_ms, end_ms)
         rules = self._rules(extent, start_ms, end_ms)
         index = CompletenessIndex(coverage, offsets, self._lake.grace_ms, gaps)
-        return RunInputs(self._latest_ms(extent), rules, index)
+        return RunInputs(self._latest_ms(extent), rules, index, offsets)
 
     def outdated_hours(self, known: RunInputs, start_ms: int = 0, end_ms: int | None = None) -> set[datetime]:
         first, last = moment(max(0, start_ms - MINUTE_MS)), datetime.max.replace(tzinfo=UTC)

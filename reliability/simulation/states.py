@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, OpenBecause
 from cryptolake_assets.model.markets import VENUES
-from reliability.simulation.simulated_lake import MINUTE_US, moment
+from cryptolake_assets.model.windows import MINUTE_US
+from reliability.simulation.simulated_lake import moment
 
 if TYPE_CHECKING:
     from reliability.simulation.world import World

@@ -8,7 +8,7 @@
 //   places      decimals of the series' prices
 //   title       title of the legend
 //   palette     colours of both themes
-// A row is [open time in s, open, high, low, close, volume, vwap, trades, complete]. Numbers are exact text, which the
+// A row is [open time in s, open, high, low, close, volume, vwap, trades, state]. Numbers are exact text, which the
 // legend shows with thousands separators; only drawing uses floats. Times are UTC: YYYY-MM-DD HH:MM.
 
 import {
@@ -19,7 +19,8 @@ import {
   createChart,
 } from "./lightweight-charts.js";
 
-const [TIME, OPEN, HIGH, LOW, CLOSE, VOLUME, VWAP, TRADES, COMPLETE] = Array(9).keys();
+const [TIME, OPEN, HIGH, LOW, CLOSE, VOLUME, VWAP, TRADES, STATE] = Array(9).keys();
+const FINAL = "final"; // a bar that is proven complete
 const PAN_BARS = 10;
 const LEGEND = [["O", OPEN], ["H", HIGH], ["L", LOW], ["C", CLOSE], ["Volume", VOLUME], ["VWAP", VWAP], ["Trades", TRADES]];
 const GROUPS = /\B(?=(\d{3})+$)/g; // where an integer has thousands separators
@@ -150,10 +151,10 @@ class Drawing {
       high: Number(row[HIGH]),
       low: Number(row[LOW]),
       close: Number(row[CLOSE]),
-      // Rising bars are hollow, so that direction does not depend on colour alone; incomplete bars are pale.
-      color: rises ? this.palette.background : faded(colour, row[COMPLETE]),
-      borderColor: faded(colour, row[COMPLETE]),
-      wickColor: faded(colour, row[COMPLETE]),
+      // Rising bars are hollow, so that direction does not depend on colour alone; bars that are not final are pale.
+      color: rises ? this.palette.background : faded(colour, row[STATE]),
+      borderColor: faded(colour, row[STATE]),
+      wickColor: faded(colour, row[STATE]),
     };
   }
 
@@ -199,7 +200,7 @@ class Drawing {
     if (row) {
       parts.push(element("span", `${minute(row[TIME])} UTC`));
       LEGEND.forEach(([name, index]) => parts.push(element("span", `${name} `, element("b", this.text(row, index)))));
-      if (!row[COMPLETE]) parts.push(element("em", "not complete"));
+      if (row[STATE] !== FINAL) parts.push(element("em", row[STATE]));
     }
     this.legend.replaceChildren(...parts);
     this.root.setAttribute("aria-label", `Candlestick chart. ${this.legend.textContent}`);
@@ -248,8 +249,8 @@ function element(tag, ...content) {
   return created;
 }
 
-function faded(colour, complete) {
-  return complete ? colour : `${colour}99`;
+function faded(colour, state) {
+  return state === FINAL ? colour : `${colour}99`;
 }
 
 function isDark(colour) {

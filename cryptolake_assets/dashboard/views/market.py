@@ -26,6 +26,7 @@ from cryptolake_assets.dashboard.shared import (
     with_error_box,
 )
 from cryptolake_assets.errors import ApiError
+from cryptolake_assets.model.windows import EPOCH
 
 TIMEFRAMES = {
     "1m": timedelta(minutes=1),
@@ -49,7 +50,6 @@ TIMEFRAME, RANGE = "1m", "1d"  # defaults
 FROM, TO = "from", "to"
 # No supported exchange is older. Without a zone, because the widgets take naive times.
 EARLIEST, LATEST = datetime(2017, 1, 1), datetime(2100, 1, 1)
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TABLE_ROWS = 1_000
 ERROR_POLL_S = 2.0  # polling interval for the errors of failed downloads
 TABLE = {
@@ -63,7 +63,7 @@ TABLE = {
     "vwap": "VWAP",
     "trades": "Trades",
     "taker_buy_volume": "Taker buy volume (base)",
-    "is_complete": "Complete",
+    "state": "State",
     "evidence": "Evidence",
     "trades_dropped": "Trades dropped",
 }

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from cryptolake_assets.errors import MaintenanceInUseError
-from cryptolake_assets.lake.bronze_files import EPOCH, local_path
+from cryptolake_assets.lake.bronze_files import local_path
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.maintenance import compaction
 from cryptolake_assets.lake.maintenance.crowded import crowded_files
@@ -31,7 +31,7 @@ from cryptolake_assets.lake.marts import marts_tables
 from cryptolake_assets.model.family_tables import FAMILY_TABLES
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES
-from cryptolake_assets.model.windows import HOUR
+from cryptolake_assets.model.windows import EPOCH, HOUR
 from cryptolake_assets.settings import Settings
 
 if TYPE_CHECKING:
