@@ -38,6 +38,7 @@ log = structlog.get_logger(__name__)
 
 POLL_MS: Final = 50
 MAX_RECORDS: Final = 2_000  # per poll: about 20 ms of work
+MAX_BEHIND: Final = 50_000  # records up to which the tail answers: ten seconds of the busiest markets
 CHECK_S: Final = 5.0  # between two questions to the brokers whether they still respond
 UPKEEP_S: Final = 0.5  # between two looks for minutes to settle
 RULES_S: Final = 30.0  # between two reads of the rules' inputs
@@ -163,9 +164,11 @@ class KafkaFollower:
             async with broker_request(self._settings, "read the end of the live topic"):
                 end = await consumer.end_offsets(partitions)
             behind = sum(max(0, offset - tail.next_offsets[tp.partition]) for tp, offset in end.items())
-            if not self._caught_up and behind <= MAX_RECORDS:
-                self._caught_up, self.problem = True, CATCHING_UP
-                log.info("live_tail_caught_up", stream=self._stream.name, minutes=len(tail))
+            was_caught_up, self._caught_up = self._caught_up, behind <= (MAX_BEHIND if self._caught_up else MAX_RECORDS)
+            if self._caught_up != was_caught_up:
+                self.problem = CATCHING_UP
+                event = "live_tail_caught_up" if self._caught_up else "live_tail_behind"
+                log.info(event, stream=self._stream.name, minutes=len(tail), records=behind)
             await asyncio.sleep(CHECK_S if self._caught_up else UPKEEP_S)
 
     async def _keep_up(self, tail: Tail) -> None:

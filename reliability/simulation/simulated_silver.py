@@ -28,7 +28,7 @@ from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.minute_bars import STREAM_PREFERENCE, bar_rows, epoch_ms
 from cryptolake_assets.quality.rules import Instrument, RuleContext, known_symbols
 from cryptolake_assets.quality.run_inputs import RunInputs
-from cryptolake_assets.transform.follow_bronze import SearchMemory, mark_touched_hours
+from cryptolake_assets.transform.follow_bronze import SearchMemory, mark_touched_hours, proven_until_ms
 from cryptolake_assets.transform.load_inputs import latest_trade_time
 from cryptolake_assets.transform.silver_candidate import is_outdated, keep_proven_rows
 from reliability.simulation.simulated_lake import (
@@ -69,7 +69,7 @@ class SimulatedRun:
 class SilverOptions:
     """Times of the follower and of runs, in seconds."""
 
-    interval_s: float = 60.0  # between two requests of an hour
+    interval_s: float = 90.0  # between two requests of an hour without a further proven minute
     queued_s: tuple[float, float] = (0.5, 5.0)  # before a run reads anything
     read_s: tuple[float, float] = (0.0, 1.0)  # between two reads
     run_s: tuple[float, float] = (0.5, 8.0)  # between the last read and the publication
@@ -163,7 +163,9 @@ class SimulatedSilver:
         busy = {hour for run in self._queue for hour in run.hours}
         state.settle(lambda request: self._requests.get(request, RunState.FAILED), now)
         interval_s = self._options.interval_s
-        requests = state.due_requests(lambda hour: hour in busy, now, MAX_RUNS_IN_FLIGHT, interval_s, HOURS_A_RUN)
+        requests = state.due_requests(
+            lambda hour: hour in busy, now, MAX_RUNS_IN_FLIGHT, interval_s, HOURS_A_RUN, proven_until_ms(self)
+        )
         state.reports(now, MAX_EVENTS_A_TICK, interval_s)
         cursor = state.to_cursor()
         if cursor != self.cursor:
