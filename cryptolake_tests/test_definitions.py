@@ -23,6 +23,7 @@ from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     FRAMES_ACCEPTED,
     HEARTBEAT,
+    LIVE_BARS,
     SILVER_OBSERVATIONS,
     UP_TO_DATE,
 )
@@ -182,7 +183,7 @@ BATCH_OBSERVATIONS = (
     batch_checks.PERIODS_MISSING,
     batch_checks.SYMBOLS_BEHIND,
 )
-OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, "small_files")
+OF_NOW = (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, LIVE_BARS, "small_files")
 """Non-blocking checks of the current state."""
 SENSORS = {
     *("bronze_follower", "automation", "stream_health", "run_failures", "run_recoveries"),
@@ -242,7 +243,7 @@ def test_audit_checks_block_and_checks_have_the_partitions_of_their_asset(
     specs = [graph.get_check_spec(key) for key in graph.asset_check_keys]
     assert specs
     for spec in specs:
-        is_unpartitioned = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, DEPENDENCIES)
+        is_unpartitioned = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, LIVE_BARS, DEPENDENCIES)
         warns_only = (
             *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, MINUTES_WITHOUT_ROW),
             *(*OF_NOW, *WARNING, KLINES_OF_DAY),

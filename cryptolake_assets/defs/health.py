@@ -224,17 +224,9 @@ def _up_to_date(freshness: "Freshness") -> tuple[CheckOutcome, dg.AssetCheckSeve
 
 
 def _live_bars(settings: Settings) -> tuple[CheckOutcome, dg.AssetCheckSeverity]:
-    from cryptolake_assets.live.settled_counts import settled_counts
-    from cryptolake_assets.live.settlement import SettledOutcome
+    from cryptolake_assets.live.settled_counts import check_live_bars
 
-    counts = settled_counts(settings, settings.venue.family)
-    if counts is None:
-        outcome = CheckOutcome(LIVE_BARS, True, "nothing to compare: the API does not respond, or rejects the key")
-    else:
-        unexplained = counts.get(SettledOutcome.UNEXPLAINED, 0)
-        text = f"{unexplained} of {sum(counts.values())} bars differ without a known cause since the API started"
-        outcome = CheckOutcome(LIVE_BARS, unexplained == 0, text, counts={each: counts[each] for each in counts})
-    return outcome, dg.AssetCheckSeverity.WARN
+    return check_live_bars(settings), dg.AssetCheckSeverity.WARN
 
 
 def _evaluations(

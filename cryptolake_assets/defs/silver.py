@@ -21,7 +21,13 @@ from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.measures import BAR_MEASURES, definition_hash
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.model.windows import HOUR
-from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
+from cryptolake_assets.quality.bar_checks import (
+    LIVE_BARS,
+    PUBLISHED_COUNT,
+    SILVER_CHECKS,
+    SILVER_OBSERVATIONS,
+    UP_TO_DATE,
+)
 from cryptolake_assets.settings import Engine as EngineName
 from cryptolake_assets.settings import Settings
 
@@ -174,6 +180,7 @@ def _checks_of_other_steps(
     context: dg.AssetExecutionContext, settings: Settings, bars: dg.AssetKey
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Evaluate the run's checks of the bars that have separate steps."""
+    from cryptolake_assets.live.settled_counts import check_live_bars
     from cryptolake_assets.transform.freshness import check_up_to_date
     from cryptolake_assets.transform.load_inputs import load_run_inputs
     from cryptolake_assets.transform.published_count import check_published
@@ -189,6 +196,10 @@ def _checks_of_other_steps(
         severity = dg.AssetCheckSeverity.ERROR if freshness.is_error else dg.AssetCheckSeverity.WARN
         for partition in partitions:
             yield from checks.evaluations(bars, [UP_TO_DATE], [freshness.outcome], partition, severity, blocking=False)
+    if partitions := planned.get(dg.AssetCheckKey(bars, LIVE_BARS)):
+        equal, severity = check_live_bars(settings), dg.AssetCheckSeverity.WARN
+        for partition in partitions:
+            yield from checks.evaluations(bars, [LIVE_BARS], [equal], partition, severity)
 
 
 def _published(

@@ -12,6 +12,7 @@ from cryptolake_assets.defs import asset_keys, checks
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
+    LIVE_BARS,
     PUBLISHED_COUNT,
     SILVER_CHECKS,
     SILVER_OBSERVATIONS,
@@ -23,7 +24,7 @@ from cryptolake_tests.support.bronze import append, trade
 FIRST = datetime(2024, 11, 2, 22, tzinfo=UTC)
 HOURS = [FIRST + timedelta(hours=number) for number in range(4)]
 KEYS = {hour_key(hour) for hour in HOURS}
-OF_SILVER = {*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE}
+OF_SILVER = {*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE, LIVE_BARS}
 
 
 @pytest.fixture

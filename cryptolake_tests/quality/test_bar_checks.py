@@ -18,6 +18,7 @@ from cryptolake_assets.quality.bar_checks import (
     FRAMES_ACCEPTED,
     GOLD_CHECKS,
     HEARTBEAT,
+    LIVE_BARS,
     MEANINGS,
     PUBLISHED_COUNT,
     ROW_CHECKS,
@@ -127,7 +128,7 @@ def test_unread_or_uncounted_row_fails_row_count(rows_in: int, expected_rows: in
 
 
 def test_every_check_has_a_description() -> None:
-    others = {PUBLISHED_COUNT, UP_TO_DATE, HEARTBEAT, FRAMES_ACCEPTED, DEPENDENCIES}
+    others = {PUBLISHED_COUNT, UP_TO_DATE, LIVE_BARS, HEARTBEAT, FRAMES_ACCEPTED, DEPENDENCIES}
     others |= {*archive_checks.BLOCKING, *archive_checks.WARNING}
     others |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
     others |= {archive_checks.KLINES_OF_DAY}

@@ -188,7 +188,7 @@ def test_failed_killed_and_slow_runs_are_repeated(world: World, fate: RunFate) -
     world.silver.next_fates.append(fate)
     world.publish(world.emit(20))
     world.cover()
-    world.pass_seconds(1_200)
+    world.pass_seconds(2_400)
     assert complete_starts(world) == [0, 1, 2]
     assert world.silver.runs[fate] >= 1
 
