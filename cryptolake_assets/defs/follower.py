@@ -14,7 +14,6 @@ partitions stays pending until they include it.
 
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -57,8 +56,9 @@ IN_FLIGHT = [
 # Trades of a run that a tick executes: a few seconds of work, far below the time after which Dagster gives up a tick.
 MAX_ROWS_IN_A_TICK: Final = 2_000_000
 
-# One run of a table at a time: Dagster may have given up a tick whose run goes on in this process.
-_RUNNING: defaultdict[dg.AssetKey, threading.Lock] = defaultdict(threading.Lock)
+# One run at a time in this process: Dagster captures the process's output, and two captures block each other.
+_RUNNING: Final = threading.Lock()
+LOCK_WAIT_S: Final = 20.0  # for the tick of another family
 
 
 def _no_config(_request: SilverRequest) -> dict[str, Any]:
@@ -136,19 +136,15 @@ def _run_here(
     others, outcomes = [], {}
     newest = max(state.pending, default="")
     for request in requests:
-        if not followed.in_tick or not _is_small(request, newest):
+        is_here = followed.in_tick and _is_small(request, newest) and _RUNNING.acquire(timeout=LOCK_WAIT_S)
+        if not is_here:
             others.append(request)
             continue
-        outcomes[request.request] = RunState.FAILED
-        lock = _RUNNING[followed.silver]
-        if not lock.acquire(blocking=False):
-            context.log.warning(f"{followed.silver.to_user_string()}: the run of an earlier tick has not ended")
-            continue
         try:
-            if _run(context, followed, _run_request(followed, request)):
-                outcomes[request.request] = RunState.SUCCEEDED
+            has_succeeded = _run(context, followed, _run_request(followed, request))
         finally:
-            lock.release()
+            _RUNNING.release()
+        outcomes[request.request] = RunState.SUCCEEDED if has_succeeded else RunState.FAILED
     return others, outcomes
 
 

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from cryptolake_assets import cli
 from cryptolake_assets.binance.archive_files import ArchiveClient, ArchiveFile
 from cryptolake_assets.definitions import build_definitions
-from cryptolake_assets.defs import asset_keys, silver
+from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.follower import tick
 from cryptolake_assets.defs.graph import Graph
 from cryptolake_assets.defs.partitions import hour_key
@@ -53,7 +53,7 @@ from cryptolake_tests.support.archives import (
 )
 from cryptolake_tests.support.bronze import append, bars
 from cryptolake_tests.support.reference import Trade, reference_bars
-from cryptolake_tests.support.run_requests import requested_hours, run_silver_request
+from cryptolake_tests.support.run_requests import followed_by_runs, requested_hours, run_silver_request
 from cryptolake_tests.support.served import ServedExchange, TruncatingProxy
 from cryptolake_tests.support.silver_runs import rebuild
 
@@ -94,7 +94,7 @@ class World:
         requested: set[str] = set()
         while True:
             context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor)
-            result = tick(context, Graph.of(self.settings), silver.followed(Family.FUTURES))
+            result = tick(context, Graph.of(self.settings), followed_by_runs(Family.FUTURES))
             if isinstance(result, dg.SkipReason):
                 self.cursor = context.cursor
                 assert "0 hours pending" in str(result.skip_message)

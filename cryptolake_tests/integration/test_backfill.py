@@ -11,7 +11,13 @@ from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.partitions import hour_key
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.model.family_tables import FUTURES
-from cryptolake_assets.quality.bar_checks import PUBLISHED_COUNT, SILVER_CHECKS, SILVER_OBSERVATIONS, UP_TO_DATE
+from cryptolake_assets.quality.bar_checks import (
+    LIVE_BARS,
+    PUBLISHED_COUNT,
+    SILVER_CHECKS,
+    SILVER_OBSERVATIONS,
+    UP_TO_DATE,
+)
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, bars, trade
 from cryptolake_tests.support.reference import reference_bars
@@ -51,7 +57,7 @@ def test_run_of_many_hours_publishes_every_hour_that_passes(settings: Settings) 
     evaluations = result.get_asset_check_evaluations()
     assert {(event.check_name, event.partition) for event in evaluations} == {
         (name, hour_key(hour))
-        for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE)
+        for name in (*SILVER_CHECKS, *SILVER_OBSERVATIONS, PUBLISHED_COUNT, UP_TO_DATE, LIVE_BARS)
         for hour in HOURS
     }
     assert {event.partition for event in evaluations if event.blocking and not event.passed} == {hour_key(BAD)}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import pytest
 from pyiceberg.table import Table
 
 from cryptolake_assets.bronze.stream import run_available_now
@@ -18,9 +19,11 @@ from cryptolake_assets.model.events import TradeEvent
 from cryptolake_assets.model.family_tables import FUTURES
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.windows import epoch_us
+from cryptolake_assets.platform.parts import KAFKA, SPARK
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.duckdb_engine import DuckDBEngine
 from cryptolake_tests.support.fakes import until
+from cryptolake_tests.support.platforms import StartPlatform, settings_for
 from cryptolake_tests.support.records import send
 from cryptolake_tests.support.silver_runs import refresh
 
@@ -35,6 +38,13 @@ def record(settings: Settings, trade_id: int, second: float, price: str) -> tupl
         BTC[1], when_us, price, "1", "buy", trade_id, BTC[0], when_us, trade_id, trade_id, "MARKET", "trade"
     )
     return settings.kafka_topic_futures, trade.encode(), []
+
+
+@pytest.fixture(scope="module")
+def own(start_platform: StartPlatform, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Settings]:
+    """A platform whose newest trades are those of these tests."""
+    with start_platform(settings_for(tmp_path_factory.mktemp("live")), [KAFKA, SPARK]) as settings:
+        yield settings
 
 
 @asynccontextmanager
@@ -65,7 +75,8 @@ def outcomes(settings: Settings, settled: Sequence[Settled]) -> list[SettledOutc
     return [outcome(one, published.get(one.key)) for one in settled]
 
 
-async def test_trades_are_in_their_bars_before_bronze_and_after_silver(settings: Settings) -> None:
+async def test_trades_are_in_their_bars_before_bronze_and_after_silver(own: Settings) -> None:
+    settings = own
     async with following(settings) as (follower, live, settled):
         await until(lambda: follower.tail is not None, WAIT_S)
         await send(settings, record(settings, 1, 5, "100"), record(settings, 2, 30, "101"))
@@ -93,8 +104,8 @@ async def test_trades_are_in_their_bars_before_bronze_and_after_silver(settings:
         assert outcomes(settings, mine) == [SettledOutcome.EQUAL] * 2
 
 
-async def test_without_kafka_silver_alone_answers_and_the_cause_is_known(settings: Settings) -> None:
-    away = settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
+async def test_without_kafka_silver_alone_answers_and_the_cause_is_known(own: Settings) -> None:
+    away = own.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
     async with following(away) as (follower, live, _):
         await until(lambda: "127.0.0.1:1" in follower.problem, WAIT_S)
         assert not live.is_live(BTC[0])

@@ -23,7 +23,7 @@ from cryptolake_assets.defs.health import REPORT_EVERY_S, evaluate
 from cryptolake_assets.defs.resources import StreamResource
 from cryptolake_assets.platform.parts import BRONZE, EXCHANGE, KAFKA, PRODUCER, SPARK
 from cryptolake_assets.platform.supervisor import Supervisor
-from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, UP_TO_DATE
+from cryptolake_assets.quality.bar_checks import FRAMES_ACCEPTED, HEARTBEAT, LIVE_BARS, UP_TO_DATE
 from cryptolake_assets.quality.reconciliation import Verdict
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.freshness import FAILS_AT
@@ -72,7 +72,8 @@ class Watch:
         self._graph, self._stream = Graph.of(settings), StreamResource(settings=settings)
         self._instance = instance
         self._cursor: str | None = None
-        self.results: dict[str, list[tuple[bool, str, str]]] = {HEARTBEAT: [], FRAMES_ACCEPTED: [], UP_TO_DATE: []}
+        names = HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, LIVE_BARS
+        self.results: dict[str, list[tuple[bool, str, str]]] = {name: [] for name in names}
         self.materialized: list[dg.AssetMaterialization] = []
 
     def evaluate(self, later_s: float = 0.0) -> list[dg.RunRequest]:
@@ -170,6 +171,7 @@ def test_checks_run_in_a_job(settings: Settings) -> None:
         dg.AssetCheckKey(asset_keys.FUTURES.trades, HEARTBEAT),
         dg.AssetCheckKey(asset_keys.FUTURES.trades, FRAMES_ACCEPTED),
         dg.AssetCheckKey(asset_keys.FUTURES.bars, UP_TO_DATE),
+        dg.AssetCheckKey(asset_keys.FUTURES.bars, LIVE_BARS),
     ]
     with dg.DagsterInstance.ephemeral() as instance:
         job = dg.define_asset_job("now", selection=dg.AssetSelection.checks(*keys))
@@ -179,4 +181,5 @@ def test_checks_run_in_a_job(settings: Settings) -> None:
         HEARTBEAT: True,
         FRAMES_ACCEPTED: True,
         UP_TO_DATE: True,
+        LIVE_BARS: True,
     }
