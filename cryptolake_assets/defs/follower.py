@@ -79,7 +79,7 @@ class Followed:
     hours_a_run: int
     config: Callable[[SilverRequest], dict[str, Any]] = _no_config  # run config of the table's op for a request
     has_priority: bool = False
-    in_tick: bool = False  # whether ticks execute small runs themselves
+    in_tick: Mapping[str, str] | None = None  # run config of small runs, which ticks execute themselves; None: none
 
 
 def tick(
@@ -136,12 +136,13 @@ def _run_here(
     others, outcomes = [], {}
     newest = max(state.pending, default="")
     for request in requests:
-        is_here = followed.in_tick and _is_small(request, newest) and _RUNNING.acquire(timeout=LOCK_WAIT_S)
+        is_small = followed.in_tick is not None and _is_small(request, newest)
+        is_here = is_small and _RUNNING.acquire(timeout=LOCK_WAIT_S)
         if not is_here:
             others.append(request)
             continue
         try:
-            has_succeeded = _run(context, followed, _run_request(followed, request))
+            has_succeeded = _run(context, followed, _run_request(followed, request, followed.in_tick))
         finally:
             _RUNNING.release()
         outcomes[request.request] = RunState.SUCCEEDED if has_succeeded else RunState.FAILED
@@ -231,10 +232,12 @@ def hours_of(run: dg.DagsterRun) -> list[datetime]:
     return [first + number * HOUR for number in range((last - first) // HOUR + 1)]
 
 
-def _run_request(followed: Followed, request: SilverRequest) -> dg.RunRequest:
+def _run_request(
+    followed: Followed, request: SilverRequest, more_config: Mapping[str, str] | None = None
+) -> dg.RunRequest:
     keys = [hour_key(hour) for hour in request.hours]
     range_tags = {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]} if len(keys) > 1 else {}
-    config = followed.config(request)
+    config = {**followed.config(request), **(more_config or {})}
     has_priority = followed.has_priority and request.from_sequence
     return dg.RunRequest(
         run_key=request.key,

@@ -69,7 +69,8 @@ def followed(family: Family) -> Followed:
         hours_a_run=HOURS_A_RUN,
         config=lambda request: {"from_sequence": request.from_sequence} if request.from_sequence else {},
         has_priority=True,
-        in_tick=True,
+        # A session of Spark would end with its server, and not be renewed in the code server.
+        in_tick={"engine": EngineName.DUCKDB.value},
     )
 
 

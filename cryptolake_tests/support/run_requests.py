@@ -16,7 +16,7 @@ from cryptolake_assets.model.windows import HOUR
 
 def followed_by_runs(family: Family) -> Followed:
     """Return the follower of a family's bars that requests also the runs that a tick would execute itself."""
-    return replace(silver.followed(family), in_tick=False)
+    return replace(silver.followed(family), in_tick=None)
 
 
 def requested_hours(request: dg.RunRequest) -> list[str]:
