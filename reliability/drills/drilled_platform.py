@@ -210,7 +210,10 @@ class DrilledPlatform:
     def bar(self, symbol: str, start: str, state: str) -> dict[str, Any] | None:
         """Return the bar that the API serves of the minute that begins at `start`, if it has this state."""
         query = {"symbol": symbol, "start": start, "end": start, "state": state}
-        found = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query).raise_for_status().json()["bars"]
+        response = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query)
+        if response.status_code == httpx.codes.NOT_FOUND:  # no trade of the symbol yet
+            return None
+        found = response.raise_for_status().json()["bars"]
         return found[0] if found else None
 
     # Probes of a part's work, made when a fault has ended.
