@@ -26,7 +26,8 @@ from websockets.exceptions import ConnectionClosedError
 from benchmarks.runner import progress
 from benchmarks.steps import main
 from cryptolake_assets.captures.reader import read_frames
-from cryptolake_assets.live.settled_counts import SETTLED_BARS
+from cryptolake_assets.live.settled_counts import settled_counts
+from cryptolake_assets.model.markets import Family
 from cryptolake_assets.platform.parts import API, EXCHANGE, local_parts
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.settings import Settings
@@ -90,7 +91,7 @@ class SentTrades:
 
 @dataclass
 class SeenBars:
-    """What clients have received. Times are of the exchange's clock: ours plus `offset_ms`."""
+    """The bars that clients have received. Times are of the exchange's clock: ours plus `offset_ms`."""
 
     sent: SentTrades
     offset_ms: float = 0.0
@@ -135,7 +136,7 @@ async def _follow(settings: Settings, sent: SentTrades, warm_up_s: int, seconds:
     return {
         "latency_ms": {**_quantiles(ages, 1), "trades": len(ages)},
         "final_s": {**_quantiles(finals, 2), "minutes": len(finals)},
-        "compared": _settled(metrics),
+        "compared": settled_counts(settings, Family.FUTURES) or {},
         "tail_minutes": _value(metrics, "cryptolake_api_tail_minutes"),
         "api_growth_mb": round(used["mb_by_part"][API] - before_mb),
         **used,
@@ -239,16 +240,6 @@ class Usage:
             "platform_mb": round(sum(self._peak.values())),
             "mb_by_part": {part: round(value) for part, value in self._peak.items()},
         }
-
-
-def _settled(metrics: str) -> dict[str, int]:
-    """Return the number of compared bars by outcome."""
-    return {
-        sample.labels["outcome"]: int(sample.value)
-        for metric in text_string_to_metric_families(metrics)
-        for sample in metric.samples
-        if sample.name == f"{SETTLED_BARS}_total"
-    }
 
 
 def _value(metrics: str, name: str) -> float:

@@ -1,4 +1,4 @@
-"""Who published the hours of a Silver table last, and which Kafka records they contain, in a property of the table.
+"""The last publication of each recent hour of a Silver table: its run and Kafka offsets, in a property of the table.
 
 A publication sets the property of its hours in the same commit as their rows. All trades of the hour below an offset
 are in the hour's bars, or in quarantine. A run that has read its inputs before another one published the same hour must

@@ -16,7 +16,7 @@ import psutil
 
 from cryptolake_assets.lake.query import run_sql
 from cryptolake_assets.model.hostile_frames import FAR_ID
-from cryptolake_assets.model.windows import MINUTE_US
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.platform.status import problems
 from reliability.drills.drilled_platform import DrilledPlatform
 from reliability.drills.feed import FIRST_ID, BarKey
@@ -25,7 +25,6 @@ from reliability.page import BUSY_LOAD_PER_CORE
 DEADLINE_S: Final = 300.0
 POLL_S: Final = 2.0
 SETTLED_AFTER_MS: Final = 5_000  # a minute counts as closed so long after its end: watermark grace and coverage
-MINUTE_MS: Final = MINUTE_US // 1_000
 LOW_PRIORITY: Final = 10  # nice value
 
 
