@@ -16,7 +16,6 @@ from reliability.drills.actions import Action, Parameters, Probe
 from reliability.drills.drilled_platform import DrilledPlatform
 
 HELD_BACK_MS: Final = 40_000  # after the end of the minute: twice as long as a minute takes to be final
-LEAD_MS: Final = 3_000  # between the switch of the fault and the last trades
 POLL_S: Final = 0.5
 
 
@@ -26,11 +25,13 @@ class FinalTooEarlyError(Exception):
 
 @contextmanager
 def last_trades_dropped(platform: DrilledPlatform, _parameters: Parameters) -> Iterator[None]:
-    """Drop the last trade of each symbol in a minute, and reject REST requests until some time after its end.
+    """Drop the last trade of each symbol in the next minute, and reject REST requests until some time after its end.
+
+    The next minute, not this one: coverage must begin before it, otherwise it is never final.
 
     Raises `FinalTooEarlyError` if the API meanwhile serves a final bar of the minute.
     """
-    minute_ms = (platform.clock_ms() + LEAD_MS) // MINUTE_MS * MINUTE_MS
+    minute_ms = (platform.clock_ms() // MINUTE_MS + 1) * MINUTE_MS
     symbols = platform.emitted.feed.symbols
     last = {symbol: platform.emitted.last_of_minute[symbol, minute_ms] for symbol in symbols}
     platform.switch_faults(
