@@ -16,8 +16,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.trades import DAY_MS, HOUR_MS, MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows, by_arrival
+from benchmarks.trades import DAY_MS, HOUR_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows, by_arrival
 from cryptolake_assets.model.markets import USD_M
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.settings import PORT_FIELDS, Settings, load_settings
 
 if TYPE_CHECKING:

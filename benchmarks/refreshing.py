@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks import lakes
-from benchmarks.trades import MINUTE_MS, SYMBOLS, KafkaOffsets, Trades, bronze_rows
+from benchmarks.trades import SYMBOLS, KafkaOffsets, Trades, bronze_rows
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.engines.engine import AggregationEngine
 

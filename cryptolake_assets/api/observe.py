@@ -41,7 +41,7 @@ class ApiMetrics:
         )
         self.settled_bars = Counter(
             SETTLED_BARS,
-            "Closed minutes by how Silver's bar compares with the last provisional one.",
+            "Settled minutes by how Silver's bar compares with the last provisional one.",
             ("family", "outcome"),
             registry=self.registry,
         )

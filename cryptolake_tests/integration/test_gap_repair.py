@@ -31,6 +31,7 @@ from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, OpenBecause, TradeGap, read_gaps
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.replay_faults import Drop, RestLimit
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.producer import resume_point
 from cryptolake_assets.producer.catch_up import CatchUpOptions
 from cryptolake_assets.producer.delivery import ReliableDelivery
@@ -46,7 +47,7 @@ from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import Settings, TradeStream
 from cryptolake_tests.support.bronze import append
 from cryptolake_tests.support.bronze import trade as bronze_trade
-from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
 from cryptolake_tests.support.fakes import until
 from cryptolake_tests.support.producing import market_source
 from cryptolake_tests.support.sockets import NOON_MS

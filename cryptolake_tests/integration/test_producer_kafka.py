@@ -25,6 +25,7 @@ from cryptolake_assets.kafka import topics as kafka
 from cryptolake_assets.lake.bootstrap import bootstrap
 from cryptolake_assets.lake.coverage import IcebergCoverageSink, read_coverage
 from cryptolake_assets.lake.gap_ledger import ClosedBy, GapOutcome, IcebergGapSink, read_gaps
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.platform.parts import KAFKA
 from cryptolake_assets.platform.supervisor import Supervisor
 from cryptolake_assets.producer.client_libraries import make_publisher
@@ -39,7 +40,7 @@ from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR, Settings, TradeStream
 from cryptolake_assets.settings.producer import ProducerIo
-from cryptolake_tests.support.captures import MINUTE_MS, agg_trade_frame, write_capture
+from cryptolake_tests.support.captures import agg_trade_frame, write_capture
 from cryptolake_tests.support.fakes import FakeExchange, MemorySink, trade, until
 from cryptolake_tests.support.producing import market_source, market_status
 from cryptolake_tests.support.sockets import NOON_MS

@@ -13,13 +13,13 @@ from cryptolake_assets.binance.venue_adapter import ADAPTERS, Proof, VenueAdapte
 from cryptolake_assets.lake.gap_ledger import OpenBecause
 from cryptolake_assets.model.coverage_rows import Evidence
 from cryptolake_assets.model.markets import VENUES, Market
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_tests.support import toy_venue
 from cryptolake_tests.support.fakes import NOON_MS, SPOT_TOPIC, until
 from cryptolake_tests.support.producing import Stage, stage
 
 PAIR = "BTC-EUR"
-MINUTE_MS = 60_000
 
 
 def message(sequence: int, after_ms: int, *, price: str | None = "1.5") -> str:

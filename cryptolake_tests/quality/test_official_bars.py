@@ -10,11 +10,11 @@ import pytest
 
 from cryptolake_assets.model.coverage_rows import CoverageRow
 from cryptolake_assets.model.exchange_records import Kline
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.quality.completeness import CompletenessIndex
 from cryptolake_assets.quality.official_bars import Agreement, Bar, compare_with_official
 from cryptolake_tests.support.hour_bars import HOUR, HOUR_MS, NOTHING_COVERED, bar
 
-MINUTE_MS = 60_000
 TOLERANCE = Decimal("0.001")
 
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from cryptolake_assets.captures.reader import CapturedFrame, read_frames
+from cryptolake_assets.model.windows import MINUTE_MS
 
-MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 _ID_FIELDS = {"trade": ("t",), "aggTrade": ("a", "f", "l")}
 _MAX_DECIMALS = 8

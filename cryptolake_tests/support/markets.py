@@ -23,9 +23,10 @@ from cryptolake_assets.captures.market_of_capture import MARKET_FILE
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.model.exchange_records import KLINE_HEADER
 from cryptolake_assets.model.markets import Market
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
 from cryptolake_tests.support.archives import Aggregate
-from cryptolake_tests.support.captures import MINUTE_MS, write_capture
+from cryptolake_tests.support.captures import write_capture
 
 COIN_SYMBOL = "BTCUSD_PERP"
 CONTRACT_USD = Decimal(100)
