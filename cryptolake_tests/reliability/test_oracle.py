@@ -14,15 +14,17 @@ import pytest
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.gap_ledger import IcebergGapSink, TradeGap
+from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.settings import Settings
 from cryptolake_tests.support.bronze import append, trade
 from reliability.drills import oracle
 from reliability.drills.drilled_platform import Allowance, DrilledPlatform
-from reliability.drills.feed import FIRST_ID, Emitted, Feed, write_feed
+from reliability.drills.feed import FIRST_ID, BarKey, Emitted, Feed, write_feed
 from reliability.drills.oracle import BrokenPromiseError, Oracle
 
 BEGINS = datetime(2026, 5, 8, 10, tzinfo=UTC)
 SECONDS = 200
+FIRST_MINUTE = round(BEGINS.timestamp()) // 60
 CLOSED = (1, 2)  # minutes that are closed at the feed's end, without the first
 
 
@@ -33,6 +35,23 @@ class StoredPlatform:
     settings: Settings
     emitted: Emitted
     allowance: Allowance = field(default_factory=Allowance)
+    unserved: set[int] = field(default_factory=set)  # minutes from the begin
+    served_changes: dict[str, Any] = field(default_factory=dict)
+    unexplained: int = 0
+
+    def served_bars(self) -> dict[BarKey, dict[str, Any]]:
+        return {
+            key: {
+                **{name: str(value) for name, value in bar.columns().items()},
+                "state": "final",
+                **self.served_changes,
+            }
+            for key, bar in self.emitted.bars.items()
+            if key[1] // MINUTE_MS - FIRST_MINUTE not in self.unserved
+        }
+
+    def unexplained_bars(self) -> int:
+        return self.unexplained
 
     def exchange_status(self) -> dict[str, Any]:
         end = BEGINS + timedelta(seconds=SECONDS)
@@ -123,6 +142,24 @@ def test_complete_bar_that_differs_breaks_a_promise_at_once(platform: StoredPlat
     publish(platform, 1, close=Decimal("1"))
     with pytest.raises(BrokenPromiseError, match=r"complete bar .* 10:01 differs .*: close is 1.0"):
         Oracle(cast(DrilledPlatform, platform)).watch()
+
+
+def test_the_api_serves_every_minute_as_emitted(platform: StoredPlatform) -> None:
+    publish(platform, *CLOSED)
+    platform.unserved = {2}
+    with pytest.raises(BrokenPromiseError, match=r"the API has no bar .* 10:02"):
+        settle(platform)
+    platform.unserved = set()
+    platform.served_changes = {"state": "provisional", "trades": 1}
+    with pytest.raises(BrokenPromiseError, match=r"the API's provisional bar .* differs from the emitted: trades is 1"):
+        settle(platform)
+    platform.served_changes = {"close": "1"}
+    with pytest.raises(BrokenPromiseError, match=r"the API's final bar .* differs from the emitted: close is 1"):
+        settle(platform)
+    platform.served_changes = {}
+    platform.unexplained = 3
+    with pytest.raises(BrokenPromiseError, match="3 bars of the API differed from Silver's"):
+        settle(platform)
 
 
 def test_duplicate_bar_breaks_a_promise(platform: StoredPlatform) -> None:

@@ -22,6 +22,8 @@ from cryptolake_assets.errors import PartError
 from cryptolake_assets.lake.bronze_files import added_files, current_sequence
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.live.settled_counts import settled_counts
+from cryptolake_assets.live.settlement import SettledOutcome
 from cryptolake_assets.model.hostile_frames import FAR_FUTURE_MS
 from cryptolake_assets.model.ops_tables import OPS_RUN_METRICS
 from cryptolake_assets.platform import lifecycle
@@ -34,6 +36,7 @@ from reliability.drills.actions import Probe
 from reliability.drills.feed import BarKey, Emitted
 from reliability.drills.small_disk import OWN_DISK
 
+SERVED_MINUTES: Final = 10_000  # of a symbol: more than a drill lasts
 CATALOG: Final = "catalog"  # capability: no fault locks the catalog
 
 # Quick intervals, so that a recovery shows the fault's cost and not the wait for the next tick.
@@ -215,6 +218,24 @@ class DrilledPlatform:
             return None
         found = response.raise_for_status().json()["bars"]
         return found[0] if found else None
+
+    def served_bars(self) -> dict[BarKey, dict[str, Any]]:
+        """Return the bars that the API serves without being asked for a state, by symbol and minute."""
+        found: dict[BarKey, dict[str, Any]] = {}
+        for symbol in self.emitted.feed.symbols:
+            query = {"symbol": symbol, "order": "desc", "limit": SERVED_MINUTES}
+            response = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query)
+            if response.status_code == httpx.codes.NOT_FOUND:  # no trade of the symbol yet
+                continue
+            for bar in response.raise_for_status().json()["bars"]:
+                opened = datetime.fromisoformat(bar["window_start"])
+                found[symbol, round(opened.timestamp() * 1000)] = bar
+        return found
+
+    def unexplained_bars(self) -> int:
+        """Return how many bars differed from Silver's without a known cause since the API started."""
+        counts = settled_counts(self.settings, self.settings.venue.family) or {}
+        return counts.get(SettledOutcome.UNEXPLAINED, 0)
 
     # Probes of a part's work, made when a fault has ended.
 

@@ -1,4 +1,4 @@
-"""The oracle: compares Bronze, the gap ledger, Silver and the platform's health with what the exchange emitted.
+"""The oracle: compares Bronze, gap ledger, Silver, API and the platform's health with what the exchange emitted.
 
 `watch` checks at any time what must always hold: a complete bar is exact. `settle` waits at a quiet point until
 everything is stored, complete and healthy, without a manual step.
@@ -10,11 +10,13 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Final
 
 import psutil
 
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.bar_state import BarState
 from cryptolake_assets.model.hostile_frames import FAR_ID
 from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.platform.status import problems
@@ -110,6 +112,7 @@ class Oracle:
         bars = self._bars()
         self._check_complete_bars(bars)
         yield from self._unsettled_minutes(bars, clock_ms)
+        yield from self._unserved_minutes(self._platform.served_bars(), clock_ms)
         yield from problems(self._platform.settings)
 
     def _missing_trades(self, frames: int) -> Iterator[str]:
@@ -163,7 +166,7 @@ class Oracle:
         if exact is None:
             return "no trade was emitted"
         for name, value in exact.columns().items():
-            if bar[name] != value:
+            if Decimal(bar[name]) != value:  # the API's prices are texts
                 return f"{name} is {bar[name]}, emitted {value}"
         return ""
 
@@ -184,6 +187,23 @@ class Oracle:
                 yield f"Silver has no bar {_named(key)}"
             elif not bar["is_complete"]:
                 yield f"the bar {_named(key)} is not complete ({self._difference(key, bar) or 'but exact'})"
+
+    def _unserved_minutes(self, served: dict[BarKey, dict[str, Any]], clock_ms: int) -> Iterator[str]:
+        """Yield closed minutes that the API does not serve as emitted, from Silver or from Kafka.
+
+        Raises `BrokenPromiseError` for a final bar that differs, and for a bar of Kafka that differed from Silver's
+        without a known cause.
+        """
+        for key, bar in served.items():
+            if bar["state"] == BarState.FINAL and (difference := self._difference(key, bar)):
+                raise BrokenPromiseError(f"the API's final bar {_named(key)} differs from the emitted: {difference}")
+        if unexplained := self._platform.unexplained_bars():
+            raise BrokenPromiseError(f"{unexplained} bars of the API differed from Silver's without a known cause")
+        for key in self._closed_minutes(clock_ms):
+            if key not in served:
+                yield f"the API has no bar {_named(key)}"
+            elif difference := self._difference(key, served[key]):
+                yield f"the API's {served[key]['state']} bar {_named(key)} differs from the emitted: {difference}"
 
     def _count_of(self, source: str) -> int:
         return int(run_sql(self._platform.settings, f"SELECT count(*) AS n FROM {source}").to_pylist()[0]["n"])
