@@ -23,7 +23,6 @@ from benchmarks.trades import (
     DAY,
     DAY_MS,
     HOUR_MS,
-    MINUTE_MS,
     KafkaOffsets,
     Trades,
     by_arrival,
@@ -31,6 +30,7 @@ from benchmarks.trades import (
     sorted_hours,
     write_plain,
 )
+from cryptolake_assets.model.windows import MINUTE_MS
 
 if TYPE_CHECKING:
     import psutil

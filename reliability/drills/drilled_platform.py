@@ -223,7 +223,7 @@ class DrilledPlatform:
         """Return the bars that the API serves without being asked for a state, by symbol and minute."""
         found: dict[BarKey, dict[str, Any]] = {}
         for symbol in self.emitted.feed.symbols:
-            query = {"symbol": symbol, "order": "desc", "limit": SERVED_MINUTES}
+            query: dict[str, str | int] = {"symbol": symbol, "order": "desc", "limit": SERVED_MINUTES}
             response = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query)
             if response.status_code == httpx.codes.NOT_FOUND:  # no trade of the symbol yet
                 continue
