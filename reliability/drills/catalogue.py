@@ -32,6 +32,7 @@ class Scenario:
     settings: Mapping[str, object] = field(default_factory=dict)
     is_live: bool = False  # the exchange shows the present time, shifted by the feed's begin
     deadline_s: float = DEADLINE_S  # for a fault's recovery, and for a quiet point
+    rounds: str = ""  # a list of actions; empty: drawn ones
 
 
 RANDOM: Final = Scenario(
@@ -52,6 +53,7 @@ OVERLOAD: Final = Scenario(
     actions=load_faults.OVERLOAD_ACTIONS,
     feed=load_faults.overload_feed,
     deadline_s=1_800.0,
+    rounds="overload:at_s=1",  # the feed has one burst
 )
 SKEW_MIN: Final = 10  # between the exchange's clock and this machine's, less the time that the platform takes to start
 
