@@ -130,6 +130,12 @@ def attempt(read: Callable[[], T]) -> T | ApiRejectedError:
         return error
 
 
+def no_bars_yet() -> None:
+    """Show that Silver has no bars yet, and rerun the page until it has."""
+    st.info(NO_BARS, icon=":material/hourglass_empty:")
+    _retry()
+
+
 def no_mart_yet(what: str) -> None:
     """Show that dbt has not built a mart yet."""
     st.info(

@@ -14,12 +14,12 @@ from cryptolake_assets.dashboard import address, drawings, palette
 from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
 from cryptolake_assets.dashboard.series import grouped, plain
 from cryptolake_assets.dashboard.shared import (
-    NO_BARS,
     UNKNOWN,
     attempt,
     choose_symbol,
     exact_table,
     lake,
+    no_bars_yet,
     no_mart_yet,
     problem,
 )
@@ -53,7 +53,7 @@ TABLE = {
 def render() -> None:
     symbols = lake().symbols()
     if not symbols:
-        st.info(NO_BARS, icon=":material/hourglass_empty:")
+        no_bars_yet()
         return
     with st.container(horizontal=True, vertical_alignment="bottom", key="choice"):
         symbol = choose_symbol(symbols)

@@ -13,13 +13,13 @@ from cryptolake_assets.dashboard import address, chart
 from cryptolake_assets.dashboard.lake import MAX_ROWS, moment
 from cryptolake_assets.dashboard.series import Feed, fixed, grouped, plain, price_places, rows
 from cryptolake_assets.dashboard.shared import (
-    NO_BARS,
     choose_symbol,
     counted,
     exact_table,
     lake,
     market_title,
     minute,
+    no_bars_yet,
     no_mart_yet,
     problem,
     refresh_s,
@@ -99,7 +99,7 @@ class View:
 def render() -> None:
     symbols = lake().symbols()
     if not symbols:
-        st.info(NO_BARS, icon=":material/hourglass_empty:")
+        no_bars_yet()
         return
     view, live = _choose(symbols)
     feed: Feed = st.session_state.setdefault("feed", Feed())
