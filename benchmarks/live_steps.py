@@ -44,6 +44,8 @@ DEFAULTS: Final = {
 }
 SAMPLE_S: Final = 5.0
 MINUTE_S: Final = 60
+OPEN_MINUTES: Final = 2  # at the end of a replay, where the exchange's clock stops
+COMPARE_FACTOR: Final = 2  # of the replay's duration: the time until all of its minutes are settled
 
 
 def measure(directory: str, symbols: int, per_s: int, seed: int, warm_up_s: int, seconds: int) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def measure(directory: str, symbols: int, per_s: int, seed: int, warm_up_s: int,
     The exchange sends `per_s` trades in each second, of all symbols alike, with present times.
     """
     shutil.rmtree(directory, ignore_errors=True)
-    names = tuple(f"C{number:03}USDT" for number in range(symbols))
+    names = _names(symbols)
     # The feed outlasts the measurement, as the exchange's clock stops with it.
     feed = Feed(seed, START_S + warm_up_s + seconds, names, (per_s, per_s), begins=minute_begin(START_MIN))
     emitted = write_feed(feed, Path(directory) / "capture")
@@ -64,6 +66,35 @@ def measure(directory: str, symbols: int, per_s: int, seed: int, warm_up_s: int,
         return asyncio.run(_follow(platform.settings, SentTrades.of_capture(emitted.directory), warm_up_s, seconds))
     finally:
         platform.stop()
+
+
+def compare(directory: str, symbols: int, per_s: int, seed: int, minutes: int, speed: float) -> dict[str, int]:
+    """Replay trades faster than real time; return how the bars of the tail compared with Silver's, by outcome.
+
+    The exchange's clock shows the time of the trades, of which there are `per_s` in each of its seconds.
+    """
+    shutil.rmtree(directory, ignore_errors=True)
+    names = _names(symbols)
+    emitted = write_feed(Feed(seed, minutes * MINUTE_S, names, (per_s, per_s)), Path(directory) / "capture")
+    platform = DrilledPlatform(
+        Path(directory) / "home", emitted, {**DEFAULTS, "symbols": ",".join(names), "replay_speed": speed}
+    )
+    try:
+        platform.start()
+        deadline_s = time.monotonic() + COMPARE_FACTOR * minutes * MINUTE_S / speed
+        due = len(emitted.bars) - OPEN_MINUTES * symbols
+        while True:
+            found = settled_counts(platform.settings, Family.FUTURES) or {}
+            if (settled := sum(found.values())) >= due or time.monotonic() > deadline_s:
+                return {outcome.value: count for outcome, count in found.items()}
+            progress(settled / due)
+            time.sleep(SAMPLE_S)
+    finally:
+        platform.stop()
+
+
+def _names(symbols: int) -> tuple[str, ...]:
+    return tuple(f"C{number:03}USDT" for number in range(symbols))
 
 
 @dataclass(frozen=True)
@@ -251,7 +282,7 @@ def _value(metrics: str, name: str) -> float:
     )
 
 
-STEPS: dict[str, Callable[..., Any]] = {measure.__name__: measure}
+STEPS: dict[str, Callable[..., Any]] = {step.__name__: step for step in (measure, compare)}
 
 if __name__ == "__main__":
     main(STEPS, *sys.argv[1:])

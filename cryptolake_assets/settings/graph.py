@@ -38,7 +38,7 @@ class GraphSettings(IngestSettings):
     )
     gold_interval_min: int = named(
         "CRYPTOLAKE_GOLD_INTERVAL_MIN",
-        5,
+        10,
         "Minimum minutes between refreshes of the open day of Gold; a divisor of 60.",
         ge=1,
         le=30,
