@@ -27,6 +27,7 @@ from benchmarks.runner import progress
 from benchmarks.steps import main
 from cryptolake_assets.captures.reader import read_frames
 from cryptolake_assets.live.settled_counts import settled_counts
+from cryptolake_assets.live.settlement import SettledOutcome
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.platform.parts import API, EXCHANGE, local_parts
 from cryptolake_assets.platform.supervisor import Supervisor
@@ -44,8 +45,7 @@ DEFAULTS: Final = {
 }
 SAMPLE_S: Final = 5.0
 MINUTE_S: Final = 60
-OPEN_MINUTES: Final = 2  # at the end of a replay, where the exchange's clock stops
-COMPARE_FACTOR: Final = 2  # of the replay's duration: the time until all of its minutes are settled
+UNCHANGED_SAMPLES: Final = 12  # without a further settled minute, at the end of a replay
 
 
 def measure(directory: str, symbols: int, per_s: int, seed: int, warm_up_s: int, seconds: int) -> dict[str, Any]:
@@ -81,14 +81,15 @@ def compare(directory: str, symbols: int, per_s: int, seed: int, minutes: int, s
     )
     try:
         platform.start()
-        deadline_s = time.monotonic() + COMPARE_FACTOR * minutes * MINUTE_S / speed
-        due = len(emitted.bars) - OPEN_MINUTES * symbols
-        while True:
-            found = settled_counts(platform.settings, Family.FUTURES) or {}
-            if (settled := sum(found.values())) >= due or time.monotonic() > deadline_s:
-                return {outcome.value: count for outcome, count in found.items()}
-            progress(settled / due)
+        found: Mapping[SettledOutcome, int] = {}
+        unchanged = 0
+        # Silver has the last minutes some time after the exchange's clock has stopped.
+        while unchanged < UNCHANGED_SAMPLES or platform.exchange_status()["state"] == "running":
             time.sleep(SAMPLE_S)
+            before, found = found, settled_counts(platform.settings, Family.FUTURES) or {}
+            unchanged = unchanged + 1 if found == before else 0
+            progress(sum(found.values()) / len(emitted.bars))
+        return {outcome.value: count for outcome, count in found.items()}
     finally:
         platform.stop()
 

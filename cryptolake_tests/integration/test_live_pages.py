@@ -61,6 +61,7 @@ def states(shown: View) -> dict[str, str]:
 
 def test_the_newest_bar_moves_with_the_trades_and_becomes_final(page: View, tmp_path: Path) -> None:
     wait_for(lambda: page.number("bars") >= BARS, START_TIMEOUT_S)
+    page.chart.press("Home")  # fit all bars
     frames: list[Image.Image] = []
     closes: dict[str, set[float]] = {}  # by open time of the newest bar
     shown: dict[str, str] = {}

@@ -22,6 +22,7 @@ import {
 const [TIME, OPEN, HIGH, LOW, CLOSE, VOLUME, VWAP, TRADES, STATE] = Array(9).keys();
 const FINAL = "final"; // a bar that is proven complete
 const PAN_BARS = 10;
+const MAX_BAR_SPACING = 120; // pixels
 const LEGEND = [["O", OPEN], ["H", HIGH], ["L", LOW], ["C", CLOSE], ["Volume", VOLUME], ["VWAP", VWAP], ["Trades", TRADES]];
 const GROUPS = /\B(?=(\d{3})+$)/g; // where an integer has thousands separators
 const drawings = new WeakMap();
@@ -53,7 +54,8 @@ class Drawing {
       localization: { timeFormatter: minute },
       // The legend is in the margin above the candles.
       rightPriceScale: { borderVisible: false, scaleMargins: { top: 0.16, bottom: 0.06 } },
-      timeScale: { borderVisible: false, timeVisible: true, secondsVisible: false },
+      // The first bars of a symbol must not fill the chart: it would keep their width.
+      timeScale: { borderVisible: false, timeVisible: true, secondsVisible: false, maxBarSpacing: MAX_BAR_SPACING },
     });
     const plain = { lastValueVisible: false, priceLineVisible: false };
     this.candles = this.chart.addSeries(CandlestickSeries, {});
