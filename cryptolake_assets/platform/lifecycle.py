@@ -71,7 +71,10 @@ def up(settings: Settings, parts: Iterable[str] | None = None, console: Console 
 
 
 def restart(settings: Settings, name: str, console: Console | None = None) -> None:
-    """Restart one part and return when it serves. Raises `PartError` if the part does not run or does not start."""
+    """Restart one part and return when it serves. Raises `PartError` if the part does not run or does not start.
+
+    A part that does not start, because one that it needs is away, is tried again by the supervisor from then on.
+    """
     console = console or Console(stderr=True, highlight=False)
     (part,) = local_parts(settings, [name]) or (None,)
     supervisor = Supervisor(settings)
@@ -80,7 +83,11 @@ def restart(settings: Settings, name: str, console: Console | None = None) -> No
     with lifecycle_lock(settings, console):
         supervisor.stop(name)
         restarted = _stop_dependents(supervisor, [name])
-        _Start(settings, supervisor, console).run(_select((part,), settings, restarted), steps=())
+        try:
+            _Start(settings, supervisor, console).run(_select((part,), settings, restarted), steps=())
+        except PartError:
+            supervisor.start(name)
+            raise
 
 
 def reload_graph(settings: Settings, last_day: date, console: Console | None = None) -> list[str]:

@@ -44,6 +44,8 @@ PRODUCER_SETTINGS = frozenset({"symbols", *ProducerSettings.model_fields, *Excha
 
 KAFKA_SETTINGS = frozenset(KafkaSettings.model_fields)  # include secrets: only for parts that are Kafka clients
 
+MALLOC_ARENAS = "2"  # by default glibc keeps up to eight heaps per core, which many threads fill and do not return
+
 KAFKA = "kafka"
 SPARK = "spark"
 EXCHANGE = "exchange"
@@ -97,6 +99,7 @@ class Part:
             "environment": {
                 **{name: value for name, value in settings.environment().items() if name in passed},
                 "PYTHONUNBUFFERED": "1",
+                "MALLOC_ARENA_MAX": MALLOC_ARENAS,
                 **self.environment(settings),
                 INSTANCE_VARIABLE: str(settings.home),
             },

@@ -13,6 +13,7 @@ from cryptolake_assets.platform.jvm import SPARK_JVM_OPTIONS, find_java
 from cryptolake_assets.platform.properties import properties_text
 from cryptolake_assets.settings import Settings
 
+SMALL_HEAP_MB = 2_048
 LOG4J2 = """\
 status = error
 appender.stdout.type = Console
@@ -73,6 +74,7 @@ def command(settings: Settings) -> tuple[str, ...]:
     return (
         str(find_java().executable),
         f"-Xmx{settings.spark_memory_mb}m",
+        *(["-XX:+UseSerialGC"] if _is_small(settings) else []),
         "-XX:+ExitOnOutOfMemoryError",
         *SPARK_JVM_OPTIONS,
         "-Djava.awt.headless=true",
@@ -85,6 +87,13 @@ def command(settings: Settings) -> tuple[str, ...]:
         *("--properties-file", str(config_dir(settings) / "spark.properties")),
         "spark-internal",
     )
+
+
+def _is_small(settings: Settings) -> bool:
+    """Return whether one thread should collect the garbage: Java's default takes more memory and processor time for it,
+    and pays only with a large heap.
+    """
+    return settings.spark_master.startswith("local") and settings.spark_memory_mb <= SMALL_HEAP_MB
 
 
 def _jar_dirs(settings: Settings) -> list[Path]:

@@ -13,11 +13,13 @@ from cryptolake_assets.definitions import build_definitions
 from cryptolake_assets.defs import asset_keys
 from cryptolake_assets.defs.checks import specs
 from cryptolake_assets.defs.partitions import GraphPartitions, hour_key
+from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.quality.bar_checks import SILVER_CHECKS
-from cryptolake_assets.settings import get_settings
+from cryptolake_assets.settings import Settings, get_settings
 
 NOW = datetime(2026, 3, 1, 12, 0, 2, tzinfo=UTC)
 TICK = timedelta(seconds=5)
+INTERVAL = timedelta(minutes=Settings.model_fields["gold_interval_min"].default)
 
 
 class Days:
@@ -69,15 +71,15 @@ def days() -> Iterator[Days]:
         yield made
 
 
-def test_open_day_runs_at_most_once_in_five_minutes(days: Days) -> None:
+def test_open_day_runs_at_most_once_per_interval(days: Days) -> None:
     requested = []
-    for number in range(120):  # ten minutes; Silver is refreshed once a minute
+    for number in range(2 * INTERVAL // TICK):  # Silver is refreshed once a minute
         now = NOW + number * TICK
         if number % 12 == 0:
             days.silver(NOW)
         requested += [(now, day) for day in days.tick(now)]
     assert [day for _, day in requested] == ["2026-03-01"] * 2
-    assert requested[1][0] - requested[0][0] >= timedelta(minutes=4, seconds=55)
+    assert requested[1][0] - requested[0][0] >= INTERVAL - TICK
 
 
 def test_update_within_the_interval_is_requested_after_it(days: Days) -> None:
@@ -85,9 +87,9 @@ def test_update_within_the_interval_is_requested_after_it(days: Days) -> None:
     assert days.tick(NOW) == {"2026-03-01"}
     days.silver(NOW)
     assert days.tick(NOW + TICK) == set()
-    assert days.tick(NOW + timedelta(minutes=4)) == set()
-    assert days.tick(NOW + timedelta(minutes=5)) == {"2026-03-01"}
-    assert days.tick(NOW + timedelta(minutes=10)) == set(), "nothing new"
+    assert days.tick(NOW + INTERVAL - MINUTE) == set()
+    assert days.tick(NOW + INTERVAL) == {"2026-03-01"}
+    assert days.tick(NOW + 2 * INTERVAL) == set(), "nothing new"
 
 
 def test_silver_run_without_changes_requests_no_run(days: Days) -> None:

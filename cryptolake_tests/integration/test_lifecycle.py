@@ -177,6 +177,21 @@ def test_one_part_is_restarted_stopped_and_started(settings: Settings, platform:
     assert pid_of(settings, "two") == other
 
 
+def test_part_that_does_not_start_again_is_tried_until_it_does(
+    settings: Settings, platform: Callable[..., None], tmp_path: Path
+) -> None:
+    needed = tmp_path / "needed"
+    needed.touch()
+    code = f"import pathlib, time; pathlib.Path({str(needed)!r}).stat(); time.sleep(600)"
+    platform(Part("one", lambda _: (sys.executable, "-c", code), lambda _, __: needed.exists()))
+    lifecycle.up(settings, console=null_console())
+    needed.unlink()
+    with pytest.raises(PartError, match="one: crashed while starting"):
+        lifecycle.restart(settings, "one", null_console())
+    needed.touch()
+    wait_for(lambda: status(settings)[0].state == "running")
+
+
 def test_part_restarts_with_its_dependency(settings: Settings, platform: Callable[..., None]) -> None:
     platform(serving("one", "kafka_port"), serving("two", "exchange_port", restarts_with=("one",)))
     lifecycle.up(settings, console=null_console())
