@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from confluent_kafka import KafkaError, Producer
 
 POLL_S: Final = 0.005
-METADATA_REFRESH_MS: Final = 5_000
 MAX_BUFFERED: Final = 1_000_000  # above the delivery's own bound, so that the library never applies one
 
 
@@ -58,9 +57,6 @@ def client_configuration(settings: Settings) -> dict[str, Any]:
         "message.timeout.ms": 0,
         "queue.buffering.max.messages": MAX_BUFFERED,
         "reconnect.backoff.max.ms": 1_000,
-        # A broker that stops in order gives up its partitions. The client then connects only to refresh its metadata:
-        # by default every five minutes.
-        "topic.metadata.refresh.interval.ms": METADATA_REFRESH_MS,
         # The client logs every attempt while a broker is unavailable.
         "log_level": 2,
     }
