@@ -213,7 +213,7 @@ drill: $(DEV_READY) ## Run a platform with random faults and compare what it sto
 from-seed = --seed $(SEED) $(if $(MINUTES),--minutes $(MINUTES)) $(if $(RESULTS),--results "$(RESULTS)")
 
 pictures: browser ## Update the dashboard's pictures of the documents from the demo
-	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py
+	@CRYPTOLAKE_PICTURES=docs/images $(BIN)/pytest cryptolake_tests/integration/test_demo_pages.py cryptolake_tests/integration/test_live_pages.py
 
 cluster-tools: $(DEV_READY) $(CLUSTER_READY) ## Install the tools of the cluster tests: an S3 store, PostgreSQL, a JDK
 	@sh scripts/cluster_tools.sh $(CLUSTER_TOOLS)

@@ -84,7 +84,7 @@ def compare(directory: str, symbols: int, per_s: int, seed: int, minutes: int, s
         found: Mapping[SettledOutcome, int] = {}
         unchanged = 0
         # Silver has the last minutes some time after the exchange's clock has stopped.
-        while unchanged < UNCHANGED_SAMPLES or platform.exchange_status()["state"] == "running":
+        while unchanged < UNCHANGED_SAMPLES or platform.exchange_status()["state"] != "finished":
             time.sleep(SAMPLE_S)
             before, found = found, settled_counts(platform.settings, Family.FUTURES) or {}
             unchanged = unchanged + 1 if found == before else 0

@@ -46,7 +46,7 @@ class TailMinute:
 
     @property
     def is_of_tail(self) -> bool:
-        """Whether readers get the minute from the tail, and not from Silver."""
+        """Whether the tail answers for the minute instead of Silver."""
         return self.is_whole and not self.is_settled
 
     def bar(self, start_us: int, topic: Topic) -> dict[str, Any] | None:

@@ -66,7 +66,8 @@ def _drill(
     scenario: Scenario, seed: int, minutes: float, only: str, listed: str, directory: Path, root: Path
 ) -> results.DrillResult:
     actions = selected(scenario.actions, only)
-    listed_rounds = parse_rounds(listed or scenario.rounds, scenario.actions) if listed or scenario.rounds else None
+    text = listed or scenario.rounds
+    listed_rounds = parse_rounds(text, scenario.actions) if text else None
     recorder = Recorder(run=f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{seed}", directory=directory)
     seconds = round(minutes * 60)
     emitted = write_feed(scenario.feed(seed, seconds), root / "capture")

@@ -203,34 +203,29 @@ class DrilledPlatform:
 
     def served_bar(self) -> datetime | None:
         """Return the start of the newest minute that the API serves; None if it serves none."""
-        symbol = self.emitted.feed.symbols[0]
-        response = self._http.get(
-            f"{self.settings.api_url}/ohlcv/1m", params={"symbol": symbol, "limit": 1, "order": "desc"}
-        )
-        bars = response.raise_for_status().json()["bars"]
+        bars = self._served(self.emitted.feed.symbols[0], limit=1, order="desc")
         return datetime.fromisoformat(bars[0]["window_start"]).astimezone(UTC) if bars else None
 
     def bar(self, symbol: str, start: str, state: str) -> dict[str, Any] | None:
         """Return the bar that the API serves of the minute that begins at `start`, if it has this state."""
-        query = {"symbol": symbol, "start": start, "end": start, "state": state}
-        response = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query)
-        if response.status_code == httpx.codes.NOT_FOUND:  # no trade of the symbol yet
-            return None
-        found = response.raise_for_status().json()["bars"]
+        found = self._served(symbol, start=start, end=start, state=state)
         return found[0] if found else None
 
     def served_bars(self) -> dict[BarKey, dict[str, Any]]:
         """Return the bars that the API serves without being asked for a state, by symbol and minute."""
-        found: dict[BarKey, dict[str, Any]] = {}
-        for symbol in self.emitted.feed.symbols:
-            query: dict[str, str | int] = {"symbol": symbol, "order": "desc", "limit": SERVED_MINUTES}
-            response = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params=query)
-            if response.status_code == httpx.codes.NOT_FOUND:  # no trade of the symbol yet
-                continue
-            for bar in response.raise_for_status().json()["bars"]:
-                opened = datetime.fromisoformat(bar["window_start"])
-                found[symbol, round(opened.timestamp() * 1000)] = bar
-        return found
+        return {
+            (symbol, round(datetime.fromisoformat(bar["window_start"]).timestamp() * 1000)): bar
+            for symbol in self.emitted.feed.symbols
+            for bar in self._served(symbol, limit=SERVED_MINUTES, order="desc")
+        }
+
+    def _served(self, symbol: str, **query: str | int) -> list[dict[str, Any]]:
+        """Return the one-minute bars with which the API answers a query; none before the symbol's first trade."""
+        response = self._http.get(f"{self.settings.api_url}/ohlcv/1m", params={"symbol": symbol, **query})
+        if response.status_code == httpx.codes.NOT_FOUND:
+            return []
+        bars: list[dict[str, Any]] = response.raise_for_status().json()["bars"]
+        return bars
 
     def unexplained_bars(self) -> int:
         """Return how many bars differed from Silver's without a known cause since the API started."""
