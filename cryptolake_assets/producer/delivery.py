@@ -7,6 +7,7 @@ while a broker is unavailable, backpressure stops the callers and memory stays b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -22,6 +23,8 @@ log = structlog.get_logger(__name__)
 MAX_IN_FLIGHT: Final = 50_000
 RETRY_FIRST_S: Final = 0.2
 RETRY_MAX_S: Final = 5.0
+# A client library can wait for ever on a connection that is gone. Longer than any library's own retry takes.
+STALLED_SESSION_S: Final = 30.0
 
 OffsetsCallback = Callable[[dict[int, int]], None]
 
@@ -45,11 +48,13 @@ class ReliableDelivery:
         *,
         max_in_flight: int = MAX_IN_FLIGHT,
         retry_first_s: float = RETRY_FIRST_S,
+        stalled_session_s: float = STALLED_SESSION_S,
     ) -> None:
         self._publisher = publisher
         self._max_in_flight = max_in_flight
         self._retry_first_s = retry_first_s
         self._retry_s = retry_first_s
+        self._stalled_session_s = stalled_session_s
         self._segments: deque[_Segment] = deque([_Segment()])
         self._failed: list[Message] = []
         self._failed_event = asyncio.Event()
@@ -65,6 +70,7 @@ class ReliableDelivery:
         self.acked: dict[str, int] = {}  # acknowledged messages per topic
         self.messages_resent = 0
         self._last_ack_at = loop_time()
+        self._restart_tried_at = loop_time()
 
     async def start(self) -> None:
         """Connect the publisher; wait for the broker without a time limit.
@@ -205,14 +211,18 @@ class ReliableDelivery:
         self._failed_event.set()
 
     async def run(self) -> None:
-        """Resend failed messages, with a growing pause, until cancelled."""
+        """Resend failed messages, with a growing pause, until cancelled; replace a session that stalls."""
         while True:
-            await self._failed_event.wait()
-            await asyncio.sleep(self._retry_s)
-            self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
-            self._failed_event.clear()
-            if self._restart_needed and not await self._restart():
-                self._failed_event.set()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._stalled_session_s):
+                    await self._failed_event.wait()
+            if self._failed_event.is_set():
+                await asyncio.sleep(self._retry_s)
+                self._retry_s = min(RETRY_MAX_S, self._retry_s * 2)
+                self._failed_event.clear()
+            if (self._restart_needed or self._session_stalls) and not await self._restart():
+                if self._failed:
+                    self._failed_event.set()
                 continue
             failed, self._failed = self._failed, []
             if failed:
@@ -220,9 +230,15 @@ class ReliableDelivery:
                 self.messages_resent += len(failed)
                 self._publisher.send(failed)
 
+    @property
+    def _session_stalls(self) -> bool:
+        """Whether a new session may help: nothing was acknowledged for long, and the last attempt was long ago."""
+        since_attempt_s = loop_time() - self._restart_tried_at
+        return min(self.stalled_s, since_attempt_s) >= self._stalled_session_s
+
     async def _restart(self) -> bool:
         """Restart the publisher's session; return whether it succeeded."""
-        log.warning("kafka_session_restarted")
+        self._restart_tried_at = loop_time()
         try:
             await self._publisher.restart()
         except BrokerAccessError as error:
@@ -231,6 +247,7 @@ class ReliableDelivery:
         except BrokerError as error:
             log.warning("broker_unreachable", error=str(error), retry_in_s=round(self._retry_s, 1))
             return False
+        log.warning("kafka_session_restarted", in_flight=self.in_flight)
         # Cleared last: messages that failed during the restart belong to the old session.
         self._restart_needed = False
         return True

@@ -21,8 +21,12 @@ def message(number: int, topic: str = "trades", partition: int = 0) -> Message:
 
 
 @asynccontextmanager
-async def running(publisher: FakePublisher, max_in_flight: int = 1000) -> AsyncIterator[ReliableDelivery]:
-    delivery = ReliableDelivery(publisher, max_in_flight=max_in_flight, retry_first_s=0.001)
+async def running(
+    publisher: FakePublisher, max_in_flight: int = 1000, stalled_session_s: float = 60.0
+) -> AsyncIterator[ReliableDelivery]:
+    delivery = ReliableDelivery(
+        publisher, max_in_flight=max_in_flight, retry_first_s=0.001, stalled_session_s=stalled_session_s
+    )
     await delivery.start()
     resend = asyncio.create_task(delivery.run())
     try:
@@ -215,6 +219,44 @@ async def test_restart_without_a_broker_is_retried(monkeypatch: pytest.MonkeyPat
             await delivery.drained()
         assert sent_values(publisher) == [b"1"]
         assert not failures
+
+
+async def test_session_that_reports_nothing_is_replaced_once_a_broker_responds(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = FakePublisher(TOPICS)
+    publisher.holds_acks = True
+    restart = publisher.restart
+    failures = [BrokerError("kafka: unavailable"), BrokerError("kafka: unavailable")]
+
+    async def restart_later() -> None:
+        if failures:
+            raise failures.pop()
+        publisher.holds_acks = False
+        await restart()
+
+    monkeypatch.setattr(publisher, "restart", restart_later)
+    async with running(publisher, stalled_session_s=0.05) as delivery:
+        await delivery.put(message(1))
+        async with asyncio.timeout(5):
+            await delivery.drained()
+        assert sent_values(publisher) == [b"1"]
+        assert publisher.restarts == 1
+
+
+async def test_session_whose_messages_all_fail_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    publisher = FakePublisher(TOPICS)
+    publisher.fails_delivery = [TimeoutError() for _ in range(1_000_000)]
+    restart = publisher.restart
+
+    async def restart_with_success() -> None:
+        publisher.fails_delivery = []
+        await restart()
+
+    monkeypatch.setattr(publisher, "restart", restart_with_success)
+    async with running(publisher, stalled_session_s=0.05) as delivery:
+        await delivery.put(message(1))
+        async with asyncio.timeout(10):
+            await delivery.drained()
+        assert publisher.restarts == 1
 
 
 async def test_permanent_rejection_is_raised() -> None:

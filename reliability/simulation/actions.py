@@ -221,7 +221,10 @@ def _unknown_offsets(world: World, action: Action) -> None:
 
 
 def _break_session(world: World, action: Action) -> None:
-    world.broker.break_sessions += action.count
+    if action.pick < 0.5:
+        world.broker.break_sessions += action.count
+    elif world.process is not None:
+        world.process.publisher.is_hung = True
 
 
 def _broker_away(world: World, action: Action) -> None:

@@ -91,6 +91,7 @@ class SimulatedPublisher:
         self._free_at = 0.0  # when the last sent batch is stored
         self._acknowledged_at = 0.0  # when the last stored batch is acknowledged: in order, as on one connection
         self.is_dead = False
+        self.is_hung = False  # the session reports nothing, and tries nothing, until it is restarted
 
     @property
     def start_offsets(self) -> dict[str, dict[int, int]]:
@@ -128,7 +129,7 @@ class SimulatedPublisher:
 
     def _store(self, batch: _Batch) -> None:
         broker = self._broker
-        if self.is_dead or batch not in self._open:
+        if self.is_dead or self.is_hung or batch not in self._open:
             return
         if broker.is_away:
             self._loop.call_later(REQUEST_TIMEOUT_S, self._fail, batch, BrokerError("kafka: no response"))
@@ -146,7 +147,7 @@ class SimulatedPublisher:
             self._loop.call_at(self._acknowledged_at, self._acknowledge, batch)
 
     def _acknowledge(self, batch: _Batch) -> None:
-        if self.is_dead or batch not in self._open or self._listener is None or batch.offset is None:
+        if self.is_dead or self.is_hung or batch not in self._open or self._listener is None or batch.offset is None:
             return
         del self._open[batch]
         offset = batch.offset
@@ -156,7 +157,7 @@ class SimulatedPublisher:
         self._listener.acknowledged(batch.messages, batch.partition, offset)
 
     def _fail(self, batch: _Batch, error: BrokerError) -> None:
-        if not self.is_dead and batch in self._open and self._listener is not None:
+        if not (self.is_dead or self.is_hung) and batch in self._open and self._listener is not None:
             del self._open[batch]
             self._listener.failed(batch.messages, error)
 
@@ -171,6 +172,7 @@ class SimulatedPublisher:
     async def restart(self) -> None:
         await asyncio.sleep(self._broker.latency_s)
         self._broker.check_reachable()
+        self.is_hung = False
         self.lose_connection(BrokerError("kafka: the session was restarted"))
 
     async def stop(self) -> None:
