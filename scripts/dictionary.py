@@ -11,7 +11,7 @@ import yaml
 
 from cryptolake_assets.lake.migrations import MIGRATIONS
 from cryptolake_assets.model import mart_tables
-from cryptolake_assets.model.columns import Column
+from cryptolake_assets.model.columns import LEVELS, Column
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.tables import TABLES, namespaces
 from cryptolake_assets.settings import PROJECT_ROOT
@@ -42,6 +42,7 @@ check of its mart (`dbt_project/models`). Results: [quality](quality.md).
 """
 LOGICAL_TYPES = {
     "string": "string",
+    LEVELS: "array",
     "binary": "string",
     "boolean": "boolean",
     "int": "integer",

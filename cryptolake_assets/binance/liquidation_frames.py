@@ -13,7 +13,7 @@ from typing import Literal
 from msgspec import Struct, field
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_adapter import EXCHANGE, MARKET_PATH, combined
+from cryptolake_assets.binance.stream_adapter import EXCHANGE, combined
 from cryptolake_assets.binance.stream_type import (
     FrameReader,
     MinuteStream,
@@ -75,12 +75,13 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
 
 STREAM = MinuteStream(
     name="forceOrder",
+    option="forceOrder",
     topic_suffix="liquidations",
     kinds=("forceOrder",),
     bronze=BRONZE_LIQUIDATIONS,
     identity=("exchange", "symbol", "event_time", "side", "qty", "price", "average_price", "filled_qty"),
-    address=combined(MARKET_PATH),
-    parse=parse,
+    address=combined(),
+    parser=lambda _venue: parse,
     silver=SILVER_LIQUIDATIONS,
     # DuckDB multiplies in 128 bits only if a factor's declared precision is above 18 digits.
     minutes="""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct, field
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_adapter import EXCHANGE, MARKET_PATH, combined
+from cryptolake_assets.binance.stream_adapter import EXCHANGE, combined
 from cryptolake_assets.binance.stream_type import (
     FrameReader,
     MinuteStream,
@@ -57,13 +57,14 @@ def parse(raw: bytes, received_at_us: int) -> Parsed:
 
 STREAM = MinuteStream(
     name="markPrice",
+    option="markPrice",
     topic_suffix="mark_prices",
     kinds=("markPrice@1s",),
     bronze=BRONZE_MARK_PRICES,
     optional=frozenset({"settle_price", "funding_rate", "next_funding_time"}),
     identity=("exchange", "symbol", "event_time"),
-    address=combined(MARKET_PATH),
-    parse=parse,
+    address=combined(),
+    parser=lambda _venue: parse,
     silver=SILVER_MARK_PRICE,
     minutes="""
         SELECT exchange, symbol, date_trunc('minute', event_time) AS window_start,

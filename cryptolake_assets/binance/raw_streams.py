@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -25,6 +26,14 @@ STREAM_KINDS: Final[Mapping[str, str]] = {
     "compositeIndex": "compositeIndex",
     "assetIndexUpdate": "assetIndex",
 }
+
+_DEPTH_SPEED: Final = re.compile(r"(?<=@depth)@[0-9]+ms\Z")
+
+
+def without_speed(stream: str) -> str:
+    """Return a stream name without the speed of depth updates: any recorded speed answers a subscription."""
+    return _DEPTH_SPEED.sub("", stream)
+
 
 _SPOT_BOOK_TICKER: Final = frozenset("usbBaA")  # Spot's bookTicker events have no `e`
 

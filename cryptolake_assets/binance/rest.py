@@ -73,6 +73,11 @@ def historical_trades_request(venue: Venue, symbol: str, first_id: int, api_key:
     return HttpRequest("/historicalTrades", params, headers, weight=venue.weights.historical_trades)
 
 
+def depth_request(venue: Venue, symbol: str, limit: int) -> HttpRequest:
+    """Request a snapshot of the order book, at most `limit` levels a side."""
+    return HttpRequest("/depth", {"symbol": symbol, "limit": limit}, weight=venue.weights.of_depth(limit))
+
+
 def checked_body(response: HttpResponse, policy: RetryPolicy) -> bytes:
     """Return the body of a successful final response; raise `UnknownSymbolError` or `ExchangeError` otherwise."""
     request, failure = response.request, response.failure
@@ -179,6 +184,10 @@ class AsyncExchangeRest(AsyncHttpClient):
     async def agg_trades_from(self, symbol: str, first_id: int) -> list[AggTrade | MalformedRow]:
         """Fetch a page of aggregate trades from `first_id` on, ascending."""
         return parse_agg_trades(await self._body(agg_trades_request(self._venue, symbol, fromId=first_id)))
+
+    async def depth(self, symbol: str, limit: int) -> bytes:
+        """Fetch the body of a snapshot of the order book, at most `limit` levels a side."""
+        return await self._body(depth_request(self._venue, symbol, limit))
 
     @property
     def has_key(self) -> bool:

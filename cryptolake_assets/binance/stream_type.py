@@ -1,14 +1,14 @@
 """Definition of a stream type, and the reader of its frames. Pure: no I/O, no clock.
 
-To add a stream, write a module with a `MinuteStream` and an entry in `stream_types`: producer connections, Kafka
-topics, the Bronze stream, tables and the Dagster graph are derived from it. This module checks structure only; Silver
-checks the values.
+To add a stream, write a module with an `EventStream` or `MinuteStream` and an entry in `stream_types`: producer
+connections, Kafka topics, the Bronze stream, tables and the Dagster graph are derived from it. This module checks
+structure only; Silver checks the values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,10 +17,11 @@ import msgspec
 from msgspec import Meta, Struct
 
 from cryptolake_assets.binance.control_frames import ControlFrame, read_control, read_text
+from cryptolake_assets.binance.stream_adapter import Address, combined
 from cryptolake_assets.binance.trade_frames import rejected
-from cryptolake_assets.model.columns import FUNDING_RATE, PRICE, QUANTITY, Column, decimal_pattern
-from cryptolake_assets.model.events import MAX_TIME_MS, Event, RejectedFrame
-from cryptolake_assets.model.markets import Family
+from cryptolake_assets.model.columns import FUNDING_RATE, LEVEL_PATTERNS, PRICE, QUANTITY, Column, decimal_pattern
+from cryptolake_assets.model.events import MAX_ID, MAX_TIME_MS, Event, RejectedFrame
+from cryptolake_assets.model.markets import Family, Market, Venue
 from cryptolake_assets.model.symbols import MAX_SYMBOL_BYTES, is_symbol
 from cryptolake_assets.model.table_spec import TableSpec, kafka_columns
 
@@ -33,15 +34,15 @@ TimeMs = Annotated[int, Meta(ge=0, le=MAX_TIME_MS)]
 Price = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(PRICE)}\Z")]
 PriceOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(PRICE)})?\Z")]
 Quantity = Annotated[str, Meta(pattern=rf"\A{decimal_pattern(QUANTITY)}\Z")]
+# Not negative: levels of an order book.
+BookPrice = Annotated[str, Meta(pattern=rf"\A{LEVEL_PATTERNS[0]}\Z")]
+BookQuantity = Annotated[str, Meta(pattern=rf"\A{LEVEL_PATTERNS[1]}\Z")]
+UpdateId = Annotated[int, Meta(ge=0, le=MAX_ID)]
 RateOrNone = Annotated[str, Meta(pattern=rf"\A(?:{decimal_pattern(FUNDING_RATE)})?\Z")]
 Symbol = Annotated[str, Meta(max_length=MAX_SYMBOL_BYTES)]  # `FrameReader` also checks `is_symbol`
 Word = Annotated[str, Meta(max_length=64, pattern=r"\A[\x20-\x7e]*\Z")]  # printable ASCII
 
 Parsed = Event | RejectedFrame | ControlFrame
-
-
-# (settings, symbols, kind) -> the WebSocket URL that subscribes to this kind of stream of the symbols.
-Address = Callable[["Settings", tuple[str, ...], str], str]
 
 
 @dataclass(frozen=True)
@@ -58,15 +59,19 @@ class StreamType:
     """A stream of events: the source of its topic, Bronze queries, follower and assets."""
 
     name: str
+    option: str = ""  # its name in `CRYPTOLAKE_EXTRA_STREAMS`, which the streams of two families share
+    is_automatic: bool = True  # `auto` selects it if the replayed capture has it
     family: Family = Family.FUTURES
+    markets: frozenset[Market] = frozenset({Market.USD_M})  # that have it
     topic_suffix: str  # appended to the name of the family's topic of trades; empty for the trades
     # Stream kinds, after the symbol in a stream name: `markPrice@1s` in `btcusdt@markPrice@1s`. The default is first.
-    kinds: tuple[str, ...]
+    kinds: tuple[str, ...] = ()
     bronze: TableSpec  # made by `stream_table`; its contract has `symbol`, `event_time`, `exchange` and `ingest_ts`
     optional: frozenset[str] = frozenset()  # nullable columns of the contract
     identity: tuple[str, ...]  # columns that identify an event; duplicates have equal values
-    address: Address
+    address: Address = field(default_factory=combined)
     capabilities: Capabilities = Capabilities()
+    is_followed: bool = True  # a sensor follows its Bronze table and requests runs of Silver
 
     @cached_property
     def contract(self) -> tuple[Column, ...]:
@@ -97,15 +102,25 @@ class StreamType:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MinuteStream(StreamType):
-    """A stream whose frames are single events and whose Silver minutes are a SQL query.
+class EventStream(StreamType):
+    """A stream whose frames are single events.
 
-    `parse` takes the bytes of a frame and its receive time, µs since 1970; it never raises. `minutes` is the SQL of
-    Silver's rows per minute, over a relation `events` with the columns of the contract, without duplicates. `checks`
-    maps names to predicates that are true for a failing row of Silver, `meanings` maps them to descriptions.
+    `parser` returns a venue's parser, which takes the bytes of a frame and its receive time, µs since 1970, and never
+    raises.
     """
 
-    parse: Callable[[bytes, int], Parsed]
+    parser: Callable[[Venue], Callable[[bytes, int], Parsed]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinuteStream(EventStream):
+    """A stream whose Silver minutes are a SQL query.
+
+    `minutes` is the SQL of Silver's rows per minute, over a relation `events` with the columns of the contract, without
+    duplicates. `checks` maps names to predicates that are true for a failing row of Silver, `meanings` maps them to
+    descriptions.
+    """
+
     silver: TableSpec
     minutes: str
     counted: str  # the column of Silver with the number of events that a row aggregates

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.binance import liquidation_frames, mark_price_frames
-from cryptolake_assets.binance.stream_type import Capabilities, MinuteStream, StreamType
+from cryptolake_assets.binance import book_ticker_frames, depth_frames, liquidation_frames, mark_price_frames
+from cryptolake_assets.binance.stream_type import Capabilities, EventStream, MinuteStream, StreamType
 from cryptolake_assets.binance.venue_adapter import ADAPTERS
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS
 from cryptolake_assets.model.family_tables import FAMILY_TABLES
@@ -38,6 +38,8 @@ TRADES, SPOT_TRADES = _trades("trades", Family.FUTURES), _trades("spot_trades", 
 TRADES_OF_FAMILY = {stream.family: stream for stream in (TRADES, SPOT_TRADES)}
 
 # Enabled by the settings.
-EXTRA_STREAM_TYPES: tuple[MinuteStream, ...] = (mark_price_frames.STREAM, liquidation_frames.STREAM)
+MINUTE_STREAMS: tuple[MinuteStream, ...] = (mark_price_frames.STREAM, liquidation_frames.STREAM)
+EVENT_STREAMS: tuple[EventStream, ...] = (*MINUTE_STREAMS, *depth_frames.STREAMS, *book_ticker_frames.STREAMS)
+EXTRA_STREAM_TYPES: tuple[StreamType, ...] = (*EVENT_STREAMS, *depth_frames.SNAPSHOTS_OF_FAMILY.values())
 
 STREAM_TYPES: tuple[StreamType, ...] = (TRADES, SPOT_TRADES, *EXTRA_STREAM_TYPES)

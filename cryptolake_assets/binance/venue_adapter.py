@@ -15,7 +15,7 @@ from cryptolake_assets.binance.trade_frames import ParsedTrade, trade_parser
 from cryptolake_assets.model.markets import Market, Venue
 
 if TYPE_CHECKING:
-    from cryptolake_assets.binance.stream_type import Address
+    from cryptolake_assets.binance.stream_adapter import Address
 
 
 class Proof(StrEnum):

@@ -8,13 +8,12 @@ from datetime import date
 from decimal import Decimal
 from pathlib import Path
 
-from cryptolake_assets.binance.stream_type import MinuteStream, StreamType
+from cryptolake_assets.binance.stream_type import StreamType
 from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, TRADES_OF_FAMILY
 from cryptolake_assets.captures.market_of_capture import capture_directory, captured_markets
 from cryptolake_assets.captures.reader import CaptureSummary, first_day, last_day, summarise
 from cryptolake_assets.errors import SettingsError, StreamUnavailableError, UnknownSymbolError
 from cryptolake_assets.model.exchange_records import TRADE_STREAMS, TradeStreamName
-from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.symbol_selection import TRADING, ListedSymbol, SymbolSelection, parse_selection
 from cryptolake_assets.model.symbols import stream_name
 from cryptolake_assets.settings import Settings, Source, TradeStream
@@ -215,17 +214,29 @@ def streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
     return (*map(TRADES_OF_FAMILY.__getitem__, settings.families), *extra_streams_in_use(settings))
 
 
-def extra_streams_in_use(settings: Settings) -> tuple[MinuteStream, ...]:
-    """Return the extra streams of the settings; with `auto`, those of the replayed capture, none when live.
+def extra_streams_in_use(settings: Settings) -> tuple[StreamType, ...]:
+    """Return the extra streams of all tracked markets. Raises the errors of `extra_streams_of_market`."""
+    in_use = {stream.name: stream for view in settings.each_market for stream in extra_streams_of_market(view)}
+    return tuple(in_use.values())
+
+
+def extra_streams_of_market(settings: Settings) -> tuple[StreamType, ...]:
+    """Return the extra streams of the settings' market; with `auto`, those of the replayed capture, none when live.
 
     Raises `CaptureError` if the capture cannot be read.
     """
-    if Market.USD_M not in settings.tracked_markets:  # the extra streams exist on USD-M futures only
-        return ()
-    if settings.extra_streams != (AUTO_STREAMS,):
-        return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if stream_type.name in settings.extra_streams)
-    if settings.source is not Source.REPLAY:
-        return ()
-    directory = captured_markets(settings.replay_dir).get(Market.USD_M)
-    names = summarise(directory, settings.run_dir).stream_names if directory else ()
-    return tuple(stream_type for stream_type in EXTRA_STREAM_TYPES if any(map(stream_type.is_recorded_as, names)))
+    offered = [stream_type for stream_type in EXTRA_STREAM_TYPES if settings.market in stream_type.markets]
+    options: Collection[str] = settings.extra_streams
+    if settings.extra_streams == (AUTO_STREAMS,):
+        directory = captured_markets(settings.replay_dir).get(settings.market) if _is_replay(settings) else None
+        names = summarise(directory, settings.run_dir).stream_names if directory else ()
+        options = {
+            stream_type.option
+            for stream_type in offered
+            if stream_type.is_automatic and any(map(stream_type.is_recorded_as, names))
+        }
+    return tuple(stream_type for stream_type in offered if stream_type.option in options)
+
+
+def _is_replay(settings: Settings) -> bool:
+    return settings.source is Source.REPLAY

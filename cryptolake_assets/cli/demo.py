@@ -253,7 +253,7 @@ class _PendingWork:
                 f"demo: a Dagster run failed (partition {failed[0].tags.get('dagster/partition', '?')}). See "
                 f"http://127.0.0.1:{self._settings.dagster_port}/runs/{failed[0].run_id}"
             )
-        for stream_type in streams_in_use(self._settings):
+        for stream_type in (one for one in streams_in_use(self._settings) if one.is_followed):
             bronze = load_table(self._settings, stream_type.bronze)
             cursor = read_text(self._settings, stream_type.follower_location(self._settings))
             state = FollowerState.from_cursor(cursor) or FollowerState()

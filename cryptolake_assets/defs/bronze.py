@@ -51,11 +51,16 @@ def _asset(graph: Graph, stream_type: StreamType) -> dg.AssetsDefinition:
         family=stream_type.family,
         freshness_policy=FRESH if stream_type in TRADES_OF_FAMILY.values() else FRESH_EXTRA,
         description=(
-            f"{stream_type.bronze.doc} The sensor `{sensor_name(stream_type)}` reports the rows that the Bronze stream "
-            "adds. A manual run waits for the stream, or ingests Kafka's records if the stream is down, and reports "
-            "the hour's rows and files."
+            f"{stream_type.bronze.doc} {_reported(stream_type)}A manual run waits for the Bronze stream, or ingests "
+            "Kafka's records if the stream is down, and reports the hour's rows and files."
         ),
     )(hour_of_stream)
+
+
+def _reported(stream_type: StreamType) -> str:
+    if not stream_type.is_followed:
+        return ""
+    return f"The sensor `{sensor_name(stream_type)}` reports the rows that the Bronze stream adds. "
 
 
 def definitions(graph: Graph) -> dg.Definitions:

@@ -10,7 +10,7 @@ from datetime import datetime
 import dagster as dg
 
 from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import MINUTE_STREAMS
 from cryptolake_assets.captures.tracked_symbols import streams_in_use
 from cryptolake_assets.defs import asset_keys, audited
 from cryptolake_assets.defs.audited import Audited, AuditedTable
@@ -106,7 +106,7 @@ def definitions(graph: Graph) -> dg.Definitions:
 
     There are no sensors if the capture cannot be read; the replay exchange reports that.
     """
-    of_families = [stream for stream in EXTRA_STREAM_TYPES if stream.family in graph.settings.families]
+    of_families = [stream for stream in MINUTE_STREAMS if stream.family in graph.settings.families]
     try:
         in_use = streams_in_use(graph.settings)
     except CaptureError:

@@ -11,7 +11,16 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.model.columns import TIME, Column, decimal_digits, decimal_pattern
+from cryptolake_assets.model.columns import (
+    LEVEL_PATTERNS,
+    LEVELS,
+    PRICE,
+    QUANTITY,
+    TIME,
+    Column,
+    decimal_digits,
+    decimal_pattern,
+)
 from cryptolake_assets.model.table_spec import spark_type
 
 if TYPE_CHECKING:
@@ -51,10 +60,11 @@ class KafkaRecordFormat:
     def is_sound(self) -> str:
         """SQL predicate: a record is an event of the contract; never NULL."""
         parts = [f"{column.name} IS NOT NULL" for column in self.contract if column.name not in self.optional]
-        for column in self.contract:
-            if pattern := _decimal_pattern(column):
-                is_valid = matches(column.name, pattern)
-                parts.append(f"({column.name} IS NULL OR {is_valid})" if column.name in self.optional else is_valid)
+        parts += [
+            f"({column.name} IS NULL OR {is_valid})" if column.name in self.optional else is_valid
+            for column in self.contract
+            if (is_valid := _is_valid(column))
+        ]
         return f"coalesce({' AND '.join(parts)}, false)"
 
     @cached_property
@@ -91,6 +101,8 @@ def sound_rows(records: DataFrame, record_format: KafkaRecordFormat) -> DataFram
 
 
 def _json_type(column: Column) -> str:
+    if column.type == LEVELS:
+        return "array<array<string>>"
     if column.type.startswith("decimal"):
         return "string"
     return "bigint" if column.type == TIME else spark_type(column.type)
@@ -98,11 +110,26 @@ def _json_type(column: Column) -> str:
 
 def _value(column: Column) -> str:
     """Return SQL that converts a value of the record format to the lake's type."""
+    if column.type == LEVELS:
+        parts = [
+            f"'{name}', try_cast(level[{index}] AS {spark_type(kind)})"
+            for index, (name, kind) in enumerate((("price", PRICE), ("qty", QUANTITY)))
+        ]
+        return f"transform({column.name}, level -> named_struct({', '.join(parts)})) AS {column.name}"
     if column.type.startswith("decimal"):
         return f"try_cast({column.name} AS {spark_type(column.type)}) AS {column.name}"
     if column.type == TIME:
         return f"timestamp_micros({column.name}) AS {column.name}"
     return column.name
+
+
+def _is_valid(column: Column) -> str:
+    """Return SQL that is true for values which fit the type without rounding; empty if all values do."""
+    if column.type == LEVELS:
+        fits = [matches(f"level[{index}]", pattern) for index, pattern in enumerate(LEVEL_PATTERNS)]
+        return f"forall({column.name}, level -> size(level) = 2 AND {' AND '.join(fits)})"
+    pattern = _decimal_pattern(column)
+    return matches(column.name, pattern) if pattern else ""
 
 
 def _decimal_pattern(column: Column) -> str | None:

@@ -72,6 +72,7 @@ MIGRATIONS: Final = (
     Migration(5, "coverage as a union of intervals", fold_all),
     Migration(6, "keys that start with the exchange", _key_by_exchange),
     Migration(7, "the stream of a Spot home", move_stream),
+    Migration(8, "order books", _add_all_columns),  # their tables are created before
 )
 
 

@@ -12,6 +12,7 @@ QUOTE_VOLUME = "decimal(38, 16)"
 COIN_PRICE = "decimal(38, 26)"  # any coin in US dollars: from 10^-26 to below 10^12
 PERCENTAGE = "decimal(38, 20)"
 FUNDING_RATE = "decimal(18, 12)"  # fraction per funding; the exchange sends eight decimals
+LEVELS = f"list<struct<price: {PRICE}, qty: {QUANTITY}>>"  # one side of an order book
 TIME = "timestamptz"  # Iceberg's timestamp with zone: UTC, microseconds
 
 
@@ -35,6 +36,9 @@ def decimal_pattern(kind: str) -> str:
     integer_digits, scale = digits
     return rf"-?[0-9]{{1,{integer_digits}}}(?:\.[0-9]{{1,{scale}}})?"
 
+
+# Patterns of price and quantity of `LEVELS`: not negative.
+LEVEL_PATTERNS = tuple(decimal_pattern(kind).removeprefix("-?") for kind in (PRICE, QUANTITY))
 
 # Units. Where the exchange is binance_futures_coin, base quantities and volumes are in contracts.
 FRACTION = "fraction"

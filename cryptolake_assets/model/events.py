@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final, Literal, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 # Increment when formerly rejected frames become accepted: gaps of rejected trades are then requested again.
 # 2: symbols in any script, quantities of 20 digits, ids without a trade. 1: earlier releases.
@@ -88,12 +88,56 @@ class LiquidationEvent(Struct, frozen=True, gc=False):
     ingest_ts: int
 
 
+class DepthUpdateEvent(Struct, frozen=True, gc=False):
+    """The changed levels of an order book; sides are JSON arrays of [price, quantity]."""
+
+    symbol: str
+    event_time: int
+    transaction_time: int | None
+    first_update_id: int
+    final_update_id: int
+    previous_update_id: int | None
+    bids: Raw
+    asks: Raw
+    exchange: str
+    ingest_ts: int
+
+
+class DepthSnapshotEvent(Struct, frozen=True, gc=False):
+    """An order book of the exchange's REST interface; sides are JSON arrays of [price, quantity], from the top."""
+
+    symbol: str
+    event_time: int | None
+    transaction_time: int | None
+    last_update_id: int
+    bids: Raw
+    asks: Raw
+    exchange: str
+    ingest_ts: int
+
+
+class BookTickerEvent(Struct, frozen=True, gc=False):
+    """Best bid and ask of a book; a price and quantity of 0 is an empty side."""
+
+    symbol: str
+    event_time: int | None
+    transaction_time: int | None
+    update_id: int
+    bid_price: str
+    bid_qty: str
+    ask_price: str
+    ask_qty: str
+    exchange: str
+    ingest_ts: int
+
+
 class RejectedFrame(Struct, frozen=True, gc=False):
     """A frame with an invalid structure; it becomes a dead letter.
 
     `reason` is a stable code, a colon and the detail: printable ASCII, at most `MAX_REASON_CHARS` characters. Codes:
     `not_json`, `not_an_object`, `missing_field`, `wrong_type`, `wrong_shape`, `price_format`, `qty_format`,
-    `symbol_format`, `trade_type_format`, `out_of_range`, `id_order`, `unexpected_event`, `not_accepted`.
+    `symbol_format`, `trade_type_format`, `levels_format`, `out_of_range`, `id_order`, `unexpected_event`,
+    `not_accepted`.
     """
 
     raw: bytes

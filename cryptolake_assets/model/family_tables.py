@@ -9,6 +9,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cryptolake_assets.model.bar_tables import bars_table, daily_table, kline_differences_table, klines_table
+from cryptolake_assets.model.book_tables import (
+    book_1s_table,
+    book_checkpoints_table,
+    book_gaps_table,
+    book_tickers_table,
+    depth_snapshots_table,
+    depth_updates_table,
+)
 from cryptolake_assets.model.markets import Family
 from cryptolake_assets.model.table_spec import TableSpec
 from cryptolake_assets.model.trade_tables import gaps_table, quarantine_table, rejected_table, trades_table
@@ -27,6 +35,12 @@ class FamilyTables:
     quarantine: TableSpec
     kline_differences: TableSpec
     daily: TableSpec
+    depth_updates: TableSpec
+    depth_snapshots: TableSpec
+    book_tickers: TableSpec
+    book_1s: TableSpec
+    book_checkpoints: TableSpec
+    book_gaps: TableSpec
 
     def __iter__(self) -> Iterator[TableSpec]:
         return iter(
@@ -39,6 +53,12 @@ class FamilyTables:
                 self.quarantine,
                 self.kline_differences,
                 self.daily,
+                self.depth_updates,
+                self.depth_snapshots,
+                self.book_tickers,
+                self.book_1s,
+                self.book_checkpoints,
+                self.book_gaps,
             )
         )
 
@@ -54,6 +74,12 @@ def _tables(family: Family) -> FamilyTables:
         quarantine=quarantine_table(family),
         kline_differences=kline_differences_table(family),
         daily=daily_table(family),
+        depth_updates=depth_updates_table(family),
+        depth_snapshots=depth_snapshots_table(family),
+        book_tickers=book_tickers_table(family),
+        book_1s=book_1s_table(family),
+        book_checkpoints=book_checkpoints_table(family),
+        book_gaps=book_gaps_table(family),
     )
 
 

@@ -32,7 +32,7 @@ class Family(StrEnum):
 
 @dataclass(frozen=True)
 class Weights:
-    """Request weights. `klines` holds (maximum limit, weight), ascending."""
+    """Request weights. `klines` and `depth` hold (maximum limit, weight), ascending."""
 
     per_minute: int
     exchange_info: int
@@ -40,10 +40,24 @@ class Weights:
     historical_trades: int
     tickers: int
     klines: tuple[tuple[int, int], ...]
+    depth: tuple[tuple[int, int], ...]
 
     def of_klines(self, limit: int) -> int:
         """Return the weight of a page of at most `limit` klines."""
-        return next((weight for maximum, weight in self.klines if limit <= maximum), self.klines[-1][1])
+        return _weight(self.klines, limit)
+
+    def of_depth(self, limit: int) -> int:
+        """Return the weight of a snapshot of at most `limit` levels a side."""
+        return _weight(self.depth, limit)
+
+    @property
+    def max_depth(self) -> int:
+        """Maximum levels a side of a snapshot."""
+        return self.depth[-1][0]
+
+
+def _weight(steps: tuple[tuple[int, int], ...], limit: int) -> int:
+    return next((weight for maximum, weight in steps if limit <= maximum), steps[-1][1])
 
 
 @dataclass(frozen=True)
@@ -60,6 +74,7 @@ class Venue:
 
     ws_base_url: str
     ws_path: str  # path of combined streams; `?streams=…` follows
+    ws_book_path: str  # path of combined streams of order books
     ws_routed: bool  # stream kinds have their own paths; the plain path acknowledges subscriptions but sends nothing
     # Trade type stored for `trade` frames without `X`. Spot frames never have it; all are order-book executions.
     unnamed_trade_type: str
@@ -94,6 +109,7 @@ _FUTURES_WEIGHTS = Weights(
     historical_trades=20,
     tickers=40,
     klines=((99, 1), (499, 2), (1_000, 5), (1_500, 10)),
+    depth=((50, 2), (100, 5), (500, 10), (1_000, 20)),
 )
 
 COIN_M = Venue(
@@ -105,6 +121,7 @@ COIN_M = Venue(
     live_symbols=("BTCUSD_PERP", "ETHUSD_PERP"),
     ws_base_url="wss://dstream.binance.com",
     ws_path="/stream",
+    ws_book_path="/stream",
     ws_routed=False,
     unnamed_trade_type="NA",
     rest_base_url="https://dapi.binance.com",
@@ -128,6 +145,7 @@ USD_M = Venue(
     live_symbols=("BTCUSDT", "ETHUSDT"),
     ws_base_url="wss://fstream.binance.com",
     ws_path="/market/stream",
+    ws_book_path="/public/stream",
     ws_routed=True,
     unnamed_trade_type="NA",
     rest_base_url="https://fapi.binance.com",
@@ -151,6 +169,7 @@ SPOT = Venue(
     live_symbols=("BTCUSDT", "ETHUSDT"),
     ws_base_url="wss://stream.binance.com:9443",
     ws_path="/stream",
+    ws_book_path="/stream",
     ws_routed=False,
     unnamed_trade_type="MARKET",
     rest_base_url="https://api.binance.com",
@@ -162,6 +181,7 @@ SPOT = Venue(
         historical_trades=25,
         tickers=80,
         klines=((1_000, 2),),
+        depth=((100, 5), (500, 25), (1_000, 50), (5_000, 250)),
     ),
     max_klines=1_000,
     klines_newest_first=False,

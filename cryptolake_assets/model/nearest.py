@@ -25,13 +25,15 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Return at most three known names similar to a name, the nearest first.
 
     Names in parts, such as `silver/futures_ohlcv_1m` or `cryptolake.silver.futures_ohlcv_1m`, are compared by as many
-    trailing parts as were typed.
+    trailing parts as were typed; names with the same last part exclude others.
     """
     typed, depth = ".".join(_parts(name)), len(_parts(name))
     tails = {item: ".".join(_parts(item)[-depth:]) for item in known}
     scores = {item: SequenceMatcher(None, typed, tail).ratio() for item, tail in tails.items()}
     bound = max([MIN_SCORE, *(score - MAX_SCORE_DROP for score in scores.values())])
     close = [item for item, score in scores.items() if score >= bound or (typed and typed in tails[item])]
+    # Only the other parts were mistyped.
+    close = [item for item in close if _parts(item)[-1:] == _parts(name)[-1:]] or close
     return sorted(close, key=lambda item: (-scores[item], item))[:MAX_NAMED]
 
 

@@ -6,30 +6,62 @@ The catalog name is part of a table's full name and of the catalog's own records
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import count
 from typing import TYPE_CHECKING
 
-from cryptolake_assets.model.columns import TIME, Column
+from cryptolake_assets.model.columns import LEVELS, PRICE, QUANTITY, TIME, Column
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from pyiceberg.partitioning import PartitionSpec
     from pyiceberg.schema import Schema
+    from pyiceberg.types import IcebergType
 
 CATALOG = "cryptolake"
 
-_SPARK_TYPES = {"long": "bigint", TIME: "timestamp"}  # Spark type names that differ from Iceberg's
+_PRICE_AND_QTY = (PRICE.replace(" ", ""), QUANTITY.replace(" ", ""))
+
+# Spark type names that differ from Iceberg's.
+_SPARK_TYPES = {
+    "long": "bigint",
+    TIME: "timestamp",
+    LEVELS: "array<struct<price:{},qty:{}>>".format(*_PRICE_AND_QTY),
+}
 
 # Properties of tables that Structured Streaming appends to: no shuffle, each task writes the rows that it reads.
 APPENDED_BY_SPARK = {"write.distribution-mode": "none", "write.spark.fanout.enabled": "true"}
 
 # DuckDB type names that differ from Iceberg's.
-DUCKDB_TYPES = {"long": "BIGINT", "int": "INTEGER", "string": "VARCHAR", "binary": "BLOB", TIME: "TIMESTAMPTZ"}
+DUCKDB_TYPES = {
+    "long": "BIGINT",
+    "int": "INTEGER",
+    "string": "VARCHAR",
+    "binary": "BLOB",
+    TIME: "TIMESTAMPTZ",
+    LEVELS: "STRUCT(price {}, qty {})[]".format(*_PRICE_AND_QTY),
+}
 
 
 def spark_type(iceberg_type: str) -> str:
     """Return Spark's name of an Iceberg type."""
     return _SPARK_TYPES.get(iceberg_type, iceberg_type.replace(" ", ""))
+
+
+def _levels_type(field_ids: Iterator[int]) -> IcebergType:
+    """Return Iceberg's type of `LEVELS` with the next field ids."""
+    from pyiceberg.types import ListType, NestedField, StructType
+
+    element_id = next(field_ids)
+    return ListType(
+        element_id=element_id,
+        element_type=StructType(
+            NestedField(field_id=next(field_ids), name="price", type=PRICE, required=False),
+            NestedField(field_id=next(field_ids), name="qty", type=QUANTITY, required=False),
+        ),
+        element_required=False,
+    )
 
 
 BRONZE_STREAM = "Bronze stream"  # its name in `TableSpec.writers`
@@ -85,13 +117,23 @@ class TableSpec:
         return tuple(column.name for column in self.columns)
 
     def iceberg_schema(self) -> Schema:
-        """Return the schema: field ids from 1 in column order, all optional because Spark streams nullable rows."""
+        """Return the schema: field ids from 1 in column order, all optional because Spark streams nullable rows.
+
+        The ids of nested fields follow those of the columns.
+        """
         from pyiceberg.schema import Schema
         from pyiceberg.types import NestedField
 
+        nested_ids = count(len(self.columns) + 1)
         return Schema(
             *(
-                NestedField(field_id=number, name=column.name, type=column.type, required=False, doc=column.doc)
+                NestedField(
+                    field_id=number,
+                    name=column.name,
+                    type=_levels_type(nested_ids) if column.type == LEVELS else column.type,
+                    required=False,
+                    doc=column.doc,
+                )
                 for number, column in enumerate(self.columns, start=1)
             )
         )
@@ -131,17 +173,18 @@ def stream_table(
     contract: tuple[Column, ...],
     kafka_note: str = "",
     writers: tuple[str, ...] = (BRONZE_STREAM,),
+    partition_time: str = "event_time",
 ) -> TableSpec:
     """Return the append-only Bronze table of a stream's events: the contract's columns and the Kafka position.
 
-    `kafka_note` is appended to the docs of the Kafka columns.
+    It is partitioned by the hour of `partition_time`. `kafka_note` is appended to the docs of the Kafka columns.
     """
     return TableSpec(
         namespace="bronze",
         name=name,
         doc=doc,
         columns=(*contract, *kafka_columns(kafka_note)),
-        partition=("event_time", "hour"),
+        partition=(partition_time, "hour"),
         writers=writers,
         properties=APPENDED_BY_SPARK,
     )

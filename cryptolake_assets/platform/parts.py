@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 
 from cryptolake_assets.bronze.offsets import report_path
-from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, streams_in_use
+from cryptolake_assets.captures.tracked_symbols import default_end_date, default_start_date, extra_streams_in_use
 from cryptolake_assets.errors import ArgumentError, CaptureError
 from cryptolake_assets.kafka.topics import ensure_topics
 from cryptolake_assets.lake.bootstrap import bootstrap
@@ -181,7 +181,7 @@ def _extra_streams(settings: Settings) -> dict[str, str]:
     The replay exchange reports capture errors.
     """
     try:
-        names = ",".join(stream.name for stream in streams_in_use(settings) if not stream.is_trades)
+        names = ",".join(dict.fromkeys(stream.option for stream in extra_streams_in_use(settings)))
     except CaptureError:
         names = ""
     return {env_name("extra_streams"): names or NO_STREAMS}

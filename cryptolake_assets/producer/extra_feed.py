@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import structlog
 
 from cryptolake_assets.binance.control_frames import ControlFrame
-from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
+from cryptolake_assets.binance.depth_frames import DEPTH, SNAPSHOTS_OF_FAMILY
+from cryptolake_assets.binance.stream_type import EventStream
+from cryptolake_assets.captures.tracked_symbols import extra_streams_of_market
 from cryptolake_assets.kafka.topics import dead_letter
 from cryptolake_assets.model.events import RejectedFrame
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import ConnectionOptions, ExchangeClock, ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan
+from cryptolake_assets.producer.depth_snapshots import DepthSnapshots, ReceivedSnapshot, SnapshotSource
 from cryptolake_assets.producer.frame_accounts import FrameAccounts
 from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
 from cryptolake_assets.producer.publisher import Message
@@ -49,17 +51,46 @@ class ExtraFeed:
         options: ConnectionOptions,
         pool: ConnectionPoolOptions | None = None,
         *,
-        types: Sequence[MinuteStream] | None = None,
+        types: Sequence[EventStream] | None = None,
+        books: SnapshotSource | None = None,
     ) -> None:
-        """`symbols` returns the tracked symbols; `types` defaults to the streams in use.
+        """`symbols` returns the tracked symbols; `types` defaults to the streams in use of the settings' market.
+
+        `books` has the snapshots of order books that depth updates need.
 
         Raises `CaptureError` if the capture cannot be read.
         """
-        self.types = extra_streams_in_use(settings) if types is None else tuple(types)
+        self._settings, self._put = settings, put
+        in_use = extra_streams_of_market(settings) if types is None else types
+        self.types = tuple(one for one in in_use if isinstance(one, EventStream))
+        self._snapshots = (
+            DepthSnapshots(settings, books, symbols, self._put_snapshot, options.machine)
+            if books is not None and any(one.option == DEPTH for one in self.types)
+            else None
+        )
         pool = pool or ConnectionPoolOptions(settings.connection_life_s)
         self._feeds = [
-            _StreamFeed(stream_type, settings, symbols, put, clock, options, pool) for stream_type in self.types
+            _StreamFeed(
+                stream_type,
+                settings,
+                symbols,
+                put,
+                clock,
+                options,
+                pool,
+                self._snapshots.follow if self._snapshots and stream_type.option == DEPTH else None,
+            )
+            for stream_type in self.types
         ]
+
+    async def _put_snapshot(self, received: ReceivedSnapshot) -> None:
+        event = received.event
+        if isinstance(event, RejectedFrame):
+            value, headers = dead_letter(event, stream=DEPTH, received_at_us=received.received_at_us)
+            await self._put(Message(self._settings.topic_rejected, value, headers=headers))
+        else:
+            topic = SNAPSHOTS_OF_FAMILY[self._settings.venue.family].topic(self._settings)
+            await self._put(Message(topic, _encode(event), event.symbol.encode()))
 
     @property
     def queued_frames(self) -> int:
@@ -81,7 +112,10 @@ class ExtraFeed:
         if not self._feeds:
             await asyncio.Event().wait()
         log.info("extra_streams_started", streams=[stream_type.name for stream_type in self.types])
-        tasks = [asyncio.create_task(feed.run()) for feed in self._feeds]
+        parts = [feed.run() for feed in self._feeds]
+        if self._snapshots is not None:
+            parts.append(self._snapshots.run())
+        tasks = [asyncio.create_task(part) for part in parts]
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
@@ -95,15 +129,18 @@ class _StreamFeed:
 
     def __init__(
         self,
-        stream_type: MinuteStream,
+        stream_type: EventStream,
         settings: Settings,
         symbols: Callable[[], Sequence[str]],
         put: Callable[[Message], Awaitable[None]],
         clock: ExchangeClock,
         options: ConnectionOptions,
         pool: ConnectionPoolOptions,
+        observe: Callable[[Any], None] | None,
     ) -> None:
+        self._observe = observe
         self._stream_type = stream_type
+        self._parse = stream_type.parser(settings.venue)
         self._settings = settings
         self._symbols = symbols
         self._clock = clock
@@ -169,7 +206,7 @@ class _StreamFeed:
             await asyncio.sleep(0)
 
     async def _publish_frame(self, span: ConnectionSpan, raw: bytes, received_at_us: int) -> None:
-        parsed = self._stream_type.parse(raw, received_at_us)
+        parsed = self._parse(raw, received_at_us)
         if isinstance(parsed, RejectedFrame):
             value, headers = dead_letter(parsed, stream=self._stream_type.name, received_at_us=received_at_us)
             self.accounts.reject(parsed, span)
@@ -182,6 +219,8 @@ class _StreamFeed:
                 self.accounts.handle_control(parsed, span)
         else:
             await self._put(Message(self._topic, _encode(parsed), parsed.symbol.encode()))
+            if self._observe is not None:
+                self._observe(parsed)
             self.accounts.accepted += 1
             self.accounts.check_subscribed(parsed.symbol)
             if parsed.symbol in span.rejecting:

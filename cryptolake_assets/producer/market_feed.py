@@ -23,7 +23,6 @@ from cryptolake_assets.captures.tracked_symbols import Subscriptions
 from cryptolake_assets.lake.coverage_union import overlap_ms
 from cryptolake_assets.lake.gap_ledger import TradeGap
 from cryptolake_assets.model.coverage_rows import Evidence
-from cryptolake_assets.model.markets import Market
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.catch_up import CatchUp, CatchUpOptions
 from cryptolake_assets.producer.clock_check import ClockCheck
@@ -32,6 +31,7 @@ from cryptolake_assets.producer.connection_pool import ConnectionPool, Connectio
 from cryptolake_assets.producer.coverage_loop import MarketCoverage
 from cryptolake_assets.producer.coverage_statements import ConnectionSpan, CoverageClaims
 from cryptolake_assets.producer.delivery import ReliableDelivery
+from cryptolake_assets.producer.depth_snapshots import SnapshotSource
 from cryptolake_assets.producer.dispatch import Dispatcher
 from cryptolake_assets.producer.extra_feed import ExtraFeed
 from cryptolake_assets.producer.frame_accounts import FrameAccounts
@@ -56,6 +56,7 @@ class MarketSource:
     subscribe: Callable[[], Awaitable[Subscriptions]]  # waits while the exchange is unreachable
     clock: ExchangeClock
     history: TradeHistory
+    books: SnapshotSource | None = None  # None: no snapshots of order books
     gaps: GapSink
     resume_points: ResumePoints | None = None  # None: do not resume from an earlier process
     lost_gaps: Callable[[], list[TradeGap]] = list  # gaps of records that Kafka deleted before Bronze read them
@@ -74,7 +75,7 @@ class MarketOptions:
 
 
 class MarketFeed:
-    """The trades of one market, and on USD-M its extra streams."""
+    """The trades of one market, and its extra streams."""
 
     def __init__(
         self,
@@ -149,7 +150,7 @@ class MarketFeed:
             source.clock,
             options.connection,
             options.pool,
-            types=None if settings.market is Market.USD_M else (),  # the extra streams exist on USD-M only
+            books=source.books,
         )
 
     def _connection(self, symbols: tuple[str, ...], turn: Callable[[], Awaitable[None]]) -> ExchangeConnection:

@@ -388,6 +388,7 @@ def source_of(
         subscribe=subscribe,
         clock=rest,
         history=history,
+        books=history,
         gaps=gaps,
         resume_points=resume_points,
         refresh=partial(refresh_symbols, settings, items, history),

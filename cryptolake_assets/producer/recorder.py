@@ -16,21 +16,25 @@ from typing import Final
 import structlog
 from msgspec import Struct, json
 
+from cryptolake_assets.binance.depth_frames import DEPTH, depth_parser
 from cryptolake_assets.binance.rest import AsyncExchangeRest, ExchangeRest
-from cryptolake_assets.binance.stream_type import StreamType
+from cryptolake_assets.binance.stream_type import EventStream, StreamType
 from cryptolake_assets.binance.stream_types import TRADES_OF_FAMILY
+from cryptolake_assets.captures.book_snapshots import snapshot_frame
 from cryptolake_assets.captures.market_of_capture import recording_directory, write_market
 from cryptolake_assets.captures.published_files import read_klines
 from cryptolake_assets.captures.reader import summarise
-from cryptolake_assets.captures.tracked_symbols import Subscriptions, extra_streams_in_use
+from cryptolake_assets.captures.tracked_symbols import Subscriptions, extra_streams_of_market
 from cryptolake_assets.captures.writer import CaptureWriter
+from cryptolake_assets.model.events import DepthUpdateEvent
 from cryptolake_assets.model.exchange_records import KLINE_HEADER, Kline
-from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.windows import MINUTE_MS
 from cryptolake_assets.producer.asyncio_tasks import cancel_and_wait
 from cryptolake_assets.producer.connection import ExchangeConnection
 from cryptolake_assets.producer.connection_pool import ConnectionPool, ConnectionPoolOptions
+from cryptolake_assets.producer.depth_snapshots import DepthSnapshots, ReceivedSnapshot
 from cryptolake_assets.producer.frame_queue import EndOfFrames, FrameQueue, ReceivedFrames
+from cryptolake_assets.producer.machine import Machine
 from cryptolake_assets.producer.subscriptions import find_subscriptions
 from cryptolake_assets.settings import Settings
 
@@ -60,6 +64,8 @@ class Recorder:
         self._options = options or ConnectionPoolOptions(settings.connection_life_s)
         self._made = count()
         self.writer: CaptureWriter | None = None
+        self._snapshots: DepthSnapshots | None = None  # None: no order books are recorded
+        self._parse_depth = depth_parser(settings.venue)
         self.pools: list[ConnectionPool] = []
 
     @property
@@ -78,6 +84,11 @@ class Recorder:
             write_market(self.directory, self.settings.market)
             self.pools = self._pools_of(found, rest)
             reading = [asyncio.create_task(pool.run()) for pool in self.pools]
+            if self._records_depth:
+                self._snapshots = DepthSnapshots(
+                    self.settings, rest, lambda: found.symbols, self._put_snapshot, Machine()
+                )
+                reading.append(asyncio.create_task(self._snapshots.run()))
             writing = asyncio.create_task(self._write(self.writer, notify))
             stopped = asyncio.create_task(stop.wait())
             try:
@@ -94,7 +105,7 @@ class Recorder:
     def _pools_of(self, found: Subscriptions, clock: AsyncExchangeRest) -> list[ConnectionPool]:
         """Return a connection pool for the trades, and one for each other stream in use."""
         trades = TRADES_OF_FAMILY[self.settings.venue.family]
-        extra = extra_streams_in_use(self.settings) if self.settings.market is Market.USD_M else ()
+        extra = [one for one in extra_streams_of_market(self.settings) if isinstance(one, EventStream)]
         return [
             ConnectionPool(
                 found.symbols,
@@ -127,12 +138,28 @@ class Recorder:
                 if isinstance(item, ReceivedFrames):
                     for raw in item.raws:
                         writer.write(item.received_at_us, raw)
+                        self._follow(raw, item.received_at_us)
                     if item.span.requests:
                         _remove_answered_requests(item)
                 elif isinstance(item, EndOfFrames):
                     return
             notify()
             await asyncio.sleep(0)
+
+    @property
+    def _records_depth(self) -> bool:
+        return any(stream_type.option == DEPTH for stream_type in extra_streams_of_market(self.settings))
+
+    def _follow(self, raw: bytes, received_at_us: int) -> None:
+        """Show depth updates to the snapshots."""
+        if self._snapshots is not None and b'"depthUpdate"' in raw:
+            event = self._parse_depth(raw, received_at_us)
+            if isinstance(event, DepthUpdateEvent):
+                self._snapshots.follow(event)
+
+    async def _put_snapshot(self, received: ReceivedSnapshot) -> None:
+        if self.writer is not None:
+            self.writer.write(received.received_at_us, snapshot_frame(received.symbol, received.body))
 
 
 class _Response(Struct):

@@ -25,6 +25,7 @@ from cryptolake_assets.model.replay_faults import FaultBoard, RestHtml, RestLimi
 from cryptolake_assets.model.symbols import in_capitals
 from cryptolake_assets.replay.listing import minimal_exchange_info, minimal_symbol
 from cryptolake_assets.replay.recorded_aggregates import AggregateStore
+from cryptolake_assets.replay.recorded_books import BookStore
 from cryptolake_assets.replay.recorded_trades import TradeStore
 from cryptolake_assets.replay.rest_parameters import RestError, check_limit, integer, mandatory, window
 
@@ -57,6 +58,7 @@ class RestRoutes:
         self._klines = _all_klines(summary.directory)
         self._aggregates = AggregateStore(summary.directory)
         self._trades = TradeStore(summary.directory, venue)
+        self._books = BookStore(summary.directory)
         aggregate_symbols = {
             path.name.rpartition("-aggTrades-")[0] for path in summary.directory.glob("*-aggTrades-*.csv")
         }
@@ -73,6 +75,7 @@ class RestRoutes:
             web.get(f"{below}/exchangeInfo", self._get_exchange_info),
             web.get(f"{below}/ticker/24hr", self._get_tickers),
             web.get(f"{below}/klines", self._get_klines),
+            web.get(f"{below}/depth", self._get_depth),
             web.get(f"{below}/aggTrades", self._get_agg_trades),
             web.get(f"{below}/historicalTrades", self._get_historical_trades),
         ]
@@ -80,6 +83,7 @@ class RestRoutes:
     def close(self) -> None:
         self._aggregates.close()
         self._trades.close()
+        self._books.close()
 
     def add_weight(self, weight: int) -> None:
         """Count the weight of a request that another class handles."""
@@ -147,6 +151,17 @@ class RestRoutes:
         ]
         page = rows[-limit:] if start_ms is None or self._venue.klines_newest_first else rows[:limit]
         return _json([row.to_rest() for row in page])
+
+    async def _get_depth(self, request: web.Request) -> web.Response:
+        """Return the newest snapshot of the capture as it was recorded; before the first one, none is available."""
+        limit = integer(request, "limit", self._venue.weights.depth[0][0])
+        self._weight.add(self._venue.weights.of_depth(limit))
+        symbol = self._symbol(request)
+        check_limit(limit, self._venue.weights.max_depth)
+        body = await asyncio.to_thread(self._books.newest, symbol, self._clock_ms())
+        if body is None:
+            raise RestError(-1001, "Internal error; unable to process your request. Please try again.", 503)
+        return web.Response(text=body, content_type="application/json")
 
     async def _get_agg_trades(self, request: web.Request) -> web.Response:
         self._weight.add(self._venue.weights.agg_trades)

@@ -24,9 +24,10 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from cryptolake_assets.binance.raw_streams import without_speed
 from cryptolake_assets.captures.market_of_capture import capture_directory
 from cryptolake_assets.captures.reader import summarise
-from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, resolve_subscriptions
+from cryptolake_assets.captures.tracked_symbols import extra_streams_of_market, resolve_subscriptions
 from cryptolake_assets.errors import CaptureError, CryptolakeError, PartError, PortInUseError
 from cryptolake_assets.log import configure_logging
 from cryptolake_assets.model.hosts import host_name, is_loopback
@@ -88,7 +89,9 @@ class ReplayExchange:
         self._faults.switch_on(faults)
         self.control = ControlRoutes(directory, self._faults, self.status, self._flush_clients)
         self._expected_streams = frozenset(
-            (market, stream) for market, streams in (expected_streams or {}).items() for stream in streams
+            (market, without_speed(stream))
+            for market, streams in (expected_streams or {}).items()
+            for stream in streams
         )
         self._default_market = default_market
         self._clients: set[ReplayClient] = set()
@@ -310,7 +313,7 @@ class ReplayExchange:
         missing, since = self._expected_streams, time.monotonic()
         while missing and time.monotonic() - since < SUBSCRIPTION_WAIT_S:
             remaining = self._expected_streams.difference(
-                (client.market, stream) for client in self._clients for stream in client.subscriptions
+                (client.market, without_speed(stream)) for client in self._clients for stream in client.subscriptions
             )
             if remaining != missing:
                 missing, since = remaining, time.monotonic()
@@ -376,7 +379,7 @@ def _producer_streams(settings: Settings) -> frozenset[str]:
     tracked = {stream_name(symbol, "") for symbol in trades.symbols}
     extra = {
         name
-        for stream_type in (extra_streams_in_use(settings) if settings.market is Market.USD_M else ())
+        for stream_type in extra_streams_of_market(settings)
         for name in recorded
         if stream_type.is_recorded_as(name) and f"{name.partition('@')[0]}@" in tracked
     }

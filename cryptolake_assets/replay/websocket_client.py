@@ -17,7 +17,7 @@ import structlog
 from aiohttp import WSMsgType, web
 
 from cryptolake_assets.binance.control_frames import ControlKind, read_control
-from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event
+from cryptolake_assets.binance.raw_streams import stream_of_document, stream_of_event, without_speed
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.model.replay_faults import Cut, FaultBoard, HalfOpen, Shutdown, Stall
 from cryptolake_assets.replay.faulty_line import FaultyLine, NumberedFrame, ReplayedFrame, Step
@@ -80,14 +80,19 @@ class RoutedFrame:
     `due_ns` its due time (exchange time, ns).
     """
 
-    __slots__ = ("combined", "due_ns", "number", "raw_stream", "stream")
+    __slots__ = ("answers", "combined", "due_ns", "number", "raw_stream", "stream")
 
     def __init__(self, raw: str, number: int, due_ns: int) -> None:
         """Use a frame of a combined stream as recorded; wrap a frame of a raw stream in an envelope."""
         self.combined = self.raw_stream = raw
         self.number = number
         self.due_ns = due_ns
-        self.stream: str | None = None
+        self.stream = self._stream_of(raw)
+        # The subscription that it answers.
+        self.answers = None if self.stream is None else without_speed(self.stream)
+
+    def _stream_of(self, raw: str) -> str | None:
+        """Return the stream of a frame; set the wire formats that differ from it."""
         try:
             envelope = _decode_envelope(raw)
         except (msgspec.MsgspecError, RecursionError):
@@ -96,11 +101,11 @@ class RoutedFrame:
             self.raw_stream = bytes(envelope.data).decode() or raw
             # A server notice in an envelope goes to all connections.
             is_notice = "@" not in envelope.stream and read_control(msgspec.json.decode(raw)) is not None
-            self.stream = None if is_notice else envelope.stream
-            return
-        self.stream = stream_of_event(envelope.e, envelope.s, envelope.o) or _stream_of_text(raw)
-        if self.stream:
-            self.combined = f'{{"stream":"{self.stream}","data":{raw}}}'
+            return None if is_notice else envelope.stream
+        stream = stream_of_event(envelope.e, envelope.s, envelope.o) or _stream_of_text(raw)
+        if stream:
+            self.combined = f'{{"stream":"{stream}","data":{raw}}}'
+        return stream
 
     @property
     def trade_id(self) -> int | None:
@@ -170,18 +175,18 @@ class ReplayClient:
 
     def subscribe(self, streams: Iterable[str]) -> None:
         self._subscriptions |= dict.fromkeys(streams)
-        self._served = frozenset(filter(self._route.serves, self._subscriptions))
+        self._served = frozenset(map(without_speed, filter(self._route.serves, self._subscriptions)))
 
     def unsubscribe(self, streams: Iterable[str]) -> None:
         for stream in streams:
             self._subscriptions.pop(stream, None)
-        self._served = frozenset(filter(self._route.serves, self._subscriptions))
+        self._served = frozenset(map(without_speed, filter(self._route.serves, self._subscriptions)))
 
     def offer(self, frames: Sequence[RoutedFrame]) -> None:
         """Queue the frames of this client's streams; disconnect it if its queue is full, as the exchange does."""
         served = self._served
         for frame in frames:
-            if frame.stream is None or frame.stream in served:
+            if frame.stream is None or frame.answers in served:
                 self._enqueue(frame.combined if self._combined else frame.raw_stream, frame)
         self._check_queue()
 

@@ -11,7 +11,12 @@ from cryptolake_assets.settings.ingest import named
 
 AUTO_STREAMS = "auto"
 NO_STREAMS = "none"
-EXTRA_STREAMS = ("markPrice", "forceOrder")  # accepted names; `binance.stream_types` defines the streams
+EXTRA_STREAMS = (
+    "markPrice",
+    "forceOrder",
+    "depth",
+    "bookTicker",
+)  # accepted names; `binance.stream_types` defines the streams
 
 
 class ExtraStreamSettings(BaseSettings):
@@ -21,7 +26,8 @@ class ExtraStreamSettings(BaseSettings):
         "CRYPTOLAKE_EXTRA_STREAMS",
         (AUTO_STREAMS,),
         "Streams in addition to the trades, separated by commas: `markPrice` (mark price, index price and funding rate "
-        "per second), `forceOrder` (liquidations); or `none`, or `auto` (the streams of the capture; none when live).",
+        "per second), `forceOrder` (liquidations), `depth` (order books), `bookTicker` (best prices); or `none`, or "
+        "`auto` (the streams of the capture except order books and best prices; none when live).",
     )
     extra_streams_trigger_s: int = named(
         "CRYPTOLAKE_EXTRA_STREAMS_TRIGGER_S",
@@ -29,6 +35,23 @@ class ExtraStreamSettings(BaseSettings):
         "Seconds between micro-batches of the additional streams into Bronze.",
         ge=1,
         le=3_600,
+    )
+
+    depth_snapshot_levels: int = named(
+        "CRYPTOLAKE_DEPTH_SNAPSHOT_LEVELS",
+        0,
+        "Levels a side of a snapshot of an order book. 0: the market's maximum (5,000 on Spot, 1,000 on futures). More "
+        "levels make the known price range wider, and cost more of the exchange's request weight.",
+        ge=0,
+        le=5_000,
+    )
+    depth_snapshot_interval_s: int = named(
+        "CRYPTOLAKE_DEPTH_SNAPSHOT_INTERVAL_S",
+        600,
+        "Seconds between two snapshots of a symbol's order book. In addition, one is requested at the start and after "
+        "each missing update.",
+        ge=10,
+        le=86_400,
     )
 
     @field_validator("extra_streams", mode="before")

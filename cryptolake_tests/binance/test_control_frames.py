@@ -8,11 +8,14 @@ from typing import Any
 import pytest
 
 from cryptolake_assets.binance.control_frames import ControlFrame, ControlKind, read_control
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import EVENT_STREAMS
 from cryptolake_assets.binance.trade_frames import parse_frame
 from cryptolake_assets.model.events import RejectedFrame
+from cryptolake_assets.model.markets import VENUES
 
 SHUTDOWN = {"e": "serverShutdown", "E": 1762214320000}
+PARSERS = [stream.parser(VENUES[market]) for stream in EVENT_STREAMS for market in sorted(stream.markets)]
+
 KNOWN: list[tuple[dict[str, Any], ControlFrame]] = [
     ({"result": None, "id": 1}, ControlFrame(ControlKind.RESPONSE, 1)),
     ({"result": ["btcusdt@trade"], "id": 7}, ControlFrame(ControlKind.RESPONSE, 7)),
@@ -41,24 +44,24 @@ KNOWN: list[tuple[dict[str, Any], ControlFrame]] = [
 def test_known_messages_are_recognized_in_every_stream(message: dict[str, Any], expected: ControlFrame) -> None:
     raw = json.dumps(message).encode()
     assert parse_frame(raw, 1, "binance_futures") == expected
-    assert [stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
-    assert EXTRA_STREAM_TYPES
+    assert [parse(raw, 1) for parse in PARSERS] == [expected] * len(PARSERS)
+    assert PARSERS
 
 
 @pytest.mark.parametrize("raw", [b"ping", b"pong\n", b'"ping"'])
 def test_text_heartbeats_are_recognized_in_every_stream(raw: bytes) -> None:
     expected = ControlFrame(ControlKind.HEARTBEAT)
     assert parse_frame(raw, 1, "binance_futures") == parse_frame(raw.decode(), 1, "binance_futures") == expected
-    assert [stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES] == [expected] * len(EXTRA_STREAM_TYPES)
+    assert [parse(raw, 1) for parse in PARSERS] == [expected] * len(PARSERS)
 
 
 @pytest.mark.parametrize("raw", [b"", b"PINGED", b"ping ping", b"\xff", b'"hello"', b"1762214320000", b"{broken"])
 def test_other_texts_are_rejected_in_every_stream(raw: bytes) -> None:
     parsed = [
         parse_frame(raw, 1, "binance_futures"),
-        *(stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES),
+        *(parse(raw, 1) for parse in PARSERS),
     ]
-    assert [type(result) for result in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))
+    assert [type(result) for result in parsed] == [RejectedFrame] * (1 + len(PARSERS))
 
 
 @pytest.mark.parametrize(
@@ -89,6 +92,6 @@ def test_other_messages_are_rejected_in_every_stream(message: object) -> None:
     raw = json.dumps(message).encode()
     parsed = [
         parse_frame(raw, 1, "binance_futures"),
-        *(stream_type.parse(raw, 1) for stream_type in EXTRA_STREAM_TYPES),
+        *(parse(raw, 1) for parse in PARSERS),
     ]
-    assert [type(result) for result in parsed] == [RejectedFrame] * (1 + len(EXTRA_STREAM_TYPES))
+    assert [type(result) for result in parsed] == [RejectedFrame] * (1 + len(PARSERS))

@@ -37,7 +37,7 @@ def test_table_of_the_how_to_lists_the_fields_of_a_stream_type() -> None:
     table = HOW_TO.partition("| field |")[2].partition("\n\n")[0]
     rows = re.findall(r"^\| ((?:`[a-z_]+`(?:, )?)+) \|", table, re.MULTILINE)
     named = {name for row in rows for name in re.findall(r"`([a-z_]+)`", row)}
-    assert {field.name for field in fields(MinuteStream)} - named == {"address", "capabilities", "parse"}
+    assert {field.name for field in fields(MinuteStream)} - named == {"address", "capabilities", "parser"}
     assert named <= {field.name for field in fields(MinuteStream)}
 
 

@@ -11,25 +11,53 @@ import pytest
 from hypothesis import find, given
 from hypothesis import strategies as st
 
-from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, SPOT_TRADES, STREAM_TYPES, TRADES
+from cryptolake_assets.binance.stream_type import EventStream, MinuteStream, Parsed
+from cryptolake_assets.binance.stream_types import (
+    EVENT_STREAMS,
+    EXTRA_STREAM_TYPES,
+    MINUTE_STREAMS,
+    SPOT_TRADES,
+    STREAM_TYPES,
+    TRADES,
+)
 from cryptolake_assets.bronze.offsets import query_of, rejected_query_of
 from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use, streams_in_use
 from cryptolake_assets.errors import SettingsError
 from cryptolake_assets.kafka.kafka_records import KafkaRecordFormat
+from cryptolake_assets.model.columns import LEVELS
 from cryptolake_assets.model.events import MAX_REASON_CHARS, LiquidationEvent, MarkPriceEvent, RejectedFrame
 from cryptolake_assets.model.family_tables import FUTURES
+from cryptolake_assets.model.markets import VENUES
 from cryptolake_assets.model.symbols import is_symbol
 from cryptolake_assets.model.tables import TABLES
 from cryptolake_assets.settings import Source, load_settings
 from cryptolake_assets.settings.extra_streams import EXTRA_STREAMS
-from cryptolake_tests.support.documented_frames import FORCE_FRAME, MARK_FRAME, ORDER
+from cryptolake_tests.support.documented_frames import (
+    BOOK_TICKER_FRAME,
+    DEPTH_FRAME,
+    FORCE_FRAME,
+    MARK_FRAME,
+    ORDER,
+    SPOT_BOOK_TICKER_FRAME,
+    SPOT_DEPTH_FRAME,
+)
 from cryptolake_tests.support.strategies import HOSTILE
 
-MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = MINUTE_STREAMS
 RECEIVED_US = 1_700_000_000_123_456
 
-FRAMES = {MARK_PRICE.name: MARK_FRAME, FORCE_ORDER.name: FORCE_FRAME}
+FRAMES = {
+    MARK_PRICE.name: MARK_FRAME,
+    FORCE_ORDER.name: FORCE_FRAME,
+    "depth": DEPTH_FRAME,
+    "spot_depth": SPOT_DEPTH_FRAME,
+    "bookTicker": BOOK_TICKER_FRAME,
+    "spot_bookTicker": SPOT_BOOK_TICKER_FRAME,
+}
+
+
+def parse(stream_type: EventStream, frame: bytes) -> Parsed:
+    return stream_type.parser(VENUES[min(stream_type.markets)])(frame, RECEIVED_US)
 
 
 def raw(data: Any, stream: str | None = None) -> bytes:
@@ -37,7 +65,7 @@ def raw(data: Any, stream: str | None = None) -> bytes:
 
 
 def test_documented_mark_price_is_parsed_bare_and_in_its_envelope() -> None:
-    event = MARK_PRICE.parse(raw(MARK_FRAME), RECEIVED_US)
+    event = parse(MARK_PRICE, raw(MARK_FRAME))
     assert event == MarkPriceEvent(
         symbol="BTCUSDT",
         event_time=1562305380000000,
@@ -50,17 +78,17 @@ def test_documented_mark_price_is_parsed_bare_and_in_its_envelope() -> None:
         ingest_ts=RECEIVED_US,
     )
     newer = {**MARK_FRAME, "ap": "11794.15000000", "st": 1}  # fields that the exchange added later are ignored
-    assert MARK_PRICE.parse(raw(newer, "btcusdt@markPrice@1s"), RECEIVED_US) == event
+    assert parse(MARK_PRICE, raw(newer, "btcusdt@markPrice@1s")) == event
 
 
 def test_contract_with_a_delivery_date_has_no_funding() -> None:
-    event = MARK_PRICE.parse(raw({**MARK_FRAME, "r": "", "T": 0}), RECEIVED_US)
+    event = parse(MARK_PRICE, raw({**MARK_FRAME, "r": "", "T": 0}))
     assert isinstance(event, MarkPriceEvent)
     assert (event.funding_rate, event.next_funding_time) == (None, None)
 
 
 def test_documented_liquidation_is_parsed() -> None:
-    event = FORCE_ORDER.parse(raw(FORCE_FRAME, "btcusdt@forceOrder"), RECEIVED_US)
+    event = parse(FORCE_ORDER, raw(FORCE_FRAME, "btcusdt@forceOrder"))
     assert event == LiquidationEvent(
         symbol="BTCUSDT",
         event_time=1568014460893000,
@@ -103,9 +131,9 @@ def test_documented_liquidation_is_parsed() -> None:
     ],
 )
 def test_frame_of_another_structure_is_rejected_unchanged_with_a_reason(
-    stream_type: MinuteStream, frame: bytes, reason: str
+    stream_type: EventStream, frame: bytes, reason: str
 ) -> None:
-    parsed = stream_type.parse(frame, RECEIVED_US)
+    parsed = parse(stream_type, frame)
     assert isinstance(parsed, RejectedFrame)
     assert parsed.raw == frame
     assert parsed.reason.startswith(reason)
@@ -113,8 +141,8 @@ def test_frame_of_another_structure_is_rejected_unchanged_with_a_reason(
 
 @pytest.mark.parametrize("name", ["币安人生USDT", "BTCUSDT_251226", "ÜSDT"])
 def test_symbol_of_any_script_is_accepted(name: str) -> None:
-    liquidation = FORCE_ORDER.parse(raw({**FORCE_FRAME, "o": {**ORDER, "s": name}}), RECEIVED_US)
-    mark_price = MARK_PRICE.parse(raw({**MARK_FRAME, "s": name}), RECEIVED_US)
+    liquidation = parse(FORCE_ORDER, raw({**FORCE_FRAME, "o": {**ORDER, "s": name}}))
+    mark_price = parse(MARK_PRICE, raw({**MARK_FRAME, "s": name}))
     assert isinstance(liquidation, LiquidationEvent)
     assert isinstance(mark_price, MarkPriceEvent)
     assert (liquidation.symbol, mark_price.symbol) == (name, name)
@@ -123,13 +151,13 @@ def test_symbol_of_any_script_is_accepted(name: str) -> None:
 DECIMALS = {"decimal(18, 8)": (10, 8), "decimal(18, 12)": (6, 12), "decimal(28, 8)": (20, 8)}
 
 
-@pytest.mark.parametrize("stream_type", EXTRA_STREAM_TYPES, ids=lambda stream_type: stream_type.name)
+@pytest.mark.parametrize("stream_type", EVENT_STREAMS, ids=lambda stream_type: stream_type.name)
 @given(data=st.data())
-def test_hostile_value_is_rejected_or_fits_the_columns(stream_type: MinuteStream, data: st.DataObject) -> None:
+def test_hostile_value_is_rejected_or_fits_the_columns(stream_type: EventStream, data: st.DataObject) -> None:
     frame = json.loads(json.dumps(FRAMES[stream_type.name]))
     inside = data.draw(st.sampled_from([frame, *(part for part in frame.values() if isinstance(part, dict))]))
     inside[data.draw(st.sampled_from(sorted(inside)))] = data.draw(HOSTILE)
-    parsed = stream_type.parse(raw(frame, "x@y"), RECEIVED_US)
+    parsed = parse(stream_type, raw(frame, "x@y"))
     if isinstance(parsed, RejectedFrame):
         assert parsed.reason.isascii()
         assert parsed.reason.isprintable()
@@ -148,6 +176,12 @@ def test_hostile_value_is_rejected_or_fits_the_columns(stream_type: MinuteStream
             assert 0 <= value < 253_402_300_800_000_000
         elif column.name == "symbol":
             assert is_symbol(value)
+        elif column.type == LEVELS:
+            for price, quantity in value:
+                assert 0 <= Decimal(price) < 10**10
+                assert 0 <= Decimal(quantity) < 10**20
+        elif column.type == "long":
+            assert 0 <= value < 2**63
         else:
             assert value.isascii()
 
@@ -157,7 +191,7 @@ def test_some_hostile_values_are_accepted(name: str) -> None:
     """Otherwise the test above would never check a column."""
 
     def is_accepted(value: object) -> bool:
-        return isinstance(MARK_PRICE.parse(raw({**MARK_FRAME, name: value}), RECEIVED_US), MarkPriceEvent)
+        return isinstance(parse(MARK_PRICE, raw({**MARK_FRAME, name: value})), MarkPriceEvent)
 
     assert isinstance(find(HOSTILE, is_accepted), str)
     assert find(HOSTILE, lambda value: isinstance(value, str) and not is_accepted(value)) is not None
@@ -165,26 +199,27 @@ def test_some_hostile_values_are_accepted(name: str) -> None:
 
 @given(st.binary(max_size=60))
 def test_random_bytes_are_rejected_unchanged(frame: bytes) -> None:
-    for stream_type in EXTRA_STREAM_TYPES:
-        parsed = stream_type.parse(frame, RECEIVED_US)
+    for stream_type in EVENT_STREAMS:
+        parsed = parse(stream_type, frame)
         assert isinstance(parsed, RejectedFrame)
         assert parsed.raw == frame
 
 
-@pytest.mark.parametrize("stream_type", EXTRA_STREAM_TYPES, ids=lambda stream_type: stream_type.name)
-def test_stream_is_fully_defined(stream_type: MinuteStream) -> None:
+@pytest.mark.parametrize("stream_type", EVENT_STREAMS, ids=lambda stream_type: stream_type.name)
+def test_stream_is_fully_defined(stream_type: EventStream) -> None:
     """Its event has the fields of its contract, and its tables are registered."""
-    event = stream_type.parse(raw(FRAMES[stream_type.name]), RECEIVED_US)
+    event = parse(stream_type, raw(FRAMES[stream_type.name]))
     names = [field.encode_name for field in msgspec.structs.fields(event)]  # type: ignore[arg-type]
     assert names == [column.name for column in stream_type.contract]
     assert {"symbol", "event_time", "exchange", "ingest_ts", *stream_type.identity, *stream_type.optional} <= set(names)
     assert stream_type.bronze in TABLES
-    assert stream_type.silver in TABLES
     # The names of the Kafka columns are equal, their descriptions are not.
     assert stream_type.bronze.columns[-3:] != FUTURES.trades.columns[-3:]
     assert stream_type.bronze.column_names[-3:] == FUTURES.trades.column_names[-3:]
-    assert stream_type.counted in stream_type.silver.column_names
-    assert stream_type.name in EXTRA_STREAMS
+    assert stream_type.option in EXTRA_STREAMS
+    if isinstance(stream_type, MinuteStream):
+        assert stream_type.silver in TABLES
+        assert stream_type.counted in stream_type.silver.column_names
 
 
 def test_extra_streams_have_unique_names_topics_and_tables() -> None:
@@ -193,10 +228,9 @@ def test_extra_streams_have_unique_names_topics_and_tables() -> None:
         [stream_type.name for stream_type in EXTRA_STREAM_TYPES],
         [stream_type.topic(settings) for stream_type in EXTRA_STREAM_TYPES],
         [stream_type.bronze.name for stream_type in EXTRA_STREAM_TYPES],
-        [stream_type.silver.name for stream_type in EXTRA_STREAM_TYPES],
     ):
         assert len(set(names)) == len(EXTRA_STREAM_TYPES)
-    assert {stream_type.name for stream_type in EXTRA_STREAM_TYPES} == set(EXTRA_STREAMS)
+    assert {stream_type.option for stream_type in EXTRA_STREAM_TYPES} == set(EXTRA_STREAMS)
 
 
 def test_url_contains_the_stream_of_each_symbol() -> None:
@@ -207,8 +241,8 @@ def test_url_contains_the_stream_of_each_symbol() -> None:
 
 
 def test_every_stream_has_a_unique_topic_table_and_queries() -> None:
-    settings = load_settings(source=Source.BINANCE, markets="usdm,spot", extra_streams="markPrice,forceOrder")
-    assert streams_in_use(settings) == STREAM_TYPES
+    settings = load_settings(source=Source.BINANCE, markets="usdm,spot", extra_streams=",".join(EXTRA_STREAMS))
+    assert {one.name for one in streams_in_use(settings)} == {one.name for one in STREAM_TYPES}
     for names in (
         [stream_type.topic(settings) for stream_type in STREAM_TYPES],
         [stream_type.bronze.full_name for stream_type in STREAM_TYPES],
@@ -243,11 +277,11 @@ def test_extra_streams_follow_the_settings() -> None:
     assert extra_streams_in_use(load_settings(source=Source.BINANCE)) == ()
     assert (
         extra_streams_in_use(load_settings(source=Source.BINANCE, extra_streams="forceOrder, markPrice"))
-        == EXTRA_STREAM_TYPES
+        == MINUTE_STREAMS
     )
     assert extra_streams_in_use(load_settings(extra_streams="none")) == ()
-    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depth' is not one of"):
-        load_settings(extra_streams="markPrice,depth")
+    with pytest.raises(SettingsError, match=r"CRYPTOLAKE_EXTRA_STREAMS.*'depths' is not one of"):
+        load_settings(extra_streams="markPrice,depths")
 
 
 def test_only_optional_fields_may_be_null_on_the_topic() -> None:

@@ -9,7 +9,7 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import MINUTE_STREAMS
 from cryptolake_assets.captures.tracked_symbols import default_end_date, last_archived_day, store_last_archived_day
 from cryptolake_assets.defs import jobs, stream_minutes
 from cryptolake_assets.defs.automation import VERSION_TAG, follows_upstream
@@ -99,7 +99,7 @@ def test_hour_before_the_first_partition_is_requested_after_an_earlier_start(loa
 
 
 def test_hour_of_another_stream_waits_for_its_partition(loaded: Loaded) -> None:
-    mark_price = EXTRA_STREAM_TYPES[0]
+    mark_price = MINUTE_STREAMS[0]
     graph = loaded(end_date="2024-11-01")
     row = dict.fromkeys(mark_price.bronze.column_names) | {
         **{"exchange": "binance_futures", "symbol": "币安人生USDT", "event_time": HOUR, "ingest_ts": HOUR},

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import msgspec
 import pytest
 from aiokafka import AIOKafkaProducer
 
+from cryptolake_assets.binance.depth_frames import SNAPSHOTS_OF_FAMILY, STREAMS, parse_snapshot
 from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES, MINUTE_STREAMS
 from cryptolake_assets.bronze.offsets import query_ids
 from cryptolake_assets.bronze.stream import run_available_now
 from cryptolake_assets.captures import tracked_symbols
@@ -28,6 +30,7 @@ from cryptolake_assets.kafka.topics import ensure_topics, ensure_topics_async
 from cryptolake_assets.lake.bootstrap import ensure_table
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.query import run_sql
+from cryptolake_assets.model.markets import USD_M, Family
 from cryptolake_assets.producer.client_libraries import io_in_use, make_publisher
 from cryptolake_assets.producer.connection import ConnectionOptions
 from cryptolake_assets.producer.delivery import ReliableDelivery
@@ -35,11 +38,11 @@ from cryptolake_assets.producer.extra_feed import ExtraFeed
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.stream_minutes import run_stream_minutes
 from cryptolake_tests.support import toy
-from cryptolake_tests.support.captures import force_order_frame, mark_price_frame
+from cryptolake_tests.support.captures import depth_frame, force_order_frame, mark_price_frame
 from cryptolake_tests.support.checks import passed, verdicts
 from cryptolake_tests.support.fakes import FakeClock, FakeExchange, until
 
-MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = MINUTE_STREAMS
 HOUR = datetime(2024, 7, 19, 5, tzinfo=UTC)
 HOUR_MS = int(HOUR.timestamp()) * 1000
 GARBAGE = b'{"symbol": "BTCUSDT", "mark_price": "12x"}'
@@ -60,9 +63,7 @@ def settings(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 
 def event(of: MinuteStream, frame: str) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(of.parse(frame.encode(), HOUR_MS * 1000))
+    return msgspec.json.encode(of.parser(USD_M)(frame.encode(), HOUR_MS * 1000))
 
 
 def send(settings: Settings, *records: tuple[str, bytes]) -> None:
@@ -233,3 +234,36 @@ async def test_a_stream_of_another_exchange_is_one_adapter_and_one_contract(
     assert [row["reason"] for row in rejected if row["stream"] == toy.STREAM.name] == [
         "wrong_shape: Object missing required field `bid`"
     ]
+
+
+def test_levels_of_order_books_are_stored_exactly_and_malformed_ones_are_rejected(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CRYPTOLAKE_EXTRA_STREAMS", "depth")
+    changed = settings.model_copy(update={"extra_streams": ("depth",)})
+    ensure_topics(changed)
+    (depth, _), snapshots = STREAMS, SNAPSHOTS_OF_FAMILY[Family.FUTURES]
+    frame = json.loads(depth_frame("BTCUSDT", 100, 109, HOUR_MS, 99))
+    frame["data"]["b"] = [["0.00000001", "12345678901234567890.12345678"], ["64000.5", "0"]]
+    update = msgspec.json.encode(depth.parser(USD_M)(json.dumps(frame).encode(), HOUR_MS * 1000))
+    snapshot = parse_snapshot(
+        b'{"lastUpdateId":104,"bids":[["1","2"]],"asks":[]}', "BTCUSDT", USD_M.exchange, HOUR_MS * 1000
+    )
+    malformed = [update.replace(b'"0"]]', text) for text in (b'"-1"]]', b'"NaN"]]', b'"0","1"]]', b"null]]")]
+    send(
+        changed,
+        *((depth.topic(changed), value) for value in (update, *malformed)),
+        (snapshots.topic(changed), msgspec.json.encode(snapshot)),
+    )
+    run_available_now(changed)
+    (stored,) = load_table(changed, depth.bronze).scan().to_arrow().to_pylist()
+    assert stored["bids"] == [
+        {"price": Decimal("0.00000001"), "qty": Decimal("12345678901234567890.12345678")},
+        {"price": Decimal("64000.5"), "qty": Decimal(0)},
+    ]
+    assert (stored["first_update_id"], stored["final_update_id"], stored["previous_update_id"]) == (100, 109, 99)
+    (of_rest,) = load_table(changed, snapshots.bronze).scan().to_arrow().to_pylist()
+    assert (of_rest["last_update_id"], of_rest["bids"], of_rest["asks"]) == (104, [{"price": 1, "qty": 2}], [])
+    assert of_rest["event_time"] is None
+    rejected = rows(changed, "SELECT raw FROM cryptolake.bronze.futures_trades_rejected")
+    assert {bytes(row["raw"]) for row in rejected} >= set(malformed)

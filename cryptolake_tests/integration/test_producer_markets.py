@@ -30,7 +30,7 @@ from cryptolake_tests.support.sockets import NOON_MS
 
 SYMBOLS = {Market.USD_M: "BTCUSDT", Market.SPOT: "BTCUSDT", Market.COIN_M: "BTCUSD_PERP"}
 FIRST_IDS = {Market.USD_M: 0, Market.SPOT: 500_000, Market.COIN_M: 900_000}
-TRADES, STEP_MS, SPEED = 3_000, 40, 10.0  # two minutes, replayed in 12 s
+TRADES, STEP_MS, SPEED = 3_000, 40, 5.0  # two minutes, replayed in 24 s
 DROPPED = 1_000, 1_019  # of each market, after its first id
 
 

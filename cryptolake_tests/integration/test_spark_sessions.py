@@ -53,6 +53,7 @@ def test_sql_error_shows_only_sparks_message(settings: Settings) -> None:
     table = error("SELECT * FROM cryptolake.silver.futures_ohlcv_1")
     assert table.startswith("sql: [TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1`")
     assert table.endswith(
-        "line 1 pos 14\nDid you mean cryptolake.silver.futures_ohlcv_1m or cryptolake.silver.spot_ohlcv_1m?"
+        "line 1 pos 14\nDid you mean cryptolake.silver.futures_ohlcv_1m, cryptolake.silver.futures_book_1s "
+        "or cryptolake.silver.spot_ohlcv_1m?"
     )
     assert error("SELECT 1 / 0").splitlines()[2:] == ["== SQL (line 1, position 8) ==", "SELECT 1 / 0", "       ^^^^^"]

@@ -34,6 +34,7 @@ SCHEMAS = {
     5: "b8c050ea0d01ceb0",
     6: "d9bbece7c8e067b2",
     7: "d9bbece7c8e067b2",
+    8: "00bf565c2f723ecd",
 }
 """A hash of the columns and types of all tables in `model/` after each migration."""
 

@@ -17,6 +17,7 @@ from cryptolake_tests.support.bronze import append, trade
 
 BARS = "cryptolake.silver.futures_ohlcv_1m"
 SPOT_BARS = "cryptolake.silver.spot_ohlcv_1m"
+BOOKS = "cryptolake.silver.futures_book_1s"
 JVM = "\n\nJVM stacktrace:\norg.apache.spark.sql.AnalysisException\n\tat org.apache.spark.sql.Dataset.ofRows"
 WITH_A_PLAN = (
     "[TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1` cannot be found. Verify it.\n"
@@ -82,7 +83,7 @@ def test_spark_message_has_the_position_but_no_plan_or_stack(lake: Settings) -> 
     for stack in ("", JVM):
         text = _spark_message(lake, AnalysisException(WITH_A_PLAN + stack, "TABLE_OR_VIEW_NOT_FOUND", unknown))
         assert text.startswith("[TABLE_OR_VIEW_NOT_FOUND] The table or view `cryptolake`.`silver`.`futures_ohlcv_1`")
-        assert text.endswith(f"SQLSTATE: 42P01; line 2 pos 5\nDid you mean {BARS} or {SPOT_BARS}?")
+        assert text.endswith(f"SQLSTATE: 42P01; line 2 pos 5\nDid you mean {BARS}, {BOOKS} or {SPOT_BARS}?")
         assert _spark_message(lake, ParseException(WITH_A_PLACE + stack)) == WITH_A_PLACE.strip()
         aborted = SparkConnectGrpcException(f"Job aborted.\nout of memory{stack}")
         assert _spark_message(lake, aborted) == "Job aborted.\nout of memory"

@@ -16,7 +16,7 @@ from cryptolake_assets.settings import Settings
 def test_every_table_is_in_the_catalog_with_its_columns_and_partitioning(lake: Settings) -> None:
     for spec in TABLES:
         table = load_table(lake, spec)
-        assert tuple(table.schema().column_names) == spec.column_names
+        assert tuple(field.name for field in table.schema().fields) == spec.column_names
         expected = () if spec.partition is None else (spec.partition[1],)
         assert tuple(str(part.transform) for part in table.spec().fields) == expected
 

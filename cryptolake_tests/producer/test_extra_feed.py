@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import MINUTE_STREAMS
 from cryptolake_assets.captures.tracked_symbols import extra_streams_in_use
 from cryptolake_assets.producer import extra_feed
 from cryptolake_assets.producer.connection import ConnectionOptions
@@ -23,7 +23,7 @@ from cryptolake_tests.support.documented_frames import FORCE_FRAME
 from cryptolake_tests.support.fakes import NOON_MS, FakeClock, FakeExchange, trade, until
 from cryptolake_tests.support.producing import stage
 
-MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = MINUTE_STREAMS
 FAST = ConnectionOptions(backoff_first_s=0.01, backoff_cap_s=0.02, close_timeout_s=0.2)
 
 

@@ -15,7 +15,7 @@ from cryptolake_assets.errors import CaptureError
 from cryptolake_assets.model.markets import Market
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.support.captures import agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.captures import agg_trade_frame, depth_frame, trade_frame, write_capture
 from cryptolake_tests.support.sockets import NOON_MS, numbered_capture, open_socket, take, until
 
 FIRST_OPEN_MS = 1_721_346_960_000
@@ -249,3 +249,29 @@ async def test_damaged_klines_prevent_the_start(tmp_path: Path) -> None:
         file.write("1,2\n")
     with pytest.raises(CaptureError, match="line 13"):
         await ReplayExchange(tmp_path, 0).start()
+
+
+async def test_depth_is_the_newest_recorded_snapshot_up_to_the_clock(tmp_path: Path) -> None:
+    first, second = (
+        f'{{"lastUpdateId":{number},"bids":[["99.5","1"]],"asks":[["100.5","2"]]}}' for number in (104, 204)
+    )
+    frames = [
+        depth_frame("BTCUSDT", 100, 109, NOON_MS, 99),
+        first,
+        depth_frame("BTCUSDT", 200, 209, NOON_MS + 10, 109),
+        second,
+        trade_frame("BTCUSDT", 1, NOON_MS + 20),
+    ]
+    write_capture(tmp_path / "a.ndjson", (((NOON_MS + 10 * number) * 10**6, raw) for number, raw in enumerate(frames)))
+    exchange = ReplayExchange(tmp_path, 0)
+    async with exchange.running(), httpx.AsyncClient(base_url=exchange.url) as client:
+        response = await client.get("/fapi/v1/depth", params={"symbol": "BTCUSDT", "limit": 1000})
+        assert (response.status_code, response.json()["code"]) == (503, -1001)
+        await _play(exchange)
+        response = await client.get("/fapi/v1/depth", params={"symbol": "BTCUSDT", "limit": 1000})
+        assert (response.status_code, response.text) == (200, second)
+        assert int(response.headers["X-MBX-USED-WEIGHT-1M"]) >= 40
+        response = await client.get("/fapi/v1/depth", params={"symbol": "BTCUSDT", "limit": 1001})
+        assert (response.status_code, response.json()["code"]) == (400, -1130)
+        response = await client.get("/fapi/v1/depth", params={"symbol": "ETHUSDT"})
+        assert (response.status_code, response.json()["code"]) == (400, -1121)

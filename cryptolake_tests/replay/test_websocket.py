@@ -18,7 +18,7 @@ from cryptolake_assets.model.markets import Market
 from cryptolake_assets.replay.server import ReplayExchange
 from cryptolake_assets.replay.websocket_client import ClientLimits, Route
 from cryptolake_assets.settings import DEMO_CAPTURE_DIR
-from cryptolake_tests.support.captures import HostileFrame, agg_trade_frame, trade_frame, write_capture
+from cryptolake_tests.support.captures import HostileFrame, agg_trade_frame, depth_frame, trade_frame, write_capture
 from cryptolake_tests.support.sockets import (
     NOON_MS,
     SKEW_MS,
@@ -389,3 +389,14 @@ async def test_frames_of_streams_without_subscribers_are_not_sent(tmp_path: Path
         assert [json.loads(text) for text in await take(socket, len(unrecognized) + 1)] == [*unrecognized, trade]
         await until(lambda: exchange.status()["state"] == "finished")
         assert exchange.status()["frames_sent"] == len(unrecognized) + 1
+
+
+@pytest.mark.parametrize("recorded", ["depth@0ms", "depth@100ms", "depth"])
+async def test_depth_of_any_speed_answers_a_depth_subscription(tmp_path: Path, recorded: str) -> None:
+    raws = [depth_frame("BTCUSDT", 100, 109, NOON_MS, 99, recorded), depth_frame("ETHUSDT", 1, 2, NOON_MS, 0, recorded)]
+    write_capture(tmp_path / "a.ndjson", ((NOON_MS * 10**6 + i, raw) for i, raw in enumerate(raws)))
+    for kind in ("depth", "depth@100ms", "depth@500ms"):
+        path = f"/public/stream?streams=btcusdt@{kind}"
+        async with ReplayExchange(tmp_path, 0).running() as exchange, open_socket(exchange, path) as socket:
+            assert await take(socket, 1) == raws[:1]
+            assert await ask(socket, method="LIST_SUBSCRIPTIONS", id=1) == {"result": [f"btcusdt@{kind}"], "id": 1}

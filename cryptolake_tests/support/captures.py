@@ -54,6 +54,16 @@ def agg_trade_frame(symbol: str, agg_id: int, time_ms: int, price: str = "100.0"
     )
 
 
+def depth_frame(
+    symbol: str, first_id: int, final_id: int, time_ms: int, previous_id: int | None = None, kind: str = "depth@100ms"
+) -> str:
+    """Return a combined-stream `depthUpdate` frame with one bid and one ask; Spot's without a previous id."""
+    data = {"e": "depthUpdate", "E": time_ms, "s": symbol, "U": first_id, "u": final_id}
+    data |= {} if previous_id is None else {"T": time_ms, "pu": previous_id}
+    data |= {"b": [["99.5", f"{final_id % 7 + 1}"]], "a": [["100.5", f"{final_id % 5 + 1}"]]}
+    return _encode({"stream": f"{symbol.lower()}@{kind}", "data": data})
+
+
 def mark_price_frame(symbol: str, time_ms: int, mark: str = "100.0", index: str = "99.5", rate: str = "0.0001") -> str:
     """Return a combined-stream `markPrice@1s` frame as the exchange writes it; the next funding is in one hour."""
     data = {"e": "markPriceUpdate", "E": time_ms, "s": symbol, "p": mark, "P": mark, "i": index, "r": rate}

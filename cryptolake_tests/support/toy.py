@@ -54,6 +54,7 @@ class ToyEvent(Struct, frozen=True, gc=False):
 
 STREAM = MinuteStream(
     name="toyBid",
+    option="toyBid",
     topic_suffix="toy_bids",
     kinds=("toyBid",),
     bronze=stream_table(
@@ -69,7 +70,7 @@ STREAM = MinuteStream(
     ),
     identity=("exchange", "symbol", "event_time"),
     address=address,
-    parse=parse,
+    parser=lambda _venue: parse,
     silver=TableSpec(
         namespace="silver",
         name="toy_bids_1m",
