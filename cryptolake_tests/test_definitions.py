@@ -27,6 +27,7 @@ from cryptolake_assets.quality.bar_checks import (
     SILVER_OBSERVATIONS,
     UP_TO_DATE,
 )
+from cryptolake_assets.quality.book_checks import TOPS_EQUAL
 from cryptolake_assets.quality.stream_minute_checks import MINUTES_WITHOUT_ROW
 from cryptolake_assets.settings import PROJECT_ROOT, load_settings
 
@@ -94,6 +95,10 @@ SPOT_ASSETS = {
     "bronze/spot_klines_1m",
     "silver/spot_ohlcv_1m",
     "gold/spot_daily_stats",
+    "bronze/spot_depth_updates",
+    "bronze/spot_depth_snapshots",
+    "bronze/spot_book_tickers",
+    "silver/spot_book_1s",
 }
 
 
@@ -164,6 +169,10 @@ def test_graph_has_the_documented_assets_and_partitions(repository: dg.Repositor
         "silver/futures_open_interest",
         "silver/futures_mark_price_1m",
         "silver/futures_liquidations_1m",
+        "bronze/futures_depth_updates",
+        "bronze/futures_depth_snapshots",
+        "bronze/futures_book_tickers",
+        "silver/futures_book_1s",
         *(f"maintenance/{task.value}" for task in Task),
         "maintenance/dagster_event_log",
     }
@@ -246,7 +255,7 @@ def test_audit_checks_block_and_checks_have_the_partitions_of_their_asset(
         is_unpartitioned = spec.name in (HEARTBEAT, FRAMES_ACCEPTED, UP_TO_DATE, LIVE_BARS, DEPENDENCIES)
         warns_only = (
             *(*SILVER_OBSERVATIONS, *BATCH_OBSERVATIONS, MINUTES_WITHOUT_ROW),
-            *(*OF_NOW, *WARNING, KLINES_OF_DAY),
+            *(*OF_NOW, *WARNING, KLINES_OF_DAY, TOPS_EQUAL),
         )
         assert spec.blocking == (spec.name not in warns_only)
         assert spec.partitions_def == (None if is_unpartitioned else graph.get(spec.asset_key).partitions_def)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from cryptolake_assets.model.measures import BAR_MEASURES, columns
-from cryptolake_assets.quality import batch_checks, stream_minute_checks
+from cryptolake_assets.quality import batch_checks, book_checks, stream_minute_checks
 from cryptolake_assets.quality.candidate_checks import CheckOutcome
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ MEANINGS: Mapping[str, str] = {
     "klines_of_the_day": "The archive has a valid official kline of every minute of the day. Warns only.",
     **batch_checks.MEANINGS,
     **stream_minute_checks.MEANINGS,
+    **book_checks.MEANINGS,
     DEPENDENCIES: "Catalog, tables and engine, which a Silver run needs, are available.",
 }
 

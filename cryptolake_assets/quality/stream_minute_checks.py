@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import MINUTE_STREAMS
 from cryptolake_assets.model.windows import MINUTE
 from cryptolake_assets.quality.candidate_checks import SAMPLE_ROWS, CheckOutcome
 
@@ -19,7 +19,7 @@ ACCOUNTED = "events_accounted"
 MINUTES_WITHOUT_ROW = "minutes_without_row"
 
 MEANINGS: Mapping[str, str] = {
-    **{name: meaning for stream_type in EXTRA_STREAM_TYPES for name, meaning in stream_type.meanings.items()},
+    **{name: meaning for stream_type in MINUTE_STREAMS for name, meaning in stream_type.meanings.items()},
     ACCOUNTED: "The rows count every distinct Bronze event of the hour once.",
     MINUTES_WITHOUT_ROW: "No minute without a row between a symbol's first and last row of the hour. Warns only.",
 }

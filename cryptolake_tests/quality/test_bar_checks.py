@@ -12,7 +12,7 @@ import pytest
 from cryptolake_assets.ingest import archive_checks
 from cryptolake_assets.lake.duck import open_duckdb
 from cryptolake_assets.model.family_tables import FUTURES
-from cryptolake_assets.quality import batch_checks, stream_minute_checks
+from cryptolake_assets.quality import batch_checks, book_checks, stream_minute_checks
 from cryptolake_assets.quality.bar_checks import (
     DEPENDENCIES,
     FRAMES_ACCEPTED,
@@ -132,5 +132,5 @@ def test_every_check_has_a_description() -> None:
     others |= {*archive_checks.BLOCKING, *archive_checks.WARNING}
     others |= {name for rules in batch_checks.BATCH_RULES.values() for name in rules}
     others |= {archive_checks.KLINES_OF_DAY}
-    others |= {*batch_checks.MEANINGS, *stream_minute_checks.MEANINGS}
+    others |= {*batch_checks.MEANINGS, *stream_minute_checks.MEANINGS, *book_checks.MEANINGS}
     assert {*SILVER_CHECKS, *SILVER_OBSERVATIONS, *GOLD_CHECKS, *others} == set(MEANINGS)

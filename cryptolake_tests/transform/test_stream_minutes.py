@@ -12,14 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cryptolake_assets.binance.stream_type import MinuteStream
-from cryptolake_assets.binance.stream_types import EXTRA_STREAM_TYPES
+from cryptolake_assets.binance.stream_types import MINUTE_STREAMS
 from cryptolake_assets.lake.catalog import load_table
 from cryptolake_assets.lake.commit import Publication
 from cryptolake_assets.quality.stream_minute_checks import minutes_without_row
 from cryptolake_assets.settings import Settings
 from cryptolake_assets.transform.stream_minutes import minutes_of, run_stream_minutes
 
-MARK_PRICE, FORCE_ORDER = EXTRA_STREAM_TYPES
+MARK_PRICE, FORCE_ORDER = MINUTE_STREAMS
 HOUR = datetime(2024, 7, 18, 23, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
 
