@@ -39,13 +39,7 @@ class _SpotFrame(Struct, gc=False):
     ask_qty: BookQuantity = field(name="A")
 
 
-class _FuturesFrame(Struct, tag_field="e", tag="bookTicker", gc=False):
-    symbol: Symbol = field(name="s")
-    update_id: UpdateId = field(name="u")
-    bid_price: BookPrice = field(name="b")
-    bid_qty: BookQuantity = field(name="B")
-    ask_price: BookPrice = field(name="a")
-    ask_qty: BookQuantity = field(name="A")
+class _FuturesFrame(_SpotFrame, tag_field="e", tag="bookTicker", gc=False):
     time_ms: TimeMs = field(name="E")
     transaction_time_ms: TimeMs = field(name="T")
 

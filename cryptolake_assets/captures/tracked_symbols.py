@@ -228,7 +228,9 @@ def extra_streams_of_market(settings: Settings) -> tuple[StreamType, ...]:
     offered = [stream_type for stream_type in EXTRA_STREAM_TYPES if settings.market in stream_type.markets]
     options: Collection[str] = settings.extra_streams
     if settings.extra_streams == (AUTO_STREAMS,):
-        directory = captured_markets(settings.replay_dir).get(settings.market) if _is_replay(settings) else None
+        directory = (
+            captured_markets(settings.replay_dir).get(settings.market) if settings.source is Source.REPLAY else None
+        )
         names = summarise(directory, settings.run_dir).stream_names if directory else ()
         options = {
             stream_type.option
@@ -236,7 +238,3 @@ def extra_streams_of_market(settings: Settings) -> tuple[StreamType, ...]:
             if stream_type.is_automatic and any(map(stream_type.is_recorded_as, names))
         }
     return tuple(stream_type for stream_type in offered if stream_type.option in options)
-
-
-def _is_replay(settings: Settings) -> bool:
-    return settings.source is Source.REPLAY

@@ -60,6 +60,7 @@ def checkpoints_of(rows: pa.Table) -> dict[tuple[str, str], Checkpoint]:
         [None if value is None else _units(value) for value in ordered[name].to_pylist()]
         for name in ("lowest_bid", "highest_ask")
     )
+    times_us, event_times_us = _epochs_us(ordered["window_start"]), _epochs_us(ordered["event_time"])
     for index, (exchange, symbol, bids, asks) in enumerate(
         zip(
             ordered["exchange"].to_pylist(),
@@ -70,8 +71,8 @@ def checkpoints_of(rows: pa.Table) -> dict[tuple[str, str], Checkpoint]:
         )
     ):
         found[exchange, symbol] = Checkpoint(
-            _epochs_us(ordered["window_start"])[index],
-            _epochs_us(ordered["event_time"])[index],
+            times_us[index],
+            event_times_us[index],
             BookSnapshot(ordered["last_update_id"][index].as_py(), bids, asks, lows[index], highs[index]),
         )
     return found
